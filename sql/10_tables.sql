@@ -1,0 +1,100 @@
+-- Who there is: users, organizations, memberships, roles, and which database logins speak for whom.
+-- Every table here obeys the extension's own rule: row security on, no write grants; it is changed only
+-- through functions that check (spec sections 2 to 4).
+
+CREATE TABLE tenancy.users (
+    id           uuid PRIMARY KEY DEFAULT gen_random_uuid(),
+    email        text NOT NULL CHECK (email ~ '^[^@[:cntrl:][:space:]]+@[^@[:cntrl:][:space:]]+$' AND length(email) <= 320),
+    name         text,
+    external_key text UNIQUE CHECK (external_key <> '' AND octet_length(external_key) <= 255),
+    sso_subject  text UNIQUE,
+    created_at   timestamptz NOT NULL DEFAULT now()
+);
+-- One address, one person: Ada@x.example and ada@x.example are the same.
+CREATE UNIQUE INDEX users_email_key ON tenancy.users (lower(email));
+
+CREATE TABLE tenancy.roles (
+    name        text PRIMARY KEY,
+    description text,
+    is_system   boolean NOT NULL DEFAULT false
+);
+
+CREATE TABLE tenancy.actions (
+    name        text PRIMARY KEY CHECK (name ~ '^[a-z][a-z0-9_]*:[a-z][a-z0-9_]*$'),
+    category    text NOT NULL,
+    description text,
+    is_system   boolean NOT NULL DEFAULT false
+);
+
+CREATE TABLE tenancy.role_permissions (
+    role      text NOT NULL REFERENCES tenancy.roles (name),
+    action    text NOT NULL REFERENCES tenancy.actions (name),
+    level     text NOT NULL CHECK (level IN ('allow', 'limited', 'deny')),
+    is_system boolean NOT NULL DEFAULT false,
+    PRIMARY KEY (role, action)
+);
+
+-- owner_id NOT NULL is the one owner (spec 3.2): no order of commit or restore can make it two or none.
+CREATE TABLE tenancy.orgs (
+    id           uuid PRIMARY KEY DEFAULT gen_random_uuid(),
+    name         text NOT NULL CHECK (length(name) BETWEEN 1 AND 255),
+    slug         text NOT NULL UNIQUE CHECK (slug ~ '^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$'),
+    external_key text UNIQUE CHECK (external_key <> '' AND octet_length(external_key) <= 255),
+    owner_id     uuid NOT NULL REFERENCES tenancy.users (id),
+    audit_store  text NOT NULL DEFAULT 'shared' CHECK (audit_store IN ('dedicated', 'shared')),
+    created_at   timestamptz NOT NULL DEFAULT now()
+);
+CREATE INDEX orgs_owner_id_idx ON tenancy.orgs (owner_id);
+
+CREATE TABLE tenancy.memberships (
+    org_id     uuid NOT NULL REFERENCES tenancy.orgs (id) ON DELETE CASCADE,
+    user_id    uuid NOT NULL REFERENCES tenancy.users (id) ON DELETE CASCADE,
+    role       text NOT NULL REFERENCES tenancy.roles (name),
+    expires_at timestamptz,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (org_id, user_id)
+);
+CREATE INDEX memberships_user_id_idx ON tenancy.memberships (user_id);
+
+-- Database logins are global to the cluster and named, not created, here.
+CREATE TABLE tenancy.login_bindings (
+    login        name PRIMARY KEY,
+    kind         text NOT NULL CHECK (kind IN ('user', 'application')),
+    user_id      uuid REFERENCES tenancy.users (id) ON DELETE CASCADE,
+    scope        text NOT NULL CHECK (scope IN ('transaction', 'session')),
+    service_role text REFERENCES tenancy.roles (name),
+    created_at   timestamptz NOT NULL DEFAULT now(),
+    CHECK ((kind = 'user') = (user_id IS NOT NULL)),
+    CHECK ((kind = 'application') = (service_role IS NOT NULL)),
+    CHECK (service_role <> 'owner')
+);
+CREATE INDEX login_bindings_user_id_idx ON tenancy.login_bindings (user_id);
+
+CREATE TABLE tenancy.administrators (
+    role       name PRIMARY KEY,
+    created_at timestamptz NOT NULL DEFAULT now()
+);
+
+-- Holds no row. Its relation cache entry is the bell that every backend hears when authority changes:
+-- the triggers in 40_triggers.sql invalidate it, so no cached plan of a real table is thrown away with it.
+CREATE TABLE tenancy.authority (bell boolean CHECK (false));
+
+COMMENT ON TABLE tenancy.users IS 'People: an identity shared by all organizations, without rights of its own (spec 1)';
+COMMENT ON TABLE tenancy.orgs IS 'Organizations, the tenants; owner_id is the one owner (spec 3)';
+COMMENT ON TABLE tenancy.memberships IS 'Which user has which role in which organization (spec 1, 3)';
+COMMENT ON TABLE tenancy.roles IS 'The system roles owner, admin, member and viewer (spec 2)';
+COMMENT ON TABLE tenancy.actions IS 'Permission slugs, resource:verb, with their category (spec 2)';
+COMMENT ON TABLE tenancy.role_permissions IS 'The grant level (allow, limited, deny) of every role on every action (spec 2)';
+COMMENT ON TABLE tenancy.login_bindings IS 'Which database login is a person, and which is a trusted application (spec 4)';
+COMMENT ON TABLE tenancy.administrators IS 'Roles that run the DBA''s functions without being superuser (spec 4)';
+COMMENT ON TABLE tenancy.authority IS 'Empty; its invalidation tells every session that memberships, roles or bindings changed';
+
+-- What pg_dump must carry: everything but the seed rows, which CREATE EXTENSION writes again.
+SELECT pg_catalog.pg_extension_config_dump('tenancy.users', '');
+SELECT pg_catalog.pg_extension_config_dump('tenancy.roles', 'WHERE NOT is_system');
+SELECT pg_catalog.pg_extension_config_dump('tenancy.actions', 'WHERE NOT is_system');
+SELECT pg_catalog.pg_extension_config_dump('tenancy.role_permissions', 'WHERE NOT is_system');
+SELECT pg_catalog.pg_extension_config_dump('tenancy.orgs', '');
+SELECT pg_catalog.pg_extension_config_dump('tenancy.memberships', '');
+SELECT pg_catalog.pg_extension_config_dump('tenancy.login_bindings', '');
+SELECT pg_catalog.pg_extension_config_dump('tenancy.administrators', '');

@@ -1,0 +1,58 @@
+-- Functions on the C ABI: those that stand in policies and defaults, the triggers of protected tables, and the audit
+-- reader. Everything else is declared beside its Rust code.
+
+CREATE FUNCTION tenancy.org_if(action text) RETURNS uuid
+    STABLE STRICT LEAKPROOF PARALLEL SAFE COST 1
+    LANGUAGE c AS 'MODULE_PATHNAME', 'tenancy_org_if';
+COMMENT ON FUNCTION tenancy.org_if(text) IS
+    'The current organization if the context may do the action there, else NULL: the predicate of every policy (spec 5.1)';
+
+CREATE FUNCTION tenancy.current_org() RETURNS uuid
+    STABLE LEAKPROOF PARALLEL SAFE COST 1
+    LANGUAGE c AS 'MODULE_PATHNAME', 'tenancy_current_org';
+COMMENT ON FUNCTION tenancy.current_org() IS
+    'The organization in effect: the claimed one if the principal belongs to it now, else NULL (spec 4)';
+
+CREATE FUNCTION tenancy.guard_row() RETURNS trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', 'tenancy_guard_row';
+COMMENT ON FUNCTION tenancy.guard_row() IS
+    'Row trigger of protected tables: organization, column actions, foreign keys, audit (spec 5, 6)';
+
+CREATE FUNCTION tenancy.guard_statement() RETURNS trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', 'tenancy_guard_statement';
+COMMENT ON FUNCTION tenancy.guard_statement() IS
+    'Statement trigger of protected tables: refuses a write that the role may not do (spec 5.4)';
+
+CREATE FUNCTION tenancy.guard_truncate() RETURNS trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', 'tenancy_guard_truncate';
+COMMENT ON FUNCTION tenancy.guard_truncate() IS
+    'Trigger of protected tables: refuses TRUNCATE (spec 5.6)';
+
+CREATE FUNCTION tenancy.guard_audit() RETURNS trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', 'tenancy_guard_audit';
+COMMENT ON FUNCTION tenancy.guard_audit() IS
+    'Trigger of audit tables: nobody updates or deletes (spec 6.2)';
+
+CREATE FUNCTION tenancy.guard_drop() RETURNS event_trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', 'tenancy_guard_drop';
+COMMENT ON FUNCTION tenancy.guard_drop() IS
+    'Event trigger: refuses DROP EXTENSION pg_tenancy while tables are protected (spec 13)';
+
+-- Triggers fire without EXECUTE; creating one by hand takes it, and only protect() creates them.
+REVOKE ALL ON FUNCTION tenancy.guard_row(), tenancy.guard_statement(), tenancy.guard_truncate(),
+                       tenancy.guard_audit(), tenancy.guard_drop() FROM PUBLIC;
+
+CREATE TYPE tenancy.audit_entry AS (
+    at timestamptz, org_id uuid, actor_id uuid, actor_type text, approver_id uuid, db_role name, operation text,
+    object text, key jsonb, old jsonb, new jsonb, result text, client_addr inet, request_id text, xid xid8, n integer,
+    break_glass boolean);
+COMMENT ON TYPE tenancy.audit_entry IS 'A line of an organization''s audit log (spec 6.1)';
+
+CREATE FUNCTION tenancy.read_audit(
+    since timestamptz DEFAULT NULL, until timestamptz DEFAULT NULL, actor uuid DEFAULT NULL,
+    object text DEFAULT NULL, operation text DEFAULT NULL, max_rows bigint DEFAULT NULL)
+RETURNS SETOF tenancy.audit_entry
+    VOLATILE PARALLEL UNSAFE ROWS 1000
+    LANGUAGE c AS 'MODULE_PATHNAME', 'tenancy_read_audit';
+COMMENT ON FUNCTION tenancy.read_audit(timestamptz, timestamptz, uuid, text, text, bigint) IS
+    'The audit log of the current organization, oldest first, filtered; needs org:audit (spec 6.2)';

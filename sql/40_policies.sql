@@ -1,0 +1,32 @@
+-- Who may read our own tables. Writing goes through functions; nobody is granted it.
+
+GRANT USAGE ON SCHEMA tenancy TO PUBLIC;
+GRANT SELECT ON tenancy.users, tenancy.orgs, tenancy.memberships,
+                tenancy.roles, tenancy.actions, tenancy.role_permissions TO PUBLIC;
+
+ALTER TABLE tenancy.users ENABLE ROW LEVEL SECURITY;
+ALTER TABLE tenancy.orgs ENABLE ROW LEVEL SECURITY;
+ALTER TABLE tenancy.memberships ENABLE ROW LEVEL SECURITY;
+ALTER TABLE tenancy.roles ENABLE ROW LEVEL SECURITY;
+ALTER TABLE tenancy.actions ENABLE ROW LEVEL SECURITY;
+ALTER TABLE tenancy.role_permissions ENABLE ROW LEVEL SECURITY;
+ALTER TABLE tenancy.login_bindings ENABLE ROW LEVEL SECURITY;
+ALTER TABLE tenancy.administrators ENABLE ROW LEVEL SECURITY;
+ALTER TABLE tenancy.authority ENABLE ROW LEVEL SECURITY;
+
+-- The matrix is published; there is nothing of any organization in it.
+CREATE POLICY published ON tenancy.roles FOR SELECT USING (true);
+CREATE POLICY published ON tenancy.actions FOR SELECT USING (true);
+CREATE POLICY published ON tenancy.role_permissions FOR SELECT USING (true);
+
+CREATE POLICY current_org ON tenancy.orgs FOR SELECT USING (id = tenancy.current_org());
+
+-- team:read shows the whole team; without it one sees one's own row.
+CREATE POLICY team ON tenancy.memberships FOR SELECT USING (org_id = tenancy.org_if('team:read'));
+CREATE POLICY oneself ON tenancy.memberships FOR SELECT
+    USING (org_id = tenancy.current_org() AND user_id = tenancy.current_user_id());
+
+CREATE POLICY team ON tenancy.users FOR SELECT
+    USING (EXISTS (SELECT FROM tenancy.memberships AS m
+                   WHERE m.user_id = users.id AND m.org_id = tenancy.org_if('team:read')));
+CREATE POLICY oneself ON tenancy.users FOR SELECT USING (id = tenancy.current_user_id());

@@ -1,0 +1,31 @@
+-- Row triggers, and ALWAYS: a logical subscriber applies rows without firing statement triggers, and a replica
+-- session (session_replication_role) must neither miss a revocation nor slip a second owner in.
+
+DO $$
+DECLARE
+    t text;
+BEGIN
+    FOREACH t IN ARRAY ARRAY['users', 'orgs', 'memberships', 'roles', 'actions', 'role_permissions',
+                             'login_bindings', 'administrators'] LOOP
+        EXECUTE format('CREATE TRIGGER authority_changed AFTER INSERT OR UPDATE OR DELETE ON tenancy.%I
+                        FOR EACH ROW EXECUTE FUNCTION tenancy.authority_changed()', t);
+        EXECUTE format('CREATE TRIGGER authority_truncated AFTER TRUNCATE ON tenancy.%I
+                        FOR EACH STATEMENT EXECUTE FUNCTION tenancy.authority_changed()', t);
+        EXECUTE format('ALTER TABLE tenancy.%I ENABLE ALWAYS TRIGGER authority_changed', t);
+        EXECUTE format('ALTER TABLE tenancy.%I ENABLE ALWAYS TRIGGER authority_truncated', t);
+    END LOOP;
+END
+$$;
+
+-- The owner's membership row mirrors orgs.owner_id. The check runs for everyone, superusers included; the mirror
+-- stays out of the way of a restore and of a subscriber, which bring the mirrored row themselves.
+CREATE TRIGGER check_membership BEFORE INSERT OR UPDATE OR DELETE ON tenancy.memberships
+    FOR EACH ROW EXECUTE FUNCTION tenancy.check_membership();
+ALTER TABLE tenancy.memberships ENABLE ALWAYS TRIGGER check_membership;
+
+CREATE TRIGGER check_org BEFORE UPDATE ON tenancy.orgs
+    FOR EACH ROW EXECUTE FUNCTION tenancy.check_org();
+ALTER TABLE tenancy.orgs ENABLE ALWAYS TRIGGER check_org;
+
+CREATE TRIGGER mirror_owner AFTER INSERT OR UPDATE OF owner_id ON tenancy.orgs
+    FOR EACH ROW EXECUTE FUNCTION tenancy.mirror_owner();

@@ -1,0 +1,15 @@
+//! The log of each organization: where it is stored, what goes in, who may read it (spec 6).
+
+mod capture;
+mod read;
+mod store;
+
+pub use capture::{Act, capture, record};
+pub use store::{has_room_for_dedicated, make_store, release_stores};
+
+pub fn init() {}
+
+pub fn at_transaction_end() {
+    capture::at_transaction_end();
+    store::forget();
+}

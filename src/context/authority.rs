@@ -1,0 +1,264 @@
+//! What the tables say about principals, organizations and memberships, remembered until they change.
+//!
+//! Read under the newest snapshot and kept only if no invalidation came in while reading: under a statement's own
+//! snapshot a stale "yes" would be kept for good. Changes ring a bell (pg::catalog::ring_bell) that every backend hears.
+
+use crate::access::matrix::Matrix;
+use crate::pg::query::{Arg, Row, latest};
+use crate::pg::{catalog, transaction};
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+
+pub type Id = [u8; 16];
+
+/// How a database login speaks.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Binding {
+    User { user: Id },
+    Application { session_scope: bool, service_role: String },
+}
+
+/// A user's place in an organization.
+#[derive(Clone, Debug)]
+pub struct Membership {
+    pub role: String,
+    /// Microseconds since 2000, as PostgreSQL counts.
+    pub expires_at: Option<i64>,
+}
+
+/// An organization, as the session may know it once it is entitled.
+#[derive(Clone, Debug)]
+pub struct Org {
+    pub id: Id,
+    pub name: String,
+    pub dedicated_audit: bool,
+}
+
+/// More than this many remembered claims is a session that probes; it may look each one up.
+const REMEMBERED: usize = 10_000;
+
+#[derive(Default)]
+struct Memory {
+    bindings: HashMap<String, Option<Binding>>,
+    orgs: HashMap<String, Option<Rc<Org>>>,
+    users: HashMap<String, Option<Id>>,
+    memberships: HashMap<(Id, Id), Option<Rc<Membership>>>,
+    matrix: Option<Rc<Matrix>>,
+}
+
+thread_local! {
+    static MEMORY: RefCell<Memory> = RefCell::default();
+    /// Counts the bells heard.
+    static HEARD: Cell<u64> = const { Cell::new(0) };
+    static REMEMBERED_AT: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Changes whenever something that authority rests on may have changed.
+pub fn heard() -> u64 {
+    HEARD.get()
+}
+
+/// SAFETY: called by PostgreSQL for every relation cache invalidation; must not touch catalogs, and does not.
+#[pg_guard]
+unsafe extern "C-unwind" fn on_invalidation(_arg: pg_sys::Datum, relid: pg_sys::Oid) {
+    if catalog::forget(relid) {
+        HEARD.set(HEARD.get() + 1);
+        super::standing::invalidate();
+    }
+    crate::isolation::on_invalidation(relid);
+}
+
+pub fn init() {
+    // SAFETY: the callback lives as long as the library.
+    unsafe {
+        pg_sys::CacheRegisterRelcacheCallback(Some(on_invalidation), pg_sys::Datum::from(0));
+    }
+}
+
+/// Answers from memory, or reads and remembers unless a bell rang meanwhile.
+fn remembered<T: Clone>(
+    recall: impl Fn(&Memory) -> Option<T>,
+    read: impl FnOnce() -> T,
+    keep: impl FnOnce(&mut Memory, T),
+) -> T {
+    if REMEMBERED_AT.get() != HEARD.get() {
+        MEMORY.take();
+        REMEMBERED_AT.set(HEARD.get());
+    }
+    if let Some(answer) = MEMORY.with_borrow(|m| recall(m)) {
+        return answer;
+    }
+    transaction::accept_invalidations();
+    let before = HEARD.get();
+    let answer = read();
+    if HEARD.get() == before {
+        if REMEMBERED_AT.get() != before {
+            MEMORY.take();
+            REMEMBERED_AT.set(before);
+        }
+        MEMORY.with_borrow_mut(|m| {
+            if m.orgs.len() + m.users.len() + m.memberships.len() > REMEMBERED {
+                *m = Memory::default();
+            }
+            keep(m, answer.clone());
+        });
+    }
+    answer
+}
+
+pub fn binding(login: &str) -> Option<Binding> {
+    remembered(
+        |m| m.bindings.get(login).cloned(),
+        || {
+            latest(
+                "SELECT user_id, scope, service_role FROM tenancy.login_bindings
+                 WHERE login OPERATOR(pg_catalog.=) $1::pg_catalog.name",
+                &[Arg::Name(login)],
+                |row| match row.uuid(1) {
+                    Some(user) => Binding::User { user },
+                    None => Binding::Application {
+                        session_scope: row.get::<String>(2).as_deref() == Some("session"),
+                        service_role: row.get::<String>(3).unwrap_or_default(),
+                    },
+                },
+            )
+            .pop()
+        },
+        |m, answer| {
+            m.bindings.insert(login.to_string(), answer);
+        },
+    )
+}
+
+fn parsed(claim: &str) -> Option<Id> {
+    uuid::Uuid::parse_str(claim).ok().map(|u| *u.as_bytes())
+}
+
+/// The organization that a claim names: by uuid, else by the application's own key.
+pub fn org(claim: &str) -> Option<Rc<Org>> {
+    let to_org = |row: &Row| {
+        Rc::new(Org {
+            id: row.uuid(1).unwrap_or_default(),
+            name: row.get::<String>(2).unwrap_or_default(),
+            dedicated_audit: row.get::<bool>(3).unwrap_or(false),
+        })
+    };
+    remembered(
+        |m| m.orgs.get(claim).cloned(),
+        || {
+            parsed(claim)
+                .and_then(|id| {
+                    latest(
+                        "SELECT id, name, audit_store OPERATOR(pg_catalog.=) 'dedicated' FROM tenancy.orgs
+                         WHERE id OPERATOR(pg_catalog.=) $1",
+                        &[Arg::Uuid(&id)],
+                        to_org,
+                    )
+                    .pop()
+                })
+                .or_else(|| {
+                    latest(
+                        "SELECT id, name, audit_store OPERATOR(pg_catalog.=) 'dedicated' FROM tenancy.orgs
+                         WHERE external_key OPERATOR(pg_catalog.=) $1",
+                        &[Arg::Text(claim)],
+                        to_org,
+                    )
+                    .pop()
+                })
+        },
+        |m, answer| {
+            m.orgs.insert(claim.to_string(), answer);
+        },
+    )
+}
+
+/// The organization with this id.
+pub fn org_by_id(id: &Id) -> Option<Rc<Org>> {
+    org(&uuid::Uuid::from_bytes(*id).hyphenated().to_string()).filter(|o| o.id == *id)
+}
+
+/// The user that a claim names: by uuid, else by the application's own key.
+pub fn user(claim: &str) -> Option<Id> {
+    remembered(
+        |m| m.users.get(claim).cloned(),
+        || {
+            parsed(claim)
+                .and_then(|id| {
+                    latest(
+                        "SELECT id FROM tenancy.users WHERE id OPERATOR(pg_catalog.=) $1",
+                        &[Arg::Uuid(&id)],
+                        |row| row.uuid(1).unwrap_or_default(),
+                    )
+                    .pop()
+                })
+                .or_else(|| {
+                    latest(
+                        "SELECT id FROM tenancy.users WHERE external_key OPERATOR(pg_catalog.=) $1",
+                        &[Arg::Text(claim)],
+                        |row| row.uuid(1).unwrap_or_default(),
+                    )
+                    .pop()
+                })
+        },
+        |m, answer| {
+            m.users.insert(claim.to_string(), answer);
+        },
+    )
+}
+
+/// A user's membership, expired or not. orgs.owner_id alone says who is owner, whatever a membership row may claim.
+pub fn membership(org: &Id, user: &Id) -> Option<Rc<Membership>> {
+    remembered(
+        |m| m.memberships.get(&(*org, *user)).cloned(),
+        || {
+            latest(
+                "SELECT CASE WHEN o.owner_id OPERATOR(pg_catalog.=) $2 THEN 'owner' ELSE m.role END,
+                        CASE WHEN o.owner_id OPERATOR(pg_catalog.=) $2 THEN NULL ELSE m.expires_at END
+                 FROM tenancy.orgs AS o
+                      LEFT JOIN tenancy.memberships AS m
+                             ON m.org_id OPERATOR(pg_catalog.=) o.id AND m.user_id OPERATOR(pg_catalog.=) $2
+                 WHERE o.id OPERATOR(pg_catalog.=) $1
+                   AND (o.owner_id OPERATOR(pg_catalog.=) $2 OR m.role OPERATOR(pg_catalog.<>) 'owner')",
+                &[Arg::Uuid(org), Arg::Uuid(user)],
+                |row| {
+                    Rc::new(Membership {
+                        role: row.get::<String>(1).unwrap_or_default(),
+                        expires_at: row.get::<TimestampWithTimeZone>(2).map(i64::from),
+                    })
+                },
+            )
+            .pop()
+        },
+        |m, answer| {
+            m.memberships.insert((*org, *user), answer);
+        },
+    )
+}
+
+/// Every role's level on every action.
+pub fn matrix() -> Rc<Matrix> {
+    remembered(
+        |m| m.matrix.clone(),
+        || {
+            let roles = latest("SELECT name FROM tenancy.roles ORDER BY name", &[], |row| {
+                row.get::<String>(1).unwrap_or_default()
+            });
+            let actions = latest("SELECT name FROM tenancy.actions ORDER BY name", &[], |row| {
+                row.get::<String>(1).unwrap_or_default()
+            });
+            let cells = latest(
+                "SELECT role, action, level FROM tenancy.role_permissions",
+                &[],
+                |row| {
+                    let text = |n| row.get::<String>(n).unwrap_or_default();
+                    (text(1), text(2), text(3))
+                },
+            );
+            Rc::new(Matrix::new(roles, actions, cells))
+        },
+        |m, answer| m.matrix = Some(answer),
+    )
+}

@@ -1,0 +1,96 @@
+//! The refusals that the hall gives, worded so that a tenant learns what to do and nothing about another organization.
+
+use super::authority::Id;
+use super::standing::{Reason, Standing};
+use crate::pg::error::server_log;
+use crate::pg::fail;
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+
+const NO_RIGHT: PgSqlErrorCode = PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE;
+
+impl Reason {
+    pub fn detail(&self) -> String {
+        match self {
+            Reason::NoPrincipal(login) => format!(
+                "Login \"{login}\" is neither bound to a user nor trusted as an application."
+            ),
+            Reason::NoClaim => "No organization is set (app.current_org is empty).".into(),
+            Reason::Void => "The context was not set in this transaction, and this login's context lasts for one transaction only.".into(),
+            Reason::Stranger => "The organization that app.current_org names does not exist, or the user does not belong to it.".into(),
+            Reason::UnknownUser => "app.current_user_id names no user.".into(),
+            Reason::OtherUser => "This login is bound to a user, and app.current_user_id names another.".into(),
+            Reason::Expired => "The membership has expired.".into(),
+        }
+    }
+
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Reason::NoPrincipal(_) => "A DBA calls tenancy.bind_login() for a person's login or tenancy.trust_application() for an application's.",
+            Reason::NoClaim => "Call SELECT tenancy.enter('<organization>') first, or SET LOCAL app.current_org inside the transaction.",
+            Reason::Void => "Set app.current_org with SET LOCAL, or call tenancy.enter(), after BEGIN in the same transaction.",
+            Reason::Stranger => "SELECT * FROM tenancy.my_orgs() lists where you may go.",
+            Reason::UnknownUser => "Set app.current_user_id to the id or external key of a user that tenancy.create_user() made.",
+            Reason::OtherUser => "Leave app.current_user_id unset: the login says who you are.",
+            Reason::Expired => "The organization's owner can add the member again.",
+        }
+    }
+}
+
+fn id_text(id: &Id) -> String {
+    uuid::Uuid::from_bytes(*id).hyphenated().to_string()
+}
+
+/// A write, or a call, that needs an organization where none is in effect.
+pub fn without_context(standing: &Standing, doing: &str) -> ErrorReport {
+    let reason = standing.reason.clone().unwrap_or(Reason::NoClaim);
+    let message = format!("permission denied: no organization in effect to {doing}");
+    server_log(&message, &reason.detail());
+    fail(NO_RIGHT, message)
+        .set_detail(reason.detail())
+        .set_hint(reason.hint())
+}
+
+/// The role lacks the action. The server's log keeps a line, since the transaction will not.
+pub fn no_right(standing: &Standing, action: &str, on: &str) -> ErrorReport {
+    let org = standing
+        .org
+        .as_ref()
+        .map(|o| format!("\"{}\" ({})", o.name, id_text(&o.id)))
+        .unwrap_or_default();
+    let user = standing.user.map_or("no user".to_string(), |u| format!("user {}", id_text(&u)));
+    refused(&standing.role, action, on, &org, &user)
+}
+
+pub fn refused(role: &str, action: &str, on: &str, org: &str, user: &str) -> ErrorReport {
+    let message = format!("permission denied: role \"{role}\" may not {action} {on}");
+    let detail = format!("Organization {org}, {user}.");
+    server_log(&message, &detail);
+    fail(NO_RIGHT, message).set_detail(detail).set_hint(format!(
+        "Ask an owner of the organization for a role that holds {action}; SELECT tenancy.permission_level('{role}', '{action}') shows what this one has."
+    ))
+}
+
+/// One answer for an organization that does not exist and for one that is not the caller's.
+pub fn stranger(org: &Id) -> ErrorReport {
+    let org = id_text(org);
+    server_log(
+        "permission denied: organization not entered",
+        &format!("Organization {org} was asked for by a session that does not belong to it."),
+    );
+    fail(
+        NO_RIGHT,
+        format!("organization \"{org}\" does not exist or you do not belong to it"),
+    )
+    .set_detail("Both cases answer alike.")
+    .set_hint(Reason::Stranger.hint())
+}
+
+pub fn second_org() -> ErrorReport {
+    fail(
+        PgSqlErrorCode::ERRCODE_ACTIVE_SQL_TRANSACTION,
+        "this transaction already works for another organization or user",
+    )
+    .set_detail("The first protected statement of a transaction fixes its organization and user until the end.")
+    .set_hint("COMMIT or ROLLBACK, then enter the other organization in a new transaction.")
+}

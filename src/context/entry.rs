@@ -1,0 +1,158 @@
+//! The two functions that stand in policies and defaults, written on the C ABI without a guard on the path that runs
+//! per row: `org_if(action)` and `current_org()`.
+//!
+//! They return a pointer to an interned value, not a palloc'd copy: a scan of a million rows then costs what it costs
+//! with a literal (1.2 to 1.35 times that with the copy, measured). What was handed out is never overwritten, since one
+//! statement may hold the values of two organizations at once.
+
+use super::authority::Id;
+use super::standing;
+use crate::pg::identity;
+use pgrx::pg_sys::panic::ErrorReportable;
+use pgrx::prelude::*;
+use pgrx::{FromDatum, pg_guard};
+use std::cell::RefCell;
+use std::collections::HashMap;
+
+thread_local! {
+    static INTERNED: RefCell<HashMap<Id, &'static Id>> = RefCell::default();
+}
+
+/// The one copy of an organization's id that lives as long as the backend: 16 bytes for each it ever entered.
+fn intern(id: Id) -> *const Id {
+    INTERNED.with_borrow_mut(|ids| *ids.entry(id).or_insert_with(|| Box::leak(Box::new(id))))
+}
+
+/// What a call site in a plan remembers between rows.
+#[repr(C)]
+struct CallSite {
+    version: u64,
+    login: pg_sys::Oid,
+    org: *const Id,
+}
+
+#[inline(always)]
+unsafe fn answer(fcinfo: pg_sys::FunctionCallInfo, org: *const Id) -> pg_sys::Datum {
+    if org.is_null() {
+        // SAFETY: fcinfo is valid for the call.
+        unsafe { (*fcinfo).isnull = true };
+    }
+    pg_sys::Datum::from(org as usize)
+}
+
+macro_rules! finfo {
+    ($name:ident) => {
+        #[doc(hidden)]
+        #[unsafe(no_mangle)]
+        pub extern "C" fn $name() -> &'static pg_sys::Pg_finfo_record {
+            const V1: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
+            &V1
+        }
+    };
+}
+finfo!(pg_finfo_tenancy_org_if);
+finfo!(pg_finfo_tenancy_current_org);
+
+/// `tenancy.org_if(action text) -> uuid` (spec 5.1.1): the effective organization if the context may do the action
+/// there, else NULL. The predicate of every policy. Errors: 22023 for an unknown action, 25001 for a second
+/// organization in one transaction.
+///
+/// SAFETY: called by PostgreSQL's function manager with one text argument, STRICT.
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn tenancy_org_if(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    // SAFETY: fn_extra is NULL or the call site that `org_if_slowly` left there, in memory that lives with flinfo.
+    unsafe {
+        let site = (*(*fcinfo).flinfo).fn_extra.cast::<CallSite>();
+        if !site.is_null()
+            && (*site).version == standing::version()
+            && (*site).login == identity::session_user()
+        {
+            return answer(fcinfo, (*site).org);
+        }
+        org_if_slowly(fcinfo)
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn org_if_slowly(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    let version = standing::version();
+    // SAFETY: STRICT, so the argument is there; a text datum.
+    let action = unsafe {
+        let arg = (*fcinfo).args.as_slice(1)[0];
+        String::from_datum(arg.value, arg.isnull).unwrap_or_default()
+    };
+    let now = standing::standing();
+    let Some(index) = now.matrix.action(&action) else {
+        crate::access::unknown_action(&now.matrix, &action).report(PgLogLevel::ERROR);
+        unreachable!()
+    };
+    let org = if now.may(index) {
+        standing::pin(&now).unwrap_or_report();
+        now.org_id().map_or(std::ptr::null(), intern)
+    } else {
+        std::ptr::null()
+    };
+    // SAFETY: flinfo lives as long as its plan; the call site is allocated beside it. An action that varies from row
+    // to row is not remembered.
+    unsafe {
+        let flinfo = (*fcinfo).flinfo;
+        if pg_sys::get_fn_expr_arg_stable(flinfo, 0) {
+            let mut site = (*flinfo).fn_extra.cast::<CallSite>();
+            if site.is_null() {
+                site = pg_sys::MemoryContextAlloc((*flinfo).fn_mcxt, size_of::<CallSite>()).cast();
+                (*flinfo).fn_extra = site.cast();
+            }
+            *site = CallSite {
+                version,
+                login: identity::session_user(),
+                org,
+            };
+        }
+        answer(fcinfo, org)
+    }
+}
+
+/// `tenancy.current_org() -> uuid` (spec 4): the effective organization, NULL where the claim is not backed by a
+/// membership now. Anyone may call it.
+///
+/// SAFETY: called by PostgreSQL's function manager without arguments.
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn tenancy_current_org(
+    fcinfo: pg_sys::FunctionCallInfo,
+) -> pg_sys::Datum {
+    // SAFETY: as tenancy_org_if.
+    unsafe {
+        let site = (*(*fcinfo).flinfo).fn_extra.cast::<CallSite>();
+        if !site.is_null()
+            && (*site).version == standing::version()
+            && (*site).login == identity::session_user()
+        {
+            return answer(fcinfo, (*site).org);
+        }
+        current_org_slowly(fcinfo)
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn current_org_slowly(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    let version = standing::version();
+    let org = standing::standing()
+        .org_id()
+        .map_or(std::ptr::null(), intern);
+    // SAFETY: as org_if_slowly.
+    unsafe {
+        let flinfo = (*fcinfo).flinfo;
+        let mut site = (*flinfo).fn_extra.cast::<CallSite>();
+        if site.is_null() {
+            site = pg_sys::MemoryContextAlloc((*flinfo).fn_mcxt, size_of::<CallSite>()).cast();
+            (*flinfo).fn_extra = site.cast();
+        }
+        *site = CallSite {
+            version,
+            login: identity::session_user(),
+            org,
+        };
+        answer(fcinfo, org)
+    }
+}
+

@@ -1,0 +1,25 @@
+//! The hall. Every request comes here first and every other room asks here who the session acts as, for which
+//! organization and with which rights; two answers to "which org is this?" is how leaks are made.
+//!
+//! The settings are only a claim. `standing()` is the claim checked against the principal's membership, computed once
+//! and kept until something that it rests on changes: a setting, the login, a membership, a binding, the transaction.
+
+pub mod api;
+pub mod authority;
+mod denial;
+mod entry;
+mod principal;
+pub mod settings;
+mod standing;
+mod transaction;
+
+pub use denial::{no_right, refused, stranger, without_context};
+pub use principal::{Principal, is_administrator, principal};
+pub use api::known_org;
+pub use standing::{Standing, is_void, pin, refresh, standing};
+
+pub fn init() {
+    settings::init();
+    authority::init();
+    transaction::init();
+}

@@ -1,0 +1,80 @@
+//! Who the session acts as. The login decides: SET ROLE changes what a role may touch, never who is asking.
+
+use super::authority::{self, Binding, Id};
+use crate::pg::identity;
+use crate::pg::query::latest;
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Principal {
+    /// A login that is neither bound nor trusted: no rows.
+    Nobody { login: String },
+    /// A person with a login of their own.
+    User { user: Id },
+    /// An application that names its users itself.
+    Application {
+        session_scope: bool,
+        service_role: String,
+    },
+    /// A superuser's login: it could bypass anyway, and is held to one organization against mistakes (spec 11.1).
+    Dba,
+}
+
+impl Principal {
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Principal::Nobody { .. } => "none",
+            Principal::User { .. } => "user",
+            Principal::Application { .. } => "application",
+            Principal::Dba => "dba",
+        }
+    }
+
+    /// How long a context of this principal may last.
+    pub fn scope(&self) -> Option<&'static str> {
+        match self {
+            Principal::Nobody { .. } => None,
+            Principal::Application {
+                session_scope: false,
+                ..
+            } => Some("transaction"),
+            _ => Some("session"),
+        }
+    }
+
+    pub fn transaction_scoped(&self) -> bool {
+        self.scope() == Some("transaction")
+    }
+}
+
+pub fn principal() -> Principal {
+    let session = identity::session_user();
+    let login = identity::role_name(session).unwrap_or_default();
+    match authority::binding(&login) {
+        Some(Binding::User { user }) => Principal::User { user },
+        Some(Binding::Application {
+            session_scope,
+            service_role,
+        }) => Principal::Application {
+            session_scope,
+            service_role,
+        },
+        None if identity::is_superuser(session) => Principal::Dba,
+        None => Principal::Nobody { login },
+    }
+}
+
+/// Whether the caller may run the DBA's functions: a superuser, or a member of a role that
+/// `grant_administration()` named. SECURITY DEFINER functions lend this to nobody.
+pub fn is_administrator() -> bool {
+    let caller = identity::outer_user();
+    identity::is_superuser(caller)
+        || latest(
+            "SELECT a.oid FROM tenancy.administrators AS t
+                    JOIN pg_catalog.pg_roles AS a ON a.rolname OPERATOR(pg_catalog.=) t.role",
+            &[],
+            |row| row.get::<pgrx::pg_sys::Oid>(1),
+        )
+        .into_iter()
+        .flatten()
+        .any(|role| identity::has_privileges_of(caller, role))
+}

@@ -1,0 +1,262 @@
+//! The `app.*` settings: what the session says about itself. A claim, worth nothing until membership backs it.
+//!
+//! The check hook stamps each value with the number of the transaction that set it. PostgreSQL carries that stamp
+//! along with the value through SET LOCAL, savepoints, ROLLBACK and function SET clauses, so a context left behind
+//! by an earlier transaction (a pooler's previous client) is told from one that was set in this one.
+
+use super::{standing, transaction};
+use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
+use pgrx::pg_sys;
+use std::cell::Cell;
+use std::ffi::{CStr, c_char, c_void};
+
+/// 255 bytes: a uuid, or an application's own key, and nothing that could hide in a log line.
+const LONGEST: usize = 255;
+
+pub static ONE_ORG_PER_TRANSACTION: GucSetting<bool> = GucSetting::<bool>::new(true);
+pub static DEDICATED_AUDIT_LIMIT: GucSetting<i32> = GucSetting::<i32>::new(1000);
+pub static MAX_OWNED_ORGS: GucSetting<i32> = GucSetting::<i32>::new(0);
+
+/// One string setting and the transaction that set its present value.
+struct Claim {
+    value: Cell<*mut c_char>,
+    stamp: Cell<u64>,
+}
+
+struct Claims([Claim; 7]);
+// SAFETY: a backend has one thread; PostgreSQL writes `value` from it alone.
+unsafe impl Sync for Claims {}
+
+const UNSET: Claim = Claim {
+    value: Cell::new(std::ptr::null_mut()),
+    stamp: Cell::new(0),
+};
+static CLAIMS: Claims = Claims([UNSET; 7]);
+
+#[derive(Clone, Copy)]
+pub enum Setting {
+    Org,
+    User,
+    Project,
+    Cluster,
+    ActorType,
+    RequestId,
+    ClientAddr,
+}
+
+/// What a claim says: its text, and whether this transaction set it.
+pub struct Claimed {
+    pub text: String,
+    pub in_this_transaction: bool,
+}
+
+/// The present value of a setting; '' and NULL both mean unset.
+pub fn claimed(setting: Setting) -> Option<Claimed> {
+    let claim = &CLAIMS.0[setting as usize];
+    let value = claim.value.get();
+    if value.is_null() {
+        return None;
+    }
+    // SAFETY: PostgreSQL keeps the current value of a string setting as a NUL-terminated string.
+    let text = unsafe { CStr::from_ptr(value) }.to_string_lossy();
+    (!text.is_empty()).then(|| Claimed {
+        text: text.into_owned(),
+        // A worker is started only for a leader whose context held (hooks/statement.rs), and sets the copied values
+        // in a transaction of its own.
+        in_this_transaction: pgrx_in_worker() || claim.stamp.get() == transaction::serial(),
+    })
+}
+
+fn pgrx_in_worker() -> bool {
+    crate::pg::transaction::in_parallel_worker()
+}
+
+pub fn text(setting: Setting) -> Option<String> {
+    claimed(setting).map(|c| c.text)
+}
+
+thread_local! {
+    // While the settings are being defined, the stamp for values that a session set before the library was loaded.
+    static LOADING: Cell<Option<u64>> = const { Cell::new(None) };
+}
+
+/// Refuses what can be neither uuid nor key, and stamps the value. No catalog access here: it runs at start-up too.
+///
+/// SAFETY: called by PostgreSQL with a valid pointer to the new value (or to NULL).
+unsafe extern "C-unwind" fn check(
+    newval: *mut *mut c_char,
+    extra: *mut *mut c_void,
+    source: pg_sys::GucSource::Type,
+) -> bool {
+    // SAFETY: as above; `extra` receives memory that PostgreSQL frees the way its allocator here made it.
+    unsafe {
+        if !(*newval).is_null() {
+            let bytes = CStr::from_ptr(*newval).to_bytes();
+            if bytes.len() > LONGEST || bytes.iter().any(|b| b.is_ascii_control()) {
+                return false;
+            }
+        }
+        // Only a SET of the session can belong to a transaction; ALTER ROLE, ALTER DATABASE and PGOPTIONS cannot.
+        let stamp = match source {
+            pg_sys::GucSource::PGC_S_SESSION => {
+                LOADING.get().unwrap_or_else(transaction::serial)
+            }
+            _ => 0,
+        };
+        let memory = allocate(size_of::<u64>()).cast::<u64>();
+        if memory.is_null() {
+            return false;
+        }
+        *memory = stamp;
+        *extra = memory.cast();
+        true
+    }
+}
+
+#[cfg(feature = "pg15")]
+unsafe fn allocate(size: usize) -> *mut c_void {
+    unsafe extern "C" {
+        fn malloc(size: usize) -> *mut c_void;
+    }
+    // SAFETY: PostgreSQL 15 frees `extra` with free().
+    unsafe { malloc(size) }
+}
+
+#[cfg(not(feature = "pg15"))]
+unsafe fn allocate(size: usize) -> *mut c_void {
+    unsafe extern "C-unwind" {
+        fn guc_malloc(elevel: std::ffi::c_int, size: usize) -> *mut c_void;
+    }
+    // SAFETY: from 16 on PostgreSQL frees `extra` with guc_free().
+    unsafe { guc_malloc(pg_sys::LOG as std::ffi::c_int, size) }
+}
+
+macro_rules! assign_hooks {
+    ($($name:ident => $setting:ident),*) => {$(
+        /// SAFETY: called by PostgreSQL with what `check` made, or NULL for the boot value.
+        unsafe extern "C-unwind" fn $name(_newval: *const c_char, extra: *mut c_void) {
+            // SAFETY: as above.
+            let stamp = if extra.is_null() { 0 } else { unsafe { *extra.cast::<u64>() } };
+            CLAIMS.0[Setting::$setting as usize].stamp.set(stamp);
+            standing::invalidate();
+        }
+    )*};
+}
+assign_hooks!(assign_org => Org, assign_user => User, assign_project => Project, assign_cluster => Cluster,
+              assign_actor_type => ActorType, assign_request_id => RequestId, assign_client_addr => ClientAddr);
+
+type AssignHook = unsafe extern "C-unwind" fn(*const c_char, *mut c_void);
+
+fn define(setting: Setting, name: &CStr, what: &CStr, check: pg_sys::GucStringCheckHook, assign: AssignHook) {
+    LOADING.set(Some(stamp_before_load(name)));
+    // SAFETY: name and text are static, the variable lives as long as the backend, the hooks do not panic.
+    unsafe {
+        pg_sys::DefineCustomStringVariable(
+            name.as_ptr(),
+            what.as_ptr(),
+            c"A claim: worth nothing until the principal's membership backs it.".as_ptr(),
+            CLAIMS.0[setting as usize].value.as_ptr(),
+            c"".as_ptr(),
+            pg_sys::GucContext::PGC_USERSET,
+            0,
+            check,
+            Some(assign),
+            None,
+        );
+    }
+    LOADING.set(None);
+}
+
+/// The stamp for a value that stood as a placeholder before the library was loaded: this transaction's where it was
+/// set in this transaction (the placeholder then has a stack to restore at its end), nobody's where it is older.
+fn stamp_before_load(name: &CStr) -> u64 {
+    #[cfg(feature = "pg15")]
+    // SAFETY: the array holds GetNumConfigOptions() pointers to settings, each with a name.
+    unsafe {
+        let all = pg_sys::get_guc_variables();
+        for i in 0..pg_sys::GetNumConfigOptions() as usize {
+            let generic = *all.add(i);
+            if CStr::from_ptr((*generic).name) == name {
+                return if (*generic).stack.is_null() { 0 } else { transaction::serial() };
+            }
+        }
+        0
+    }
+    #[cfg(not(feature = "pg15"))]
+    // SAFETY: answers NULL for an unknown name when it may neither create nor complain.
+    unsafe {
+        unsafe extern "C-unwind" {
+            fn find_option(
+                name: *const c_char,
+                create_placeholders: bool,
+                skip_errors: bool,
+                elevel: std::ffi::c_int,
+            ) -> *mut pg_sys::config_generic;
+        }
+        let generic = find_option(name.as_ptr(), false, true, pg_sys::DEBUG5 as std::ffi::c_int);
+        if generic.is_null() || (*generic).stack.is_null() {
+            0
+        } else {
+            transaction::serial()
+        }
+    }
+}
+
+/// human, ai or service; anything else is refused when set.
+///
+/// SAFETY: as `check`.
+unsafe extern "C-unwind" fn check_actor_type(
+    newval: *mut *mut c_char,
+    extra: *mut *mut c_void,
+    source: pg_sys::GucSource::Type,
+) -> bool {
+    // SAFETY: as `check`.
+    unsafe {
+        let known = (*newval).is_null()
+            || matches!(
+                CStr::from_ptr(*newval).to_bytes(),
+                b"" | b"human" | b"ai" | b"service"
+            );
+        known && check(newval, extra, source)
+    }
+}
+
+pub fn init() {
+    type S = Setting;
+    define(S::Org, c"app.current_org", c"The organization the session claims: its uuid or external key.", Some(check), assign_org);
+    define(S::User, c"app.current_user_id", c"The user that a trusted application acts for: uuid or external key.", Some(check), assign_user);
+    define(S::Project, c"app.current_project", c"The project the session narrows itself to.", Some(check), assign_project);
+    define(S::Cluster, c"app.current_cluster", c"The cluster the session narrows itself to.", Some(check), assign_cluster);
+    define(S::ActorType, c"app.actor_type", c"Who acts for a trusted application: human, ai or service.", Some(check_actor_type), assign_actor_type);
+    define(S::RequestId, c"app.request_id", c"The request this work belongs to, for the audit log.", Some(check), assign_request_id);
+    define(S::ClientAddr, c"app.client_addr", c"The end user's address, as a trusted application saw it.", Some(check), assign_client_addr);
+
+    GucRegistry::define_bool_guc(
+        c"tenancy.one_org_per_transaction",
+        c"Refuses a second organization or user in a transaction that touched protected rows.",
+        c"Deferred triggers, open cursors and audit rows would otherwise see another organization than their statement did.",
+        &ONE_ORG_PER_TRANSACTION,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"tenancy.dedicated_audit_limit",
+        c"How many organizations get an audit table of their own.",
+        c"Organizations created beyond it share one audit table a month.",
+        &DEDICATED_AUDIT_LIMIT,
+        0,
+        i32::MAX,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"tenancy.max_owned_orgs",
+        c"How many organizations one user may own; 0 is no limit.",
+        c"Checked when an organization is created or transferred.",
+        &MAX_OWNED_ORGS,
+        0,
+        i32::MAX,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+}

@@ -1,0 +1,229 @@
+//! The claim checked against authority: the effective organization, role and rights, or the reason there are none.
+//!
+//! Computed once and kept while `VERSION` stands still. Everything that could change the answer bumps it: the assign
+//! hooks of the settings, the bell of authority, the end of a (sub)transaction. The login is compared at each use,
+//! since SET SESSION AUTHORIZATION passes no hook.
+
+use super::authority::{self, Id, Org};
+use super::principal::{Principal, principal};
+use super::settings::{self, ONE_ORG_PER_TRANSACTION, Setting};
+use super::{denial, transaction};
+use crate::access::matrix::{Action, Level, Matrix};
+use crate::pg::{self, identity};
+use pgrx::pg_sys;
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+static VERSION: AtomicU64 = AtomicU64::new(1);
+
+/// What `standing()` rests on changed.
+pub fn invalidate() {
+    VERSION.fetch_add(1, Relaxed);
+}
+
+#[inline]
+pub fn version() -> u64 {
+    VERSION.load(Relaxed)
+}
+
+/// Why there is no effective organization.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Reason {
+    /// The login is neither bound nor trusted.
+    NoPrincipal(String),
+    /// Nothing was claimed.
+    NoClaim,
+    /// The claim is from another transaction than this one.
+    Void,
+    /// The organization is unknown or the user is not in it: never said which.
+    Stranger,
+    /// The claimed user is unknown.
+    UnknownUser,
+    /// A bound login named somebody else.
+    OtherUser,
+    Expired,
+}
+
+pub struct Standing {
+    pub principal: Principal,
+    /// The user, known even where no organization is in effect.
+    pub user: Option<Id>,
+    pub org: Option<Rc<Org>>,
+    pub role: String,
+    pub reason: Option<Reason>,
+    pub actor_type: &'static str,
+    expires_at: Option<i64>,
+    levels: Vec<Level>,
+    pub matrix: Rc<Matrix>,
+}
+
+impl Standing {
+    pub fn org_id(&self) -> Option<Id> {
+        self.org.as_ref().map(|o| o.id)
+    }
+
+    pub fn level(&self, action: Action) -> Level {
+        self.levels.get(action).copied().unwrap_or_default()
+    }
+
+    pub fn may(&self, action: Action) -> bool {
+        self.org.is_some() && self.level(action) == Level::Allow
+    }
+
+    fn expired(&self) -> bool {
+        self.expires_at
+            .is_some_and(|at| at <= pg::transaction::now())
+    }
+}
+
+struct Kept {
+    version: u64,
+    login: pg_sys::Oid,
+    standing: Rc<Standing>,
+}
+
+thread_local! {
+    static KEPT: RefCell<Option<Kept>> = const { RefCell::new(None) };
+}
+
+/// Who the session acts as, where and with which rights, now.
+pub fn standing() -> Rc<Standing> {
+    let login = identity::session_user();
+    let kept = KEPT.with_borrow(|kept| {
+        kept.as_ref()
+            .filter(|k| k.version == version() && k.login == login)
+            .map(|k| k.standing.clone())
+    });
+    if let Some(standing) = kept.filter(|s| !s.expired()) {
+        return standing;
+    }
+    pg::transaction::accept_invalidations();
+    let version = version();
+    let standing = Rc::new(assess());
+    KEPT.set(Some(Kept {
+        version,
+        login,
+        standing: standing.clone(),
+    }));
+    standing
+}
+
+/// At the start of each statement: what other backends revoked, and what the clock did.
+pub fn refresh() {
+    pg::transaction::accept_invalidations();
+    let expired = KEPT.with_borrow(|kept| kept.as_ref().is_some_and(|k| k.standing.expired()));
+    if expired {
+        invalidate();
+    }
+}
+
+/// Whether the context is one that this transaction may not use: no parallel worker is started for it.
+pub fn is_void() -> bool {
+    KEPT.with_borrow(|kept| {
+        kept.as_ref()
+            .is_none_or(|k| k.version != version() || k.standing.reason == Some(Reason::Void))
+    }) && standing().reason == Some(Reason::Void)
+}
+
+fn assess() -> Standing {
+    let principal = principal();
+    let matrix = authority::matrix();
+    let mut standing = Standing {
+        user: None,
+        org: None,
+        role: String::new(),
+        reason: None,
+        actor_type: "human",
+        expires_at: None,
+        levels: vec![],
+        matrix,
+        principal,
+    };
+    if let Err(reason) = entitle(&mut standing) {
+        standing.org = None;
+        standing.role.clear();
+        standing.levels.clear();
+        standing.reason = Some(reason);
+    }
+    standing
+}
+
+fn entitle(s: &mut Standing) -> Result<(), Reason> {
+    s.user = claimed_user(&s.principal)?;
+    s.actor_type = actor_type(&s.principal, s.user.is_some());
+    let claim = settings::claimed(Setting::Org).ok_or(Reason::NoClaim)?;
+    if s.principal.transaction_scoped() && !claim.in_this_transaction {
+        return Err(Reason::Void);
+    }
+    let org = authority::org(&claim.text).ok_or(Reason::Stranger)?;
+    match (&s.user, &s.principal) {
+        (Some(user), _) => {
+            let membership = authority::membership(&org.id, user).ok_or(Reason::Stranger)?;
+            s.expires_at = membership.expires_at;
+            if s.expired() {
+                return Err(Reason::Expired);
+            }
+            s.role.clone_from(&membership.role);
+            s.levels = s.matrix.levels(&s.role);
+        }
+        (None, Principal::Application { service_role, .. }) => {
+            s.role.clone_from(service_role);
+            s.levels = s.matrix.levels(&s.role);
+        }
+        (None, Principal::Dba) => {
+            s.role = "dba".into();
+            s.levels = s.matrix.everything();
+        }
+        (None, Principal::Nobody { login }) => return Err(Reason::NoPrincipal(login.clone())),
+        (None, Principal::User { .. }) => return Err(Reason::UnknownUser),
+    }
+    s.org = Some(org);
+    Ok(())
+}
+
+fn claimed_user(principal: &Principal) -> Result<Option<Id>, Reason> {
+    let claim = settings::claimed(Setting::User);
+    match principal {
+        Principal::Nobody { login } => Err(Reason::NoPrincipal(login.clone())),
+        Principal::User { user } => match claim {
+            Some(c) if authority::user(&c.text) != Some(*user) => Err(Reason::OtherUser),
+            _ => Ok(Some(*user)),
+        },
+        Principal::Application { .. } | Principal::Dba => match claim {
+            None => Ok(None),
+            Some(c) if principal.transaction_scoped() && !c.in_this_transaction => Err(Reason::Void),
+            Some(c) => authority::user(&c.text).map(Some).ok_or(Reason::UnknownUser),
+        },
+    }
+}
+
+/// Only a trusted application (or the DBA) says whether a person, an AI or a service acts.
+fn actor_type(principal: &Principal, has_user: bool) -> &'static str {
+    let named = match principal {
+        Principal::Application { .. } | Principal::Dba => settings::text(Setting::ActorType),
+        _ => None,
+    };
+    match named.as_deref() {
+        Some("ai") => "ai",
+        Some("service") => "service",
+        Some("human") => "human",
+        _ if has_user || *principal == Principal::Dba => "human",
+        _ => "service",
+    }
+}
+
+/// Holds the transaction to its first organization and user (spec 4): deferred triggers, open cursors and audit rows
+/// would otherwise see another one than the statement that made them.
+pub fn pin(standing: &Standing) -> pg::Result<()> {
+    let Some(org) = standing.org_id() else {
+        return Ok(());
+    };
+    match transaction::pinned() {
+        None => transaction::pin(org, standing.user),
+        Some(pin) if pin.org == org && pin.user == standing.user => {}
+        Some(_) if !ONE_ORG_PER_TRANSACTION.get() => {}
+        Some(_) => return Err(denial::second_org()),
+    }
+    Ok(())
+}

@@ -1,0 +1,94 @@
+//! What belongs to a transaction and not to a setting: its number, and the pin. A check hook could not keep the pin:
+//! RESET, RESET ALL and set_config(.., NULL) restore the old value without calling it.
+
+use super::standing;
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+use std::cell::Cell;
+
+/// The organization and user that the first protected statement of the transaction had, and at which nesting level.
+#[derive(Clone, Copy)]
+pub struct Pin {
+    pub org: [u8; 16],
+    pub user: Option<[u8; 16]>,
+    level: i32,
+}
+
+thread_local! {
+    static SERIAL: Cell<u64> = const { Cell::new(1) };
+    static PIN: Cell<Option<Pin>> = const { Cell::new(None) };
+}
+
+/// The number of the transaction in this backend, from 1; 0 is never one.
+pub fn serial() -> u64 {
+    SERIAL.get()
+}
+
+pub fn pinned() -> Option<Pin> {
+    PIN.get()
+}
+
+pub fn pin(org: [u8; 16], user: Option<[u8; 16]>) {
+    if PIN.get().is_none() {
+        PIN.set(Some(Pin {
+            org,
+            user,
+            level: crate::pg::transaction::nest_level(),
+        }));
+    }
+}
+
+/// SAFETY: called by PostgreSQL at transaction ends; touches memory of ours only, except before commit, where raising
+/// an error is allowed.
+#[pg_guard]
+unsafe extern "C-unwind" fn at_end(event: pg_sys::XactEvent::Type, _arg: *mut std::ffi::c_void) {
+    use pg_sys::XactEvent::*;
+    match event {
+        XACT_EVENT_PRE_COMMIT | XACT_EVENT_PRE_PREPARE => crate::isolation::before_commit(),
+        XACT_EVENT_COMMIT | XACT_EVENT_ABORT | XACT_EVENT_PREPARE | XACT_EVENT_PARALLEL_COMMIT
+        | XACT_EVENT_PARALLEL_ABORT => {
+            SERIAL.set(SERIAL.get() + 1);
+            PIN.set(None);
+            standing::invalidate();
+            crate::isolation::at_transaction_end();
+            crate::audit::at_transaction_end();
+        }
+        _ => {}
+    }
+}
+
+/// SAFETY: as `at_end`.
+#[pg_guard]
+unsafe extern "C-unwind" fn at_subtransaction_end(
+    event: pg_sys::SubXactEvent::Type,
+    _mine: pg_sys::SubTransactionId,
+    _parent: pg_sys::SubTransactionId,
+    _arg: *mut std::ffi::c_void,
+) {
+    use pg_sys::SubXactEvent::*;
+    let level = crate::pg::transaction::nest_level();
+    match event {
+        SUBXACT_EVENT_ABORT_SUB => {
+            if PIN.get().is_some_and(|p| p.level >= level) {
+                PIN.set(None);
+            }
+            standing::invalidate();
+            crate::isolation::at_subtransaction_abort(level);
+        }
+        SUBXACT_EVENT_COMMIT_SUB => {
+            if let Some(pin) = PIN.get().filter(|p| p.level >= level) {
+                PIN.set(Some(Pin { level: level - 1, ..pin }));
+            }
+            crate::isolation::at_subtransaction_commit(level);
+        }
+        _ => {}
+    }
+}
+
+pub fn init() {
+    // SAFETY: the callbacks live as long as the library, which PostgreSQL never unloads.
+    unsafe {
+        pg_sys::RegisterXactCallback(Some(at_end), std::ptr::null_mut());
+        pg_sys::RegisterSubXactCallback(Some(at_subtransaction_end), std::ptr::null_mut());
+    }
+}

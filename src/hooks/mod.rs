@@ -1,0 +1,8 @@
+//! What runs at the start of each statement. Hooks may deny, never allow; they return at once where the extension is
+//! not installed in the session's database.
+
+mod statement;
+
+pub fn init() {
+    statement::init();
+}

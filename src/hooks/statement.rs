@@ -1,0 +1,74 @@
+//! ExecutorStart: takes in revocations once per statement, keeps a void context out of parallel workers, and refuses a
+//! locking SELECT by a role that may not update.
+
+use crate::pg::{catalog, identity, transaction};
+use crate::{context, isolation};
+use pgrx::pg_sys::panic::ErrorReportable;
+use pgrx::prelude::*;
+
+static mut PREVIOUS: pg_sys::ExecutorStart_hook_type = None;
+
+/// SAFETY: called by PostgreSQL with a query descriptor; chains to the previous hook.
+#[pg_guard]
+unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryDesc, flags: i32) {
+    if !transaction::in_parallel_worker() && catalog::find_house().is_some() {
+        // SAFETY: as the function's own; the plan is read, and one flag of it cleared.
+        unsafe { before(query) };
+    }
+    // SAFETY: either the hook that was there before, or PostgreSQL's own function.
+    unsafe {
+        match PREVIOUS {
+            Some(previous) => previous(query, flags),
+            None => pg_sys::standard_ExecutorStart(query, flags),
+        }
+    }
+}
+
+/// SAFETY: `query` is the descriptor of a statement about to start.
+unsafe fn before(query: *mut pg_sys::QueryDesc) {
+    context::refresh();
+    // SAFETY: as the function's own.
+    unsafe {
+        let plan = (*query).plannedstmt;
+        // A worker sets the copied settings in a transaction of its own and cannot tell an old context from a new one;
+        // without workers the leader scans alone and tells.
+        if (*plan).parallelModeNeeded && context::is_void() {
+            (*plan).parallelModeNeeded = false;
+        }
+        if !(*plan).rowMarks.is_null() && !identity::in_referential_action() && !identity::break_glass() {
+            for relid in locked_relations(plan) {
+                isolation::check_locking_read(relid).unwrap_or_report();
+            }
+        }
+    }
+}
+
+/// The tables whose rows a SELECT ... FOR UPDATE, SHARE and the like locks.
+///
+/// SAFETY: `plan` is a valid plan.
+unsafe fn locked_relations(plan: *mut pg_sys::PlannedStmt) -> Vec<pg_sys::Oid> {
+    // SAFETY: the lists hold PlanRowMark and RangeTblEntry nodes.
+    unsafe {
+        let list = (*plan).rowMarks;
+        (0..(*list).length as usize)
+            .filter_map(|i| {
+                let mark = (*(*list).elements.add(i)).ptr_value.cast::<pg_sys::PlanRowMark>();
+                if (*mark).markType > pg_sys::RowMarkType::ROW_MARK_KEYSHARE {
+                    return None;
+                }
+                let entry = (*(*(*plan).rtable).elements.add((*mark).rti as usize - 1))
+                    .ptr_value
+                    .cast::<pg_sys::RangeTblEntry>();
+                ((*entry).rtekind == pg_sys::RTEKind::RTE_RELATION).then_some((*entry).relid)
+            })
+            .collect()
+    }
+}
+
+pub fn init() {
+    // SAFETY: one thread; hooks are chained as PostgreSQL's own modules do it.
+    unsafe {
+        PREVIOUS = pg_sys::ExecutorStart_hook;
+        pg_sys::ExecutorStart_hook = Some(executor_start);
+    }
+}

@@ -1,0 +1,231 @@
+//! The native triggers on a protected table. They hold for every path that writes rows: plain statements, COPY,
+//! cascades (which PostgreSQL runs as the table's owner without row security), triggers, bypassing roles.
+//!
+//! `guard_statement` asks for the right once per statement, so that a refusal is a clear error and not zero rows;
+//! `guard_row` holds each written row, as it is finally stored, to the organization, checks column actions and foreign
+//! keys, and writes the audit. Break-glass passes both checks and is still audited.
+
+use super::foreign_key;
+use super::table::{self, Table};
+use crate::audit;
+use crate::context::{self, Standing};
+use crate::pg::trigger::{self, Call, Event, RowImage};
+use crate::pg::{self, fail, identity, transaction};
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::pg_sys::panic::ErrorReportable;
+use pgrx::prelude::*;
+
+macro_rules! trigger_function {
+    ($finfo:ident, $name:ident, $body:ident) => {
+        #[doc(hidden)]
+        #[unsafe(no_mangle)]
+        pub extern "C" fn $finfo() -> &'static pg_sys::Pg_finfo_record {
+            const V1: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
+            &V1
+        }
+
+        /// SAFETY: called by PostgreSQL's function manager.
+        #[unsafe(no_mangle)]
+        #[pg_guard]
+        pub unsafe extern "C-unwind" fn $name(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+            // SAFETY: as the function's own.
+            match unsafe { trigger::call(fcinfo) } {
+                Some(call) => $body(&call).unwrap_or_report(),
+                None => not_a_trigger(stringify!($body)).report(PgLogLevel::ERROR),
+            }
+            pg_sys::Datum::from(0)
+        }
+    };
+}
+trigger_function!(pg_finfo_tenancy_guard_row, tenancy_guard_row, guard_row);
+trigger_function!(pg_finfo_tenancy_guard_statement, tenancy_guard_statement, guard_statement);
+trigger_function!(pg_finfo_tenancy_guard_truncate, tenancy_guard_truncate, guard_truncate);
+trigger_function!(pg_finfo_tenancy_guard_audit, tenancy_guard_audit, guard_audit);
+
+fn not_a_trigger(name: &str) -> ErrorReport {
+    fail(
+        PgSqlErrorCode::ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED,
+        format!("tenancy.{name}() is a trigger function"),
+    )
+    .set_detail("It was called as a plain function.")
+    .set_hint("tenancy.protect() creates the triggers that call it.")
+}
+
+fn denied(message: impl Into<String>, detail: impl Into<String>, hint: &str) -> ErrorReport {
+    let (message, detail) = (message.into(), detail.into());
+    pg::error::server_log(&message, &detail);
+    fail(PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, message)
+        .set_detail(detail)
+        .set_hint(hint)
+}
+
+fn table_of(call: &Call) -> pg::Result<std::rc::Rc<Table>> {
+    let table = table::protected(call.relid()).filter(|t| t.org_attnum > 0);
+    table.ok_or_else(|| {
+        fail(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            format!("the protection of table \"{}\" is damaged", call.relation_name()),
+        )
+        .set_detail("A trigger of pg_tenancy is on the table, but its organization column is not where protect() found it.")
+        .set_hint("Call tenancy.unprotect() and tenancy.protect() again, naming the column.")
+    })
+}
+
+fn on_table(call: &Call) -> String {
+    format!("on table \"{}\"", call.relation_name())
+}
+
+fn guard_statement(call: &Call) -> pg::Result<()> {
+    // A cascade needs the right on the parent only; the rows it reaches are still held to the organization.
+    if identity::is_logical_worker() || identity::in_referential_action() || identity::break_glass() {
+        return Ok(());
+    }
+    let table = table_of(call)?;
+    let now = context::standing();
+    if now.org.is_none() {
+        return Err(context::without_context(
+            &now,
+            &format!("write to table \"{}\"", call.relation_name()),
+        ));
+    }
+    let action = match call.event {
+        Event::Insert => &table.options.insert,
+        Event::Update => &table.options.update,
+        Event::Delete | Event::Truncate => &table.options.delete,
+    };
+    require(&now, action, &on_table(call))?;
+    context::pin(&now)
+}
+
+fn require(now: &Standing, action: &str, on: &str) -> pg::Result<()> {
+    if now.may(crate::access::action(&now.matrix, action)?) {
+        Ok(())
+    } else {
+        Err(context::no_right(now, action, on))
+    }
+}
+
+fn guard_row(call: &Call) -> pg::Result<()> {
+    if call.before || !call.for_row || call.event == Event::Truncate {
+        return Err(not_a_trigger("guard_row"));
+    }
+    // The publisher checked and logged it.
+    if identity::is_logical_worker() {
+        return Ok(());
+    }
+    let table = table_of(call)?;
+    let (old, new) = (call.old(), call.new());
+    let broken_glass = identity::break_glass();
+    if !broken_glass {
+        // A row may be reached after a long wait for its lock: a revocation committed meanwhile counts.
+        transaction::accept_invalidations();
+        let now = context::standing();
+        hold_to_org(call, &table, &now, old.as_ref(), new.as_ref())?;
+        if let (Some(old), Some(new)) = (&old, &new) {
+            check_columns(call, &table, &now, old, new)?;
+        }
+        if let Some(new) = &new {
+            foreign_key::check(call, &table, old.as_ref(), new)?;
+        }
+    }
+    if table.options.audit {
+        audit::capture(&table, call.event, old.as_ref(), new.as_ref(), broken_glass);
+    }
+    Ok(())
+}
+
+fn hold_to_org(
+    call: &Call,
+    table: &Table,
+    now: &Standing,
+    old: Option<&RowImage>,
+    new: Option<&RowImage>,
+) -> pg::Result<()> {
+    let Some(org) = now.org_id() else {
+        return Err(context::without_context(
+            now,
+            &format!("write to table \"{}\"", call.relation_name()),
+        ));
+    };
+    let org_of = |row: &RowImage| row.value(table.org_attnum).as_uuid();
+    if let (Some(old), Some(new)) = (old, new)
+        && org_of(old) != org_of(new)
+    {
+        return Err(denied(
+            format!(
+                "permission denied: column \"{}\" of table \"{}\" never changes",
+                table.options.org_column,
+                call.relation_name()
+            ),
+            "A row belongs to one organization for good.",
+            "Insert the row under the other organization, in a context of its own.",
+        ));
+    }
+    for row in [old, new].into_iter().flatten() {
+        if org_of(row) != Some(org) {
+            return Err(denied(
+                format!(
+                    "permission denied: the row in table \"{}\" is not of the current organization",
+                    call.relation_name()
+                ),
+                format!("Column \"{}\" must hold tenancy.current_org().", table.options.org_column),
+                "Leave the column out: its default fills it. A superuser who means it says SET row_security = off first.",
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Columns with an action of their own compare old and new, so that saving a whole row with them unchanged passes.
+fn check_columns(
+    call: &Call,
+    table: &Table,
+    now: &Standing,
+    old: &RowImage,
+    new: &RowImage,
+) -> pg::Result<()> {
+    for (attnum, column, action) in &table.column_actions {
+        if !old.value(*attnum).same(&new.value(*attnum)) {
+            let on = format!("on column \"{column}\" of table \"{}\"", call.relation_name());
+            require(now, action, &on)?;
+        }
+    }
+    Ok(())
+}
+
+fn guard_truncate(call: &Call) -> pg::Result<()> {
+    if identity::break_glass() || identity::is_logical_worker() {
+        return Ok(());
+    }
+    Err(denied(
+        format!("permission denied: TRUNCATE of protected table \"{}\"", call.relation_name()),
+        "TRUNCATE empties the table for every organization at once.",
+        "DELETE removes the current organization's rows. A superuser who means all of them says SET row_security = off first.",
+    ))
+}
+
+/// On the audit tables: nobody updates or deletes, and rows come from the extension alone, except that a restore
+/// (break-glass) brings rows back.
+fn guard_audit(call: &Call) -> pg::Result<()> {
+    if call.event == Event::Insert && (identity::break_glass() || identity::is_logical_worker()) {
+        return Ok(());
+    }
+    Err(denied(
+        format!("permission denied: {} on audit table \"{}\"", call.event.name(), call.relation_name()),
+        "An audit log is appended to by the extension and changed by nobody, not even a superuser.",
+        "Read it through tenancy.audit_log.",
+    ))
+}
+
+/// A locking SELECT by a role that may not update: an error, as UPDATE gives, instead of no rows (spec 5.4).
+pub fn check_locking_read(relid: pg_sys::Oid) -> pg::Result<()> {
+    let Some(table) = table::protected(relid) else {
+        return Ok(());
+    };
+    let now = context::standing();
+    if now.org.is_none() {
+        return Ok(());
+    }
+    let name = table.object.rsplit('.').next().unwrap_or_default().trim_matches('"').to_string();
+    require(&now, &table.options.update, &format!("(row lock) on table \"{name}\""))
+}

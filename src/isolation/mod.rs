@@ -1,0 +1,18 @@
+//! protect(): reads a table into a plan, turns the plan into SQL, and guards every write from then on (spec 5).
+
+mod foreign_key;
+mod guard;
+mod plan;
+mod protect;
+mod table;
+mod uninstall;
+
+pub use foreign_key::{at_subtransaction_abort, at_subtransaction_commit, before_commit};
+pub use guard::check_locking_read;
+pub use table::{Table, on_invalidation};
+
+pub fn init() {}
+
+pub fn at_transaction_end() {
+    foreign_key::forget_all();
+}

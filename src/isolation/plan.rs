@@ -1,0 +1,278 @@
+//! A protected table as plain data: what was asked for, what the table looks like, and the statements that lead from
+//! the one to the other. No server in here; names arrive quoted by PostgreSQL.
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// The row trigger's name sorts before PostgreSQL's own "RI_ConstraintTrigger_*" (triggers fire by name): the
+/// foreign-key guard must answer before the key's own check waits for a lock.
+pub const ROW_TRIGGER: &str = "0_tenancy_row";
+pub const STATEMENT_TRIGGER: &str = "0_tenancy_statement";
+pub const TRUNCATE_TRIGGER: &str = "0_tenancy_truncate";
+pub const TRIGGERS: [&str; 3] = [STATEMENT_TRIGGER, ROW_TRIGGER, TRUNCATE_TRIGGER];
+
+/// The `permissions` argument of protect().
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Permissions {
+    pub select: Option<String>,
+    pub insert: Option<String>,
+    pub update: Option<String>,
+    pub delete: Option<String>,
+    #[serde(default)]
+    pub columns: BTreeMap<String, String>,
+}
+
+/// How a table is protected; the row trigger carries it as its argument.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Options {
+    pub org_column: String,
+    pub select: String,
+    pub insert: String,
+    pub update: String,
+    pub delete: String,
+    #[serde(default)]
+    pub columns: BTreeMap<String, String>,
+    #[serde(default)]
+    pub audit: bool,
+    #[serde(default)]
+    pub before: Before,
+}
+
+/// What unprotect() puts back.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Before {
+    pub row_security: bool,
+    pub force: bool,
+    pub not_null: bool,
+    pub default: Option<String>,
+    pub statistics: i32,
+    /// The index that protect() made, quoted and qualified; None where one was there.
+    pub index: Option<String>,
+}
+
+impl Options {
+    /// Reads the trigger's argument. One that was tampered with protects nothing it names, but never less than the
+    /// defaults: unknown actions and columns are refused where they are used.
+    pub fn parse(argument: &str) -> Options {
+        serde_json::from_str(argument).unwrap_or_default()
+    }
+
+    pub fn new(org_column: &str, permissions: Permissions, audit: bool, before: Before) -> Options {
+        let or = |given: Option<String>, default: &str| given.unwrap_or_else(|| default.to_string());
+        Options {
+            org_column: org_column.to_string(),
+            select: or(permissions.select, "data:read"),
+            insert: or(permissions.insert, "data:write"),
+            update: or(permissions.update, "data:write"),
+            delete: or(permissions.delete, "data:write"),
+            columns: permissions.columns,
+            audit,
+            before,
+        }
+    }
+
+    pub fn actions(&self) -> impl Iterator<Item = &str> {
+        [&self.select, &self.insert, &self.update, &self.delete]
+            .into_iter()
+            .chain(self.columns.values())
+            .map(String::as_str)
+    }
+
+    /// Alike but for what the table was before.
+    pub fn same_protection(&self, other: &Options) -> bool {
+        let plain = |o: &Options| Options {
+            before: Before::default(),
+            ..o.clone()
+        };
+        plain(self) == plain(other)
+    }
+}
+
+/// Names and literals of the table, quoted by PostgreSQL's own functions.
+pub struct Quoted<'a> {
+    pub table: &'a str,
+    pub org_column: &'a str,
+    /// `literal(text)` is PostgreSQL's quote_literal.
+    pub literal: &'a dyn Fn(&str) -> String,
+}
+
+/// Commands with the action that each needs, and whether its policy has USING and WITH CHECK.
+fn commands(o: &Options) -> [(&'static str, &str, bool, bool); 4] {
+    [
+        ("select", &o.select, true, false),
+        ("insert", &o.insert, false, true),
+        ("update", &o.update, true, true),
+        ("delete", &o.delete, true, false),
+    ]
+}
+
+pub fn policy_names() -> impl Iterator<Item = String> {
+    ["select", "insert", "update", "delete"]
+        .into_iter()
+        .flat_map(|c| [format!("tenancy_{c}"), format!("tenancy_{c}_boundary")])
+}
+
+/// The statements that protect the table, in order.
+///
+/// Per command a permissive policy grants and a restrictive twin with the same predicate keeps any later policy from
+/// widening it. One predicate carries boundary and right: a second conjunct would cost the planner its estimate.
+pub fn protect(o: &Options, q: &Quoted, needs_index: bool) -> Vec<String> {
+    let (table, org) = (q.table, q.org_column);
+    let mut sql = vec![format!(
+        "ALTER TABLE {table} ALTER COLUMN {org} SET DEFAULT tenancy.current_org(), \
+         ALTER COLUMN {org} SET NOT NULL, ALTER COLUMN {org} SET STATISTICS 1000"
+    )];
+    if needs_index {
+        sql.push(format!("CREATE INDEX ON {table} ({org})"));
+    }
+    for (command, action, using, check) in commands(o) {
+        let predicate = format!("({org} = tenancy.org_if({}))", (q.literal)(action));
+        let mut clauses = String::new();
+        if using {
+            clauses.push_str(&format!(" USING {predicate}"));
+        }
+        if check {
+            clauses.push_str(&format!(" WITH CHECK {predicate}"));
+        }
+        let verb = command.to_uppercase();
+        sql.push(format!(
+            "CREATE POLICY tenancy_{command} ON {table} AS PERMISSIVE FOR {verb} TO PUBLIC{clauses}"
+        ));
+        sql.push(format!(
+            "CREATE POLICY tenancy_{command}_boundary ON {table} AS RESTRICTIVE FOR {verb} TO PUBLIC{clauses}"
+        ));
+    }
+    sql.push(format!(
+        "ALTER TABLE {table} ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY"
+    ));
+    let argument = (q.literal)(&serde_json::to_string(o).expect("plain data"));
+    sql.push(format!(
+        "CREATE TRIGGER \"{STATEMENT_TRIGGER}\" BEFORE INSERT OR UPDATE OR DELETE ON {table} \
+         FOR EACH STATEMENT EXECUTE FUNCTION tenancy.guard_statement()"
+    ));
+    sql.push(format!(
+        "CREATE TRIGGER \"{ROW_TRIGGER}\" AFTER INSERT OR UPDATE OR DELETE ON {table} \
+         FOR EACH ROW EXECUTE FUNCTION tenancy.guard_row({argument})"
+    ));
+    sql.push(format!(
+        "CREATE TRIGGER \"{TRUNCATE_TRIGGER}\" BEFORE TRUNCATE ON {table} \
+         FOR EACH STATEMENT EXECUTE FUNCTION tenancy.guard_truncate()"
+    ));
+    // A session in replica mode must not slip past them.
+    for trigger in TRIGGERS {
+        sql.push(format!("ALTER TABLE {table} ENABLE ALWAYS TRIGGER \"{trigger}\""));
+    }
+    sql
+}
+
+/// The statements that take the protection away again; `policies` and `triggers` are those of ours that are there.
+pub fn unprotect(o: &Options, q: &Quoted, policies: &[String], triggers: &[String]) -> Vec<String> {
+    let (table, org) = (q.table, q.org_column);
+    let mut sql: Vec<String> = triggers
+        .iter()
+        .map(|t| format!("DROP TRIGGER \"{t}\" ON {table}"))
+        .chain(policies.iter().map(|p| format!("DROP POLICY {p} ON {table}")))
+        .collect();
+    let mut changes = vec![match &o.before.default {
+        Some(expression) => format!("ALTER COLUMN {org} SET DEFAULT {expression}"),
+        None => format!("ALTER COLUMN {org} DROP DEFAULT"),
+    }];
+    changes.push(format!("ALTER COLUMN {org} SET STATISTICS {}", o.before.statistics));
+    if !o.before.not_null {
+        changes.push(format!("ALTER COLUMN {org} DROP NOT NULL"));
+    }
+    if !o.before.force {
+        changes.push("NO FORCE ROW LEVEL SECURITY".into());
+    }
+    if !o.before.row_security {
+        changes.push("DISABLE ROW LEVEL SECURITY".into());
+    }
+    sql.push(format!("ALTER TABLE {table} {}", changes.join(", ")));
+    if let Some(index) = &o.before.index {
+        sql.push(format!("DROP INDEX IF EXISTS {index}"));
+    }
+    sql
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options() -> Options {
+        let permissions: Permissions = serde_json::from_str(
+            r#"{"insert":"server:create","columns":{"firewall_rules":"server:firewall"}}"#,
+        )
+        .unwrap();
+        Options::new("org_id", permissions, true, Before::default())
+    }
+
+    fn quoted<'a>(literal: &'a dyn Fn(&str) -> String) -> Quoted<'a> {
+        Quoted {
+            table: "public.servers",
+            org_column: "org_id",
+            literal,
+        }
+    }
+
+    fn literal(text: &str) -> String {
+        format!("'{}'", text.replace('\'', "''"))
+    }
+
+    #[test]
+    fn unnamed_actions_are_the_data_defaults() {
+        let o = options();
+        assert_eq!((o.select.as_str(), o.insert.as_str()), ("data:read", "server:create"));
+        assert_eq!(o.actions().count(), 5);
+    }
+
+    #[test]
+    fn unknown_keys_are_refused() {
+        assert!(serde_json::from_str::<Permissions>(r#"{"selct":"data:read"}"#).is_err());
+    }
+
+    #[test]
+    fn every_command_has_a_grant_and_a_boundary_with_one_predicate() {
+        let o = options();
+        let sql = protect(&o, &quoted(&literal), true);
+        for command in ["SELECT", "INSERT", "UPDATE", "DELETE"] {
+            let policies: Vec<&String> = sql
+                .iter()
+                .filter(|s| s.starts_with("CREATE POLICY") && s.contains(&format!("FOR {command} ")))
+                .collect();
+            assert_eq!(policies.len(), 2, "{command}");
+            let predicate = |s: &str| s.split("TO PUBLIC").nth(1).unwrap().to_string();
+            assert_eq!(predicate(policies[0]), predicate(policies[1]));
+            assert!(policies[0].contains("PERMISSIVE") && policies[1].contains("RESTRICTIVE"));
+        }
+        assert!(sql.iter().any(|s| s == "CREATE INDEX ON public.servers (org_id)"));
+        assert!(!protect(&o, &quoted(&literal), false).iter().any(|s| s.starts_with("CREATE INDEX")));
+    }
+
+    #[test]
+    fn the_trigger_argument_reads_back() {
+        let o = options();
+        let argument = serde_json::to_string(&o).unwrap();
+        assert_eq!(Options::parse(&argument), o);
+        let mut other = o.clone();
+        other.before.not_null = true;
+        assert!(o.same_protection(&other) && o != other);
+    }
+
+    #[test]
+    fn unprotect_restores_what_was() {
+        let mut o = options();
+        o.before = Before {
+            row_security: true,
+            force: false,
+            not_null: true,
+            default: Some("gen_random_uuid()".into()),
+            statistics: -1,
+            index: Some("public.servers_org_id_idx".into()),
+        };
+        let sql = unprotect(&o, &quoted(&literal), &["tenancy_select".into()], &[ROW_TRIGGER.into()]).join(";");
+        assert!(sql.contains("SET DEFAULT gen_random_uuid()") && sql.contains("NO FORCE"));
+        assert!(!sql.contains("DROP NOT NULL") && !sql.contains("DISABLE ROW"));
+        assert!(sql.contains("DROP INDEX IF EXISTS public.servers_org_id_idx"));
+    }
+}

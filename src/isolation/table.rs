@@ -1,0 +1,180 @@
+//! What the guards know of a protected table: read from the catalog once per backend, forgotten when it changes.
+//!
+//! The arguments of the row trigger are the record of protection: they travel with the table through pg_dump, rename
+//! and DROP, and need no table of ours to be kept in step.
+
+use super::plan::Options;
+use crate::pg::catalog;
+use crate::pg::probe::{Probe, ProbeKey};
+use crate::pg::query::{Arg, latest};
+use pgrx::pg_sys;
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, HashSet};
+use std::rc::Rc;
+
+/// A foreign key to another protected table.
+#[derive(Debug)]
+pub struct GuardedKey {
+    pub constraint: pg_sys::Oid,
+    pub name: String,
+    /// The child's columns, with their names for the error.
+    pub columns: Vec<(i16, String)>,
+    pub probe: Probe,
+}
+
+#[derive(Debug)]
+pub struct Table {
+    pub relid: pg_sys::Oid,
+    /// schema.table, quoted where needed.
+    pub object: String,
+    pub org_attnum: i16,
+    pub options: Options,
+    /// Columns with an action of their own.
+    pub column_actions: Vec<(i16, String, String)>,
+    /// Live columns, in order.
+    pub columns: Vec<(i16, String)>,
+    /// Those of the primary key; empty where there is none.
+    pub key: Vec<i16>,
+    pub foreign_keys: Vec<GuardedKey>,
+}
+
+thread_local! {
+    static TABLES: RefCell<HashMap<pg_sys::Oid, Option<Rc<Table>>>> = RefCell::default();
+    // Tables whose change makes what is remembered wrong: the protected ones and their parents.
+    static WATCHED: RefCell<HashSet<pg_sys::Oid>> = RefCell::default();
+    static STALE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// From the invalidation callback: no catalog access, no waiting.
+pub fn on_invalidation(relid: pg_sys::Oid) {
+    let concerns = relid == pg_sys::InvalidOid
+        || WATCHED.with(|w| w.try_borrow().map_or(true, |w| w.contains(&relid)));
+    if concerns {
+        STALE.set(true);
+    }
+}
+
+/// The table, if it is protected.
+pub fn protected(relid: pg_sys::Oid) -> Option<Rc<Table>> {
+    if STALE.replace(false) {
+        TABLES.take();
+        WATCHED.take();
+    }
+    if let Some(known) = TABLES.with_borrow(|t| t.get(&relid).cloned()) {
+        return known;
+    }
+    WATCHED.with_borrow_mut(|w| w.insert(relid));
+    let table = read(relid).map(Rc::new);
+    if let Some(table) = &table {
+        WATCHED.with_borrow_mut(|w| w.extend(table.foreign_keys.iter().map(|k| k.probe.parent)));
+    }
+    // A change heard while reading leaves STALE set: what was read serves this once and is read again.
+    TABLES.with_borrow_mut(|t| t.insert(relid, table.clone()));
+    table
+}
+
+fn read(relid: pg_sys::Oid) -> Option<Table> {
+    let guard = catalog::house().guard_row;
+    let (object, arguments) = latest(
+        "SELECT pg_catalog.quote_ident(n.nspname) OPERATOR(pg_catalog.||) '.' OPERATOR(pg_catalog.||) pg_catalog.quote_ident(c.relname),
+                pg_catalog.convert_from(pg_catalog.substring(t.tgargs, 1, pg_catalog.length(t.tgargs) OPERATOR(pg_catalog.-) 1),
+                                        pg_catalog.getdatabaseencoding())
+         FROM pg_catalog.pg_trigger AS t
+              JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) t.tgrelid
+              JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+         WHERE t.tgrelid OPERATOR(pg_catalog.=) $1 AND t.tgfoid OPERATOR(pg_catalog.=) $2",
+        &[Arg::Oid(relid), Arg::Oid(guard)],
+        |row| {
+            (
+                row.get::<String>(1).unwrap_or_default(),
+                row.get::<String>(2).unwrap_or_default(),
+            )
+        },
+    )
+    .pop()?;
+    let options = Options::parse(&arguments);
+    let columns = latest(
+        "SELECT attnum, attname::pg_catalog.text FROM pg_catalog.pg_attribute
+         WHERE attrelid OPERATOR(pg_catalog.=) $1 AND attnum OPERATOR(pg_catalog.>) 0 AND NOT attisdropped ORDER BY attnum",
+        &[Arg::Oid(relid)],
+        |row| (row.get::<i16>(1).unwrap_or_default(), row.get::<String>(2).unwrap_or_default()),
+    );
+    let key = latest(
+        "SELECT k.attnum FROM pg_catalog.pg_index AS i, pg_catalog.unnest(i.indkey::pg_catalog.int2[]) AS k (attnum)
+         WHERE i.indrelid OPERATOR(pg_catalog.=) $1 AND i.indisprimary",
+        &[Arg::Oid(relid)],
+        |row| row.get::<i16>(1).unwrap_or_default(),
+    );
+    let number = |name: &str| columns.iter().find(|(_, n)| n == name).map(|(i, _)| *i);
+    let column_actions = options
+        .columns
+        .iter()
+        .filter_map(|(column, action)| Some((number(column)?, column.clone(), action.clone())))
+        .collect();
+    Some(Table {
+        relid,
+        object,
+        org_attnum: number(&options.org_column).unwrap_or(0),
+        column_actions,
+        key,
+        foreign_keys: foreign_keys(relid, guard, &columns),
+        columns,
+        options,
+    })
+}
+
+fn foreign_keys(relid: pg_sys::Oid, guard: pg_sys::Oid, columns: &[(i16, String)]) -> Vec<GuardedKey> {
+    latest(
+        "SELECT c.oid, c.conname::pg_catalog.text, c.confrelid, c.conindid, c.conkey::pg_catalog.int2[],
+                c.confkey::pg_catalog.int2[], c.conpfeqop::pg_catalog.oid[], i.indkey::pg_catalog.int2[],
+                pg_catalog.convert_from(pg_catalog.substring(t.tgargs, 1, pg_catalog.length(t.tgargs) OPERATOR(pg_catalog.-) 1),
+                                        pg_catalog.getdatabaseencoding()),
+                (SELECT pg_catalog.array_agg(a.attnum) FROM pg_catalog.pg_attribute AS a
+                 WHERE a.attrelid OPERATOR(pg_catalog.=) c.confrelid AND NOT a.attisdropped AND a.attnum OPERATOR(pg_catalog.>) 0),
+                (SELECT pg_catalog.array_agg(a.attname::pg_catalog.text) FROM pg_catalog.pg_attribute AS a
+                 WHERE a.attrelid OPERATOR(pg_catalog.=) c.confrelid AND NOT a.attisdropped AND a.attnum OPERATOR(pg_catalog.>) 0)
+         FROM pg_catalog.pg_constraint AS c
+              JOIN pg_catalog.pg_index AS i ON i.indexrelid OPERATOR(pg_catalog.=) c.conindid
+              JOIN pg_catalog.pg_trigger AS t ON t.tgrelid OPERATOR(pg_catalog.=) c.confrelid
+                                             AND t.tgfoid OPERATOR(pg_catalog.=) $2
+         WHERE c.conrelid OPERATOR(pg_catalog.=) $1 AND c.contype OPERATOR(pg_catalog.=) 'f'
+         ORDER BY c.conname",
+        &[Arg::Oid(relid), Arg::Oid(guard)],
+        |row| {
+            let numbers = |n| row.get::<Vec<i16>>(n).unwrap_or_default();
+            let (child, parent, index) = (numbers(5), numbers(6), numbers(8));
+            let operators = row.get::<Vec<pg_sys::Oid>>(7).unwrap_or_default();
+            let options = Options::parse(&row.get::<String>(9).unwrap_or_default());
+            let names = row.get::<Vec<String>>(11).unwrap_or_default();
+            let org_attnum = names
+                .iter()
+                .position(|n| *n == options.org_column)
+                .and_then(|at| numbers(10).get(at).copied())
+                .unwrap_or(0);
+            GuardedKey {
+                constraint: row.get(1).unwrap_or(pg_sys::InvalidOid),
+                name: row.get(2).unwrap_or_default(),
+                columns: child
+                    .iter()
+                    .map(|attnum| {
+                        let name = columns.iter().find(|(i, _)| i == attnum).map(|(_, n)| n.clone());
+                        (*attnum, name.unwrap_or_default())
+                    })
+                    .collect(),
+                probe: Probe {
+                    parent: row.get(3).unwrap_or(pg_sys::InvalidOid),
+                    index: row.get(4).unwrap_or(pg_sys::InvalidOid),
+                    org_attnum,
+                    keys: parent
+                        .iter()
+                        .zip(operators)
+                        .map(|(attnum, operator)| ProbeKey {
+                            index_column: index.iter().position(|i| i == attnum).unwrap_or(0) as i16 + 1,
+                            operator,
+                        })
+                        .collect(),
+                },
+            }
+        },
+    )
+}

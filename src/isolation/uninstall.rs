@@ -1,0 +1,66 @@
+//! Leaving: DROP EXTENSION alone would take the policies' functions and leave tables whose rows nobody sees.
+
+use super::protect::unprotect_everything;
+use crate::audit;
+use crate::pg::query::{Arg, run};
+use crate::pg::{self, catalog, event, fail, identity};
+use pgrx::pg_sys::panic::ErrorReportable;
+use pgrx::prelude::*;
+
+/// Unprotects every table and lets the audit tables stand by themselves, so that DROP EXTENSION pg_tenancy can follow;
+/// user tables, their rows and the schema tenancy_audit stay (spec 13). For superusers. Errors: 42501.
+#[pg_extern(volatile, parallel_unsafe)]
+fn uninstall() -> pg::Result<()> {
+    if !identity::is_superuser(identity::outer_user()) {
+        return Err(fail(
+            PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            "permission denied: only a superuser may uninstall pg_tenancy",
+        )
+        .set_detail("Every protected table loses its protection.")
+        .set_hint("Ask a superuser."));
+    }
+    unprotect_everything()?;
+    audit::release_stores();
+    Ok(())
+}
+
+#[doc(hidden)]
+#[unsafe(no_mangle)]
+pub extern "C" fn pg_finfo_tenancy_guard_drop() -> &'static pg_sys::Pg_finfo_record {
+    const V1: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
+    &V1
+}
+
+/// The event trigger on DROP EXTENSION: refused while a table is protected, with CASCADE too.
+///
+/// SAFETY: called by PostgreSQL's function manager.
+#[unsafe(no_mangle)]
+#[pg_guard]
+pub unsafe extern "C-unwind" fn tenancy_guard_drop(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    // SAFETY: as the function's own.
+    let ours = unsafe { event::dropped_extensions(fcinfo) }.iter().any(|e| e == "pg_tenancy");
+    if ours {
+        refuse_while_protected().unwrap_or_report();
+    }
+    pg_sys::Datum::from(0)
+}
+
+fn refuse_while_protected() -> pg::Result<()> {
+    let protected = run(
+        "SELECT pg_catalog.count(*) FROM pg_catalog.pg_trigger WHERE tgfoid OPERATOR(pg_catalog.=) $1",
+        &[Arg::Oid(catalog::house().guard_row)],
+        |row| row.get::<i64>(1),
+    )
+    .pop()
+    .flatten()
+    .unwrap_or(0);
+    if protected == 0 {
+        return Ok(());
+    }
+    Err(fail(
+        PgSqlErrorCode::ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST,
+        "cannot drop extension pg_tenancy while tables are protected",
+    )
+    .set_detail(format!("{protected} tables are; without the extension nobody would see their rows."))
+    .set_hint("SELECT tenancy.uninstall(); first: it unprotects them and leaves rows and audit tables in place."))
+}

@@ -1,0 +1,52 @@
+//! pg_tenancy: the organization as the isolation boundary of a PostgreSQL database.
+//!
+//! One hall and its rooms. `context` is the hall: it alone knows who the session acts as, for which
+//! organization and with which rights. Every other room asks it.
+//!
+//! * `context`    settings, principal, validated state, pin, invalidation
+//! * `access`     actions, levels, roles: the permission matrix and questions about it
+//! * `org`        users, organizations, memberships, ownership, bindings of logins
+//! * `isolation`  protect(): plan of a table, policies, write guard, foreign-key guard
+//! * `audit`      the log of each organization: store, capture, read
+//! * `hooks`      what runs at the start of each statement
+//! * `pg`         the only glue to PostgreSQL's C API
+#![allow(
+    clippy::result_large_err,
+    reason = "ErrorReport carries message, detail and hint; errors are the cold path"
+)]
+
+use pgrx::prelude::*;
+
+mod access;
+mod audit;
+mod context;
+mod hooks;
+mod isolation;
+mod org;
+mod pg;
+
+::pgrx::pg_module_magic!();
+
+extension_sql_file!("../sql/10_tables.sql", name = "tables", bootstrap);
+extension_sql_file!("../sql/20_seed.sql", name = "seed", requires = ["tables"]);
+extension_sql_file!(
+    "../sql/30_functions.sql",
+    name = "functions",
+    requires = ["seed"]
+);
+extension_sql_file!(
+    "../sql/40_policies.sql",
+    name = "policies",
+    requires = ["functions", context::api::current_user_id]
+);
+extension_sql_file!("../sql/80_triggers.sql", name = "triggers", requires = [org::invariants::authority_changed, org::invariants::check_membership, org::invariants::check_org, org::invariants::mirror_owner, "policies"]);
+extension_sql_file!("../sql/90_finish.sql", name = "finish", finalize);
+
+/// Runs when the library is loaded: by the first call of one of its functions, or by a preload setting.
+#[pg_guard]
+pub extern "C-unwind" fn _PG_init() {
+    context::init();
+    isolation::init();
+    audit::init();
+    hooks::init();
+}

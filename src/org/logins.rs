@@ -1,0 +1,178 @@
+//! Which database login speaks for whom (spec 4). Roles are global to the cluster: they are named here, not made.
+
+use super::{id_text, invalid};
+use crate::access;
+use crate::context::{self, authority};
+use crate::pg::query::{Arg, execute, run};
+use crate::pg::{self, fail, identity};
+use pgrx::datum::Uuid;
+use pgrx::prelude::*;
+
+fn require_administrator(doing: &str) -> pg::Result<()> {
+    if context::is_administrator() {
+        return Ok(());
+    }
+    Err(fail(
+        PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+        format!("permission denied: only a DBA may {doing}"),
+    )
+    .set_detail("It decides who a login is, for every organization.")
+    .set_hint("A superuser, or a role that tenancy.grant_administration() named, may."))
+}
+
+fn existing_role(role: &str) -> pg::Result<()> {
+    let found = run(
+        "SELECT 1 FROM pg_catalog.pg_roles WHERE rolname OPERATOR(pg_catalog.=) $1::pg_catalog.name",
+        &[Arg::Name(role)],
+        |_| (),
+    );
+    if found.is_empty() {
+        return Err(fail(
+            PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
+            format!("role \"{role}\" does not exist"),
+        )
+        .set_detail("Logins are database roles; the extension makes none.")
+        .set_hint("CREATE ROLE ... LOGIN first."));
+    }
+    Ok(())
+}
+
+/// Binds a database login to one user: whoever logs in with it is that person, whatever the settings say (spec 4).
+/// For the DBA. Errors: 42501 not the DBA, 42704 no such role, 22023 no such user.
+#[pg_extern(volatile, parallel_unsafe)]
+fn bind_login(login: &str, user_id: Uuid) -> pg::Result<()> {
+    require_administrator("bind a login")?;
+    existing_role(login)?;
+    let user = user_id.as_bytes();
+    if authority::user(&id_text(user)) != Some(*user) {
+        return Err(invalid(
+            "this is no registered user",
+            format!("There is no user {user_id}."),
+            "tenancy.create_user() registers one.",
+        ));
+    }
+    execute(
+        "INSERT INTO tenancy.login_bindings (login, kind, user_id, scope) VALUES ($1::pg_catalog.name, 'user', $2, 'session')
+         ON CONFLICT (login) DO UPDATE SET kind = 'user', user_id = excluded.user_id, scope = 'session', service_role = NULL",
+        &[Arg::Name(login), Arg::Uuid(user)],
+    );
+    Ok(())
+}
+
+/// Undoes `bind_login()`: the login is nobody from its next statement on (spec 4). For the DBA.
+/// Errors: 42501 not the DBA, 42704 the login is not bound.
+#[pg_extern(volatile, parallel_unsafe)]
+fn unbind_login(login: &str) -> pg::Result<()> {
+    forget(login, "user", "unbind a login")
+}
+
+/// Trusts an application's login to name the user it acts for in app.current_user_id (spec 4). For the DBA.
+///
+/// `scope`: transaction (the default: a context is void unless set in the same transaction, so that a pooler cannot
+/// hand it on) or session (for applications with connections of their own). `service_role`: admin, member or viewer,
+/// the role it acts with when it names no user.
+/// Errors: 42501 not the DBA, 42704 no such role, 22023 unknown scope or service role.
+#[pg_extern(volatile, parallel_unsafe)]
+fn trust_application(
+    login: &str,
+    scope: default!(&str, "'transaction'"),
+    service_role: default!(&str, "'member'"),
+) -> pg::Result<()> {
+    require_administrator("trust an application")?;
+    existing_role(login)?;
+    if !matches!(scope, "transaction" | "session") {
+        return Err(invalid(
+            "unknown scope",
+            "The scope of a context is transaction or session.",
+            "Use scope => 'transaction' behind a pooler.",
+        ));
+    }
+    let matrix = authority::matrix();
+    if !matrix.has_role(service_role) {
+        return Err(access::unknown_role(&matrix, service_role));
+    }
+    if service_role == "owner" {
+        return Err(invalid(
+            "a service cannot act as owner",
+            "Members, billing and the organization's existence are decided by a person.",
+            "Use service_role => 'admin'.",
+        ));
+    }
+    execute(
+        "INSERT INTO tenancy.login_bindings (login, kind, scope, service_role)
+         VALUES ($1::pg_catalog.name, 'application', $2, $3)
+         ON CONFLICT (login) DO UPDATE SET kind = 'application', user_id = NULL, scope = excluded.scope,
+                                           service_role = excluded.service_role",
+        &[Arg::Name(login), Arg::Text(scope), Arg::Text(service_role)],
+    );
+    Ok(())
+}
+
+/// Undoes `trust_application()`: the login is nobody from its next statement on (spec 4). For the DBA.
+/// Errors: 42501 not the DBA, 42704 the login is not trusted.
+#[pg_extern(volatile, parallel_unsafe)]
+fn distrust_application(login: &str) -> pg::Result<()> {
+    forget(login, "application", "distrust an application")
+}
+
+fn forget(login: &str, kind: &str, doing: &str) -> pg::Result<()> {
+    require_administrator(doing)?;
+    let gone = execute(
+        "DELETE FROM tenancy.login_bindings
+         WHERE login OPERATOR(pg_catalog.=) $1::pg_catalog.name AND kind OPERATOR(pg_catalog.=) $2",
+        &[Arg::Name(login), Arg::Text(kind)],
+    );
+    if gone == 0 {
+        return Err(fail(
+            PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
+            format!("login \"{login}\" has no such binding"),
+        )
+        .set_detail(format!("No binding of kind {kind} names it."))
+        .set_hint("SELECT * FROM tenancy.login_bindings, as the DBA."));
+    }
+    Ok(())
+}
+
+fn require_superuser(doing: &str) -> pg::Result<()> {
+    if identity::is_superuser(identity::outer_user()) {
+        return Ok(());
+    }
+    Err(fail(
+        PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+        format!("permission denied: only a superuser may {doing}"),
+    )
+    .set_detail("It changes who may act as the DBA.")
+    .set_hint("Ask a superuser."))
+}
+
+/// Lets the members of a role run the DBA's functions without being superuser (spec 4). For superusers.
+/// Errors: 42501 not a superuser, 42704 no such role.
+#[pg_extern(volatile, parallel_unsafe)]
+fn grant_administration(role: &str) -> pg::Result<()> {
+    require_superuser("grant administration")?;
+    existing_role(role)?;
+    execute(
+        "INSERT INTO tenancy.administrators (role) VALUES ($1::pg_catalog.name) ON CONFLICT DO NOTHING",
+        &[Arg::Name(role)],
+    );
+    Ok(())
+}
+
+/// Undoes `grant_administration()` (spec 4). For superusers. Errors: 42501 not a superuser, 42704 not granted.
+#[pg_extern(volatile, parallel_unsafe)]
+fn revoke_administration(role: &str) -> pg::Result<()> {
+    require_superuser("revoke administration")?;
+    let gone = execute(
+        "DELETE FROM tenancy.administrators WHERE role OPERATOR(pg_catalog.=) $1::pg_catalog.name",
+        &[Arg::Name(role)],
+    );
+    if gone == 0 {
+        return Err(fail(
+            PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
+            format!("role \"{role}\" has no administration to revoke"),
+        )
+        .set_detail("tenancy.administrators does not name it.")
+        .set_hint("SELECT * FROM tenancy.administrators, as the DBA."));
+    }
+    Ok(())
+}

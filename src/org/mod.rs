@@ -1,0 +1,42 @@
+//! An organization's life: people, organizations, members, ownership, and the logins that speak for them (spec 3, 4).
+
+mod create;
+pub mod invariants;
+mod logins;
+mod members;
+mod ownership;
+
+use crate::context::authority::Id;
+use crate::pg::{self, fail};
+use pgrx::prelude::*;
+
+pub fn id_text(id: &Id) -> String {
+    uuid::Uuid::from_bytes(*id).hyphenated().to_string()
+}
+
+/// Breaks of "exactly one owner" (spec 3.2) are check violations: nobody's rights could allow them.
+fn owner_rule(message: impl Into<String>, detail: &str) -> pgrx::pg_sys::panic::ErrorReport {
+    fail(PgSqlErrorCode::ERRCODE_CHECK_VIOLATION, message)
+        .set_detail(detail)
+        .set_hint("The owner hands the organization on with tenancy.transfer_ownership(org, new_owner).")
+}
+
+fn invalid(message: impl Into<String>, detail: impl Into<String>, hint: &str) -> pgrx::pg_sys::panic::ErrorReport {
+    fail(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, message)
+        .set_detail(detail)
+        .set_hint(hint)
+}
+
+/// Locks the organization's row against a change of owner until the transaction ends; answers its owner now.
+/// Every act on members takes this lock first, so that all of them order themselves alike.
+fn lock_org(org: &Id, for_change: bool) -> pg::Result<Id> {
+    let sql = if for_change {
+        "SELECT owner_id FROM tenancy.orgs WHERE id OPERATOR(pg_catalog.=) $1 FOR NO KEY UPDATE"
+    } else {
+        "SELECT owner_id FROM tenancy.orgs WHERE id OPERATOR(pg_catalog.=) $1 FOR SHARE"
+    };
+    pg::query::run(sql, &[pg::query::Arg::Uuid(org)], |row| row.uuid(1))
+        .pop()
+        .flatten()
+        .ok_or_else(|| crate::context::stranger(org))
+}

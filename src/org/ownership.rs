@@ -1,0 +1,81 @@
+//! Handing an organization on.
+
+use super::create::check_owned;
+use super::{id_text, invalid, lock_org};
+use crate::access;
+use crate::audit::{self, Act};
+use crate::context;
+use crate::pg::query::{Arg, execute, run};
+use crate::pg::{self, fail};
+use pgrx::datum::Uuid;
+use pgrx::prelude::*;
+use serde_json::json;
+
+/// Makes an active, unexpired member the organization's owner; the old owner becomes admin, in one step (spec 3.3).
+/// For the owner alone (or the DBA); it is no grantable right.
+/// Errors: 42501 not the owner or unknown organization, 22023 the target is no active member, 54000 the target owns
+/// as many organizations as allowed.
+#[pg_extern(volatile, parallel_unsafe)]
+fn transfer_ownership(org: Uuid, new_owner: Uuid) -> pg::Result<()> {
+    let (org, target) = (org.as_bytes(), new_owner.as_bytes());
+    let known = context::known_org(org)?;
+    let now = context::standing();
+    let administrator = context::is_administrator();
+    let caller_role = now.user.and_then(|user| access::role_in(org, &user));
+    if !administrator && caller_role.is_none() {
+        return Err(context::stranger(org));
+    }
+    // The owner under lock: of two transfers at once the second finds that it is no longer its to give.
+    let owner = lock_org(org, true)?;
+    if !administrator && now.user != Some(owner) {
+        return Err(context::refused(
+            caller_role.as_deref().unwrap_or("none"),
+            "transfer_ownership",
+            "of the organization",
+            &format!("\"{}\" ({})", known.name, id_text(org)),
+            &now.user.map_or("no user".into(), |u| format!("user {}", id_text(&u))),
+        ));
+    }
+    if owner == *target {
+        return Err(invalid(
+            "this user already owns the organization",
+            "There is nothing to transfer.",
+            "Name another member as new_owner.",
+        ));
+    }
+    let eligible = run(
+        "SELECT 1 FROM tenancy.memberships
+         WHERE org_id OPERATOR(pg_catalog.=) $1 AND user_id OPERATOR(pg_catalog.=) $2 AND expires_at IS NULL
+         FOR NO KEY UPDATE",
+        &[Arg::Uuid(org), Arg::Uuid(target)],
+        |_| (),
+    );
+    if eligible.is_empty() {
+        return Err(invalid(
+            "the new owner must be an active member without expiry",
+            format!("User {new_owner} is not, in organization \"{}\".", known.name),
+            "Add the user with tenancy.add_member() first; a stranger is invited, not made owner.",
+        ));
+    }
+    check_owned(target)?;
+    // The mirror trigger on orgs changes both membership rows with it.
+    let moved = execute(
+        "UPDATE tenancy.orgs SET owner_id = $2 WHERE id OPERATOR(pg_catalog.=) $1",
+        &[Arg::Uuid(org), Arg::Uuid(target)],
+    );
+    if moved != 1 {
+        return Err(fail(
+            PgSqlErrorCode::ERRCODE_NO_DATA_FOUND,
+            "the organization went away meanwhile",
+        ));
+    }
+    audit::record(&Act {
+        org: *org,
+        operation: "transfer_ownership",
+        object: "tenancy.orgs",
+        key: json!({ "id": id_text(org) }),
+        old: Some(json!({ "owner_id": id_text(&owner) })),
+        new: Some(json!({ "owner_id": id_text(target) })),
+    });
+    Ok(())
+}

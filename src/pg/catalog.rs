@@ -1,0 +1,110 @@
+//! Object ids of our own things, looked up once per backend and forgotten when they change.
+
+use super::error::fail;
+use pgrx::prelude::*;
+use std::cell::Cell;
+use std::ffi::CStr;
+
+/// Where the extension lives in this database.
+#[derive(Clone, Copy)]
+pub struct House {
+    pub owner: pg_sys::Oid,
+    pub schema: pg_sys::Oid,
+    /// The table whose invalidation rings when authority changes.
+    pub bell: pg_sys::Oid,
+    pub guard_row: pg_sys::Oid,
+}
+
+thread_local! {
+    static HOUSE: Cell<Option<House>> = const { Cell::new(None) };
+}
+
+/// The house; raises where the extension is not installed in this database.
+pub fn house() -> House {
+    find_house().unwrap_or_else(|| {
+        fail(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            "extension pg_tenancy is not installed in this database",
+        )
+        .set_detail("Its library is loaded, but the schema tenancy or one of its tables is missing.")
+        .set_hint("Run CREATE EXTENSION pg_tenancy as a superuser.")
+        .report(PgLogLevel::ERROR);
+        unreachable!()
+    })
+}
+
+/// The house, if the extension is installed in this database.
+pub fn find_house() -> Option<House> {
+    if let Some(house) = HOUSE.get() {
+        return Some(house);
+    }
+    let schema = namespace(c"tenancy")?;
+    let bell = relation_in(schema, c"authority")?;
+    let owner = relation_owner(bell)?;
+    let house = House {
+        owner,
+        schema,
+        bell,
+        guard_row: function_in(c"tenancy", c"guard_row").unwrap_or(pg_sys::InvalidOid),
+    };
+    if house.guard_row != pg_sys::InvalidOid {
+        HOUSE.set(Some(house));
+    }
+    Some(house)
+}
+
+/// Called from the invalidation callback only: whether `relid` is the bell (or all relations), forgetting the ids.
+pub fn forget(relid: pg_sys::Oid) -> bool {
+    match HOUSE.get() {
+        Some(house) if relid == house.bell || relid == pg_sys::InvalidOid => {
+            HOUSE.set(None);
+            true
+        }
+        Some(_) => false,
+        None => true,
+    }
+}
+
+pub fn namespace(name: &CStr) -> Option<pg_sys::Oid> {
+    // SAFETY: a syscache look-up that answers InvalidOid where there is none.
+    let oid = unsafe { pg_sys::get_namespace_oid(name.as_ptr(), true) };
+    (oid != pg_sys::InvalidOid).then_some(oid)
+}
+
+pub fn relation_in(schema: pg_sys::Oid, name: &CStr) -> Option<pg_sys::Oid> {
+    // SAFETY: a syscache look-up that answers InvalidOid where there is none.
+    let oid = unsafe { pg_sys::get_relname_relid(name.as_ptr(), schema) };
+    (oid != pg_sys::InvalidOid).then_some(oid)
+}
+
+fn function_in(schema: &CStr, name: &CStr) -> Option<pg_sys::Oid> {
+    // SAFETY: a qualified function name without arguments; missing_ok = true answers InvalidOid.
+    unsafe {
+        let mut names = pg_sys::lappend(std::ptr::null_mut(), pg_sys::makeString(schema.as_ptr().cast_mut()).cast());
+        names = pg_sys::lappend(names, pg_sys::makeString(name.as_ptr().cast_mut()).cast());
+        let oid = pg_sys::LookupFuncName(names, 0, std::ptr::null(), true);
+        (oid != pg_sys::InvalidOid).then_some(oid)
+    }
+}
+
+pub fn relation_owner(relid: pg_sys::Oid) -> Option<pg_sys::Oid> {
+    // SAFETY: the tuple is checked for NULL and released; relowner is never null.
+    unsafe {
+        let tuple = pg_sys::SearchSysCache1(pg_sys::SysCacheIdentifier::RELOID as i32, relid.into());
+        if tuple.is_null() {
+            return None;
+        }
+        let form = pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_class>();
+        let owner = (*form).relowner;
+        pg_sys::ReleaseSysCache(tuple);
+        Some(owner)
+    }
+}
+
+/// Makes every backend that caches authority hear of a change, when this transaction commits (and this backend now).
+pub fn ring_bell() {
+    if let Some(house) = find_house() {
+        // SAFETY: the relation exists, house() has just found it.
+        unsafe { pg_sys::CacheInvalidateRelcacheByRelid(house.bell) }
+    }
+}

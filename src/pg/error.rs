@@ -1,0 +1,82 @@
+//! Errors with SQLSTATE, message, detail and hint, raised as PostgreSQL raises its own.
+
+use pgrx::prelude::*;
+use pgrx::pg_sys::panic::ErrorReport;
+use std::ffi::{CStr, CString, c_char, c_int};
+
+pub type Result<T> = std::result::Result<T, ErrorReport>;
+
+/// A report of `code` saying `message`; add detail and hint with `set_detail`, `set_hint`.
+pub fn fail(code: PgSqlErrorCode, message: impl Into<String>) -> ErrorReport {
+    ErrorReport::new(code, message.into(), "pg_tenancy")
+}
+
+/// A line that only the server's log receives, whatever `client_min_messages` says.
+pub fn server_log(message: &str, detail: &str) {
+    ErrorReport::new(
+        PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+        message.to_string(),
+        "pg_tenancy",
+    )
+    .set_detail(detail)
+    .report(PgLogLevel::LOG_SERVER_ONLY);
+}
+
+unsafe extern "C-unwind" {
+    fn errstart(elevel: c_int, domain: *const c_char) -> bool;
+    fn errcode(sqlerrcode: c_int) -> c_int;
+    fn errmsg(fmt: *const c_char, ...) -> c_int;
+    fn errdetail(fmt: *const c_char, ...) -> c_int;
+    fn errfinish(filename: *const c_char, lineno: c_int, funcname: *const c_char);
+}
+
+fn c(text: &str) -> CString {
+    CString::new(text.replace('\0', "")).unwrap_or_default()
+}
+
+/// Where PostgreSQL raises a violated foreign key; clients can read file, function and line of an error.
+const RI_LOCATION: (&CStr, c_int, &CStr) = (c"ri_triggers.c", 2596, c"ri_ReportViolation");
+
+/// The error of a missing parent, built from PostgreSQL's own format strings (so that it is translated alike) with
+/// the same schema, table and constraint fields. `key` is the parenthesised "(columns)=(values)" pair that a role
+/// with the right to see it is told, as `ri_ReportViolation()` decides.
+pub fn foreign_key_violation(
+    child: pg_sys::Relation,
+    child_name: &str,
+    constraint: &str,
+    parent_name: &str,
+    key: Option<(&str, &str)>,
+) -> ! {
+    let (table, constraint, parent) = (c(child_name), c(constraint), c(parent_name));
+    let key = key.map(|(columns, values)| (c(columns), c(values)));
+    // SAFETY: the calls follow ereport()'s protocol; every format string matches its arguments. The guard turns
+    // errfinish()'s jump into an unwind, which pgrx re-throws with the error data, its fields included, as they are.
+    unsafe {
+        pg_sys::ffi::pg_guard_ffi_boundary(|| {
+            if errstart(PgLogLevel::ERROR as c_int, std::ptr::null()) {
+                errcode(PgSqlErrorCode::ERRCODE_FOREIGN_KEY_VIOLATION as c_int);
+                errmsg(
+                    c"insert or update on table \"%s\" violates foreign key constraint \"%s\"".as_ptr(),
+                    table.as_ptr(),
+                    constraint.as_ptr(),
+                );
+                match &key {
+                    Some((columns, values)) => errdetail(
+                        c"Key (%s)=(%s) is not present in table \"%s\".".as_ptr(),
+                        columns.as_ptr(),
+                        values.as_ptr(),
+                        parent.as_ptr(),
+                    ),
+                    None => errdetail(
+                        c"Key is not present in table \"%s\".".as_ptr(),
+                        parent.as_ptr(),
+                    ),
+                };
+                pg_sys::errtableconstraint(child, constraint.as_ptr());
+                let (file, line, function) = RI_LOCATION;
+                errfinish(file.as_ptr(), line, function.as_ptr());
+            }
+        });
+    }
+    unreachable!("errfinish(ERROR) does not return")
+}

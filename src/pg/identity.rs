@@ -1,0 +1,119 @@
+//! Which database role is asking, and acting as the extension's owner for our own tables.
+
+use super::catalog;
+use pgrx::pg_sys;
+use std::ffi::CStr;
+
+unsafe extern "C-unwind" {
+    // Declared here without pgrx's guard: they read a variable, never raise, and stand on the per-row path.
+    fn GetSessionUserId() -> pg_sys::Oid;
+}
+
+/// The login: what the connection authenticated as, or SET SESSION AUTHORIZATION made of it.
+#[inline]
+pub fn session_user() -> pg_sys::Oid {
+    // SAFETY: reads a backend variable.
+    unsafe { GetSessionUserId() }
+}
+
+/// The role in force outside of any SECURITY DEFINER function: the login, or what SET ROLE made of it. A definer
+/// function of a stronger role must not lend its strength to the caller's governance acts.
+pub fn outer_user() -> pg_sys::Oid {
+    // SAFETY: reads a backend variable.
+    unsafe { pg_sys::GetOuterUserId() }
+}
+
+pub fn role_name(role: pg_sys::Oid) -> Option<String> {
+    // SAFETY: noerr = true, so a vanished role is NULL; the name is palloc'd and copied at once.
+    unsafe {
+        let name = pg_sys::GetUserNameFromId(role, true);
+        (!name.is_null()).then(|| CStr::from_ptr(name).to_string_lossy().into_owned())
+    }
+}
+
+pub fn is_superuser(role: pg_sys::Oid) -> bool {
+    // SAFETY: a syscache look-up.
+    unsafe { pg_sys::superuser_arg(role) }
+}
+
+/// Whether `member` holds the privileges of `role` (owner checks).
+pub fn has_privileges_of(member: pg_sys::Oid, role: pg_sys::Oid) -> bool {
+    // SAFETY: a syscache look-up.
+    unsafe { pg_sys::has_privs_of_role(member, role) }
+}
+
+/// Break-glass (spec 1): `SET row_security = off` by a role that may bypass row security. pg_dump and pg_restore
+/// set it themselves. The outer role decides, so that a definer function of a superuser is no way in.
+pub fn break_glass() -> bool {
+    // SAFETY: reads a GUC variable, then a syscache look-up.
+    unsafe { !pg_sys::row_security && pg_sys::has_bypassrls_privilege(outer_user()) }
+}
+
+/// Whether PostgreSQL's own referential-integrity query is running (it runs as the table's owner without row security).
+pub fn in_referential_action() -> bool {
+    // SAFETY: reads a backend variable.
+    unsafe { pg_sys::InNoForceRLSOperation() }
+}
+
+/// A logical replication worker applies what the publisher already checked.
+pub fn is_logical_worker() -> bool {
+    // SAFETY: reads a backend variable.
+    unsafe { pg_sys::IsLogicalWorker() }
+}
+
+struct Acting {
+    user: pg_sys::Oid,
+    context: i32,
+    nest: i32,
+}
+
+impl Drop for Acting {
+    fn drop(&mut self) {
+        // SAFETY: restores what `as_owner` saved. While an error unwinds, the (sub)transaction's abort rolls the
+        // nested settings back itself.
+        unsafe {
+            if !std::thread::panicking() {
+                pg_sys::AtEOXact_GUC(true, self.nest);
+            }
+            pg_sys::SetUserIdAndSecContext(self.user, self.context);
+        }
+    }
+}
+
+/// Runs `work` as the extension's owner with `search_path = pg_catalog, pg_temp`, as a SECURITY DEFINER function
+/// would; the caller has been checked by then. Queries inside still qualify every name.
+pub fn as_owner<R>(work: impl FnOnce() -> R) -> R {
+    let owner = catalog::house().owner;
+    // SAFETY: the same sequence as fmgr_security_definer(); undone by `Acting` on every way out.
+    let _acting = unsafe {
+        let (mut user, mut context) = (pg_sys::InvalidOid, 0);
+        pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
+        let nest = pg_sys::NewGUCNestLevel();
+        pg_sys::SetUserIdAndSecContext(
+            owner,
+            context | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32,
+        );
+        let acting = Acting { user, context, nest };
+        pg_sys::set_config_option(
+            c"search_path".as_ptr(),
+            c"pg_catalog, pg_temp".as_ptr(),
+            pg_sys::GucContext::PGC_USERSET,
+            pg_sys::GucSource::PGC_S_SESSION,
+            pg_sys::GucAction::GUC_ACTION_SAVE,
+            true,
+            0,
+            false,
+        );
+        acting
+    };
+    work()
+}
+
+/// The client's address without its port; None on a unix socket and in background processes.
+pub fn client_address() -> Option<String> {
+    // SAFETY: inet_client_addr() takes no argument and may answer NULL.
+    unsafe {
+        pgrx::direct_function_call::<pgrx::datum::Inet>(pg_sys::inet_client_addr, &[])
+            .map(|inet| inet.0.split('/').next().unwrap_or_default().to_string())
+    }
+}

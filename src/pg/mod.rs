@@ -1,0 +1,17 @@
+//! The only place for glue to PostgreSQL's C API: identity, catalog look-ups, snapshots, tuples, raw errors.
+//! Rooms call these functions and stay free of `unsafe`.
+
+pub mod catalog;
+pub mod error;
+pub mod event;
+pub mod heap;
+pub mod identity;
+pub mod probe;
+pub mod query;
+pub mod setting;
+pub mod srf;
+pub mod transaction;
+pub mod trigger;
+pub mod value;
+
+pub use error::{Result, fail};

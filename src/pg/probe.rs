@@ -1,0 +1,211 @@
+//! Looking a foreign key's parent up directly in its unique index, and holding it.
+
+use super::value::Value;
+use pgrx::prelude::*;
+
+/// How to find the parent row of a key, and which column says whose it is.
+#[derive(Clone, Debug)]
+pub struct Probe {
+    pub parent: pg_sys::Oid,
+    pub index: pg_sys::Oid,
+    pub org_attnum: i16,
+    /// For each column of the key: its place in the index, and the operator that compares parent and child.
+    pub keys: Vec<ProbeKey>,
+}
+
+#[derive(Clone, Debug)]
+pub struct ProbeKey {
+    pub index_column: i16,
+    pub operator: pg_sys::Oid,
+}
+
+/// What stands at the other end of a key.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Parent {
+    Missing,
+    /// Of the expected organization, and locked against deletion until the transaction ends.
+    Held,
+    Foreign,
+}
+
+/// A parent that is updated or deleted under us is looked up again this often before it counts as missing.
+const ATTEMPTS: usize = 100;
+
+/// Looks the parent up under the newest snapshot (it sees this command's own rows too: self-references, parents
+/// written by the same statement). Another organization's parent is told at once, without waiting for its lock, which
+/// would be an answer. Our own is locked FOR KEY SHARE, so that nobody replaces it under another organization.
+pub fn find(probe: &Probe, key: &[Value], org: &[u8; 16]) -> Parent {
+    for _ in 0..ATTEMPTS {
+        if let Some(parent) = attempt(probe, key, org) {
+            return parent;
+        }
+    }
+    Parent::Missing
+}
+
+fn attempt(probe: &Probe, key: &[Value], org: &[u8; 16]) -> Option<Parent> {
+    // SAFETY: relation and index are opened with the lock that PostgreSQL's own check takes, and closed; the scan keys
+    // are built from the index's own operator family; the slot belongs to the relation. An error in between is
+    // cleaned up by the transaction's abort.
+    unsafe {
+        let relation = pg_sys::table_open(probe.parent, pg_sys::RowShareLock as i32);
+        let index = pg_sys::index_open(probe.index, pg_sys::RowShareLock as i32);
+        let slot = pg_sys::table_slot_create(relation, std::ptr::null_mut());
+        let snapshot = pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot());
+        let command = pg_sys::GetCurrentCommandId(false) + 1;
+        (*snapshot).curcid = command;
+        let mut keys: Vec<pg_sys::ScanKeyData> = probe
+            .keys
+            .iter()
+            .zip(key)
+            .map(|(k, value)| scan_key(index, k, value))
+            .collect();
+        keys.sort_by_key(|k| k.sk_attno);
+        let scan = begin(relation, index, snapshot, keys.len() as i32);
+        pg_sys::index_rescan(scan, keys.as_mut_ptr(), keys.len() as i32, std::ptr::null_mut(), 0);
+        let found = pg_sys::index_getnext_slot(scan, pg_sys::ScanDirection::ForwardScanDirection, slot);
+        let answer = if found {
+            let mut null = false;
+            let datum = pg_sys::slot_getattr(slot, probe.org_attnum as i32, &mut null);
+            if null || *datum.cast_mut_ptr::<[u8; 16]>() != *org {
+                Some(Parent::Foreign)
+            } else {
+                hold(relation, slot, snapshot, command).then_some(Parent::Held)
+            }
+        } else {
+            Some(Parent::Missing)
+        };
+        pg_sys::index_endscan(scan);
+        pg_sys::UnregisterSnapshot(snapshot);
+        pg_sys::ExecDropSingleTupleTableSlot(slot);
+        pg_sys::index_close(index, pg_sys::NoLock as i32);
+        pg_sys::table_close(relation, pg_sys::NoLock as i32);
+        answer
+    }
+}
+
+/// SAFETY: relation and index are open.
+unsafe fn begin(
+    relation: pg_sys::Relation,
+    index: pg_sys::Relation,
+    snapshot: pg_sys::Snapshot,
+    keys: i32,
+) -> pg_sys::IndexScanDesc {
+    // SAFETY: as the function's own.
+    #[cfg(not(feature = "pg18"))]
+    unsafe {
+        pg_sys::index_beginscan(relation, index, snapshot, keys, 0)
+    }
+    // SAFETY: as the function's own; no instrumentation wanted.
+    #[cfg(feature = "pg18")]
+    unsafe {
+        pg_sys::index_beginscan(relation, index, snapshot, std::ptr::null_mut(), keys, 0)
+    }
+}
+
+/// SAFETY: the index is open; the operator belongs to the family of the column.
+unsafe fn scan_key(index: pg_sys::Relation, key: &ProbeKey, value: &Value) -> pg_sys::ScanKeyData {
+    // SAFETY: as the function's own; the entry is initialised before use.
+    unsafe {
+        let column = key.index_column as usize - 1;
+        let (mut left, mut right) = (pg_sys::InvalidOid, pg_sys::InvalidOid);
+        pg_sys::op_input_types(key.operator, &mut left, &mut right);
+        let strategy =
+            pg_sys::get_op_opfamily_strategy(key.operator, *(*index).rd_opfamily.add(column));
+        let mut entry = pg_sys::ScanKeyData::default();
+        pg_sys::ScanKeyEntryInitialize(
+            &mut entry,
+            0,
+            key.index_column,
+            strategy as pg_sys::StrategyNumber,
+            right,
+            *(*index).rd_indcollation.add(column),
+            pg_sys::get_opcode(key.operator),
+            value.datum,
+        );
+        entry
+    }
+}
+
+/// Locks the row in `slot` FOR KEY SHARE; false where it changed under us.
+///
+/// SAFETY: the slot holds a row of the open relation.
+unsafe fn hold(
+    relation: pg_sys::Relation,
+    slot: *mut pg_sys::TupleTableSlot,
+    snapshot: pg_sys::Snapshot,
+    command: pg_sys::CommandId,
+) -> bool {
+    // SAFETY: as the function's own; the lock needs a slot of its own to answer in.
+    unsafe {
+        let mut row = (*slot).tts_tid;
+        let answer = pg_sys::table_slot_create(relation, std::ptr::null_mut());
+        let mut failure = pg_sys::TM_FailureData::default();
+        let result = pg_sys::table_tuple_lock(
+            relation,
+            &mut row,
+            snapshot,
+            answer,
+            command,
+            pg_sys::LockTupleMode::LockTupleKeyShare,
+            pg_sys::LockWaitPolicy::LockWaitBlock,
+            0,
+            &mut failure,
+        );
+        pg_sys::ExecDropSingleTupleTableSlot(answer);
+        result == pg_sys::TM_Result::TM_Ok
+    }
+}
+
+/// The error of a missing parent, with the key's values for those whom `ri_ReportViolation()` would tell them.
+pub fn violation(
+    child: pg_sys::Relation,
+    child_name: &str,
+    constraint: &str,
+    parent: pg_sys::Oid,
+    columns: &[(i16, String)],
+    values: &str,
+) -> ! {
+    // SAFETY: the relation is open; the rest are catalog look-ups by id.
+    let (told, parent_name) = unsafe {
+        let relid = (*child).rd_id;
+        let user = pg_sys::GetUserId();
+        let row_security = pg_sys::check_enable_rls(relid, pg_sys::InvalidOid, true)
+            == pg_sys::CheckEnableRlsResult::RLS_ENABLED as i32;
+        let may_read = |attnum: i16| {
+            pg_sys::pg_attribute_aclcheck(relid, attnum, user, pg_sys::ACL_SELECT.into())
+                == pg_sys::AclResult::ACLCHECK_OK
+        };
+        let told = !row_security
+            && (pg_sys::pg_class_aclcheck(relid, user, pg_sys::ACL_SELECT.into())
+                == pg_sys::AclResult::ACLCHECK_OK
+                || columns.iter().all(|(attnum, _)| may_read(*attnum)));
+        let name = pg_sys::get_rel_name(parent);
+        (told, std::ffi::CStr::from_ptr(name).to_string_lossy().into_owned())
+    };
+    let names: Vec<&str> = columns.iter().map(|(_, name)| name.as_str()).collect();
+    let names = names.join(", ");
+    super::error::foreign_key_violation(
+        child,
+        child_name,
+        constraint,
+        &parent_name,
+        told.then_some((names.as_str(), values)),
+    )
+}
+
+/// `violation()` for a check that runs at commit, when no trigger holds the table open.
+pub fn violation_at_commit(
+    child: pg_sys::Oid,
+    constraint: &str,
+    parent: pg_sys::Oid,
+    columns: &[(i16, String)],
+    values: &str,
+) -> ! {
+    // SAFETY: opened with the lock that the write already holds; the error closes it.
+    let (relation, name) = unsafe {
+        let relation = pg_sys::table_open(child, pg_sys::RowExclusiveLock as i32);
+        (relation, super::trigger::name(&(*(*relation).rd_rel).relname))
+    };
+    violation(relation, &name, constraint, parent, columns, values)
+}

@@ -1,0 +1,195 @@
+//! Queries of ours. `latest` is the one that authority is read with: under the newest snapshot there is, never the
+//! transaction's or the statement's, or a revocation would be missed (REPEATABLE READ; a statement that waited).
+
+use super::identity::as_owner;
+use pgrx::datum::Uuid;
+use pgrx::prelude::*;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::ffi::CString;
+
+/// An argument of a query.
+pub enum Arg<'a> {
+    Uuid(&'a [u8; 16]),
+    Text(&'a str),
+    OptionalText(Option<&'a str>),
+    OptionalUuid(Option<[u8; 16]>),
+    Timestamp(Option<i64>),
+    Oid(pg_sys::Oid),
+    Flag(bool),
+    Name(&'a str),
+}
+
+impl Arg<'_> {
+    fn bind(&self) -> (Option<pg_sys::Datum>, pg_sys::Oid) {
+        match self {
+            Arg::Uuid(bytes) => (Uuid::from_bytes(**bytes).into_datum(), pg_sys::UUIDOID),
+            Arg::OptionalUuid(bytes) => (
+                bytes.and_then(|b| Uuid::from_bytes(b).into_datum()),
+                pg_sys::UUIDOID,
+            ),
+            Arg::Text(text) => (text.into_datum(), pg_sys::TEXTOID),
+            Arg::OptionalText(text) => (text.and_then(|t| t.into_datum()), pg_sys::TEXTOID),
+            Arg::Name(text) => (text.into_datum(), pg_sys::TEXTOID),
+            Arg::Timestamp(at) => (at.map(pg_sys::Datum::from), pg_sys::TIMESTAMPTZOID),
+            Arg::Oid(oid) => (Some((*oid).into()), pg_sys::OIDOID),
+            Arg::Flag(flag) => (Some((*flag).into()), pg_sys::BOOLOID),
+        }
+    }
+}
+
+/// A row of a result, valid while its callback runs.
+pub struct Row {
+    tuple: pg_sys::HeapTuple,
+    desc: pg_sys::TupleDesc,
+}
+
+impl Row {
+    /// Column `n`, from 1, in Rust's own memory.
+    pub fn get<T: FromDatum>(&self, n: i32) -> Option<T> {
+        // SAFETY: tuple and descriptor belong to the SPI table that is open; T copies out of the datum, and its
+        // type was chosen for the column by the query beside it.
+        unsafe {
+            let mut null = false;
+            let datum = pg_sys::SPI_getbinval(self.tuple, self.desc, n, &mut null);
+            T::from_datum(datum, null)
+        }
+    }
+
+    pub fn uuid(&self, n: i32) -> Option<[u8; 16]> {
+        self.get::<Uuid>(n).map(|u| *u.as_bytes())
+    }
+}
+
+thread_local! {
+    // The text of a query to its kept plan. Plans survive invalidation: PostgreSQL makes them anew when it must.
+    static PLANS: RefCell<HashMap<&'static str, pg_sys::SPIPlanPtr>> = RefCell::new(HashMap::new());
+}
+
+/// Runs a read-only query under the newest snapshot, as the extension's owner, and maps each row.
+pub fn latest<T>(sql: &'static str, args: &[Arg], mut map: impl FnMut(&Row) -> T) -> Vec<T> {
+    as_owner(|| {
+        let (mut values, nulls, mut types) = bind(args);
+        // SAFETY: SPI's protocol: connect, prepare once and keep, execute under a pushed snapshot, read the table
+        // before SPI_finish frees it. An error unwinds past us and PostgreSQL's abort closes SPI.
+        unsafe {
+            pg_sys::SPI_connect();
+            let plan = kept_plan(sql, &mut types);
+            let relation = super::catalog::house().bell;
+            // GetLatestSnapshot() refuses to work in parallel mode; the catalog snapshot is as new and does not.
+            // It is invalidated for a relation without a syscache, so this one is taken now.
+            let snapshot = pg_sys::RegisterSnapshot(pg_sys::GetCatalogSnapshot(relation));
+            pg_sys::SPI_execute_snapshot(
+                plan,
+                values.as_mut_ptr(),
+                nulls.as_ptr(),
+                snapshot,
+                std::ptr::null_mut(),
+                true,
+                false,
+                0,
+            );
+            let rows = collect(&mut map);
+            pg_sys::UnregisterSnapshot(snapshot);
+            pg_sys::SPI_finish();
+            rows
+        }
+    })
+}
+
+type Bound = (Vec<pg_sys::Datum>, Vec<std::ffi::c_char>, Vec<pg_sys::Oid>);
+
+fn bind(args: &[Arg]) -> Bound {
+    let (mut values, mut nulls, mut types) = (vec![], vec![], vec![]);
+    for arg in args {
+        let (datum, oid) = arg.bind();
+        nulls.push(if datum.is_some() { b' ' } else { b'n' } as std::ffi::c_char);
+        values.push(datum.unwrap_or(pg_sys::Datum::from(0)));
+        types.push(oid);
+    }
+    (values, nulls, types)
+}
+
+/// SAFETY: inside SPI_connect(); `types` are the arguments' types, the same at each call for one text.
+unsafe fn kept_plan(sql: &'static str, types: &mut [pg_sys::Oid]) -> pg_sys::SPIPlanPtr {
+    if let Some(plan) = PLANS.with_borrow(|plans| plans.get(sql).copied()) {
+        return plan;
+    }
+    let text = CString::new(sql).expect("query text has no NUL");
+    // SAFETY: as the function's own.
+    unsafe {
+        let plan = pg_sys::SPI_prepare(text.as_ptr(), types.len() as i32, types.as_mut_ptr());
+        pg_sys::SPI_keepplan(plan);
+        PLANS.with_borrow_mut(|plans| plans.insert(sql, plan));
+        plan
+    }
+}
+
+/// SAFETY: right after an SPI_execute*() that returned rows.
+unsafe fn collect<T>(map: &mut impl FnMut(&Row) -> T) -> Vec<T> {
+    // SAFETY: SPI_tuptable is NULL or the result just made.
+    unsafe {
+        let table = pg_sys::SPI_tuptable;
+        if table.is_null() {
+            return vec![];
+        }
+        (0..(*table).numvals as usize)
+            .map(|i| {
+                map(&Row {
+                    tuple: *(*table).vals.add(i),
+                    desc: (*table).tupdesc,
+                })
+            })
+            .collect()
+    }
+}
+
+/// Runs a statement that may write, as the extension's owner, in the statement's own snapshot; maps what it returns.
+pub fn run<T>(sql: &str, args: &[Arg], mut map: impl FnMut(&Row) -> T) -> Vec<T> {
+    as_owner(|| {
+        let (mut values, nulls, mut types) = bind(args);
+        let text = CString::new(sql).expect("query text has no NUL");
+        // SAFETY: as in `latest`; not read-only, so it sees what this transaction wrote before.
+        unsafe {
+            pg_sys::SPI_connect();
+            pg_sys::SPI_execute_with_args(
+                text.as_ptr(),
+                types.len() as i32,
+                types.as_mut_ptr(),
+                values.as_mut_ptr(),
+                nulls.as_ptr(),
+                false,
+                0,
+            );
+            let rows = collect(&mut map);
+            pg_sys::SPI_finish();
+            rows
+        }
+    })
+}
+
+/// `run` for a statement whose rows nobody needs; answers how many it touched.
+pub fn execute(sql: &str, args: &[Arg]) -> u64 {
+    let mut touched = 0;
+    as_owner(|| {
+        let (mut values, nulls, mut types) = bind(args);
+        let text = CString::new(sql).expect("query text has no NUL");
+        // SAFETY: as in `run`.
+        unsafe {
+            pg_sys::SPI_connect();
+            pg_sys::SPI_execute_with_args(
+                text.as_ptr(),
+                types.len() as i32,
+                types.as_mut_ptr(),
+                values.as_mut_ptr(),
+                nulls.as_ptr(),
+                false,
+                0,
+            );
+            touched = pg_sys::SPI_processed;
+            pg_sys::SPI_finish();
+        }
+    });
+    touched
+}
+

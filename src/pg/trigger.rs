@@ -1,0 +1,142 @@
+//! What a native trigger gets to see.
+
+use super::value::Value;
+use pgrx::prelude::*;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Event {
+    Insert,
+    Update,
+    Delete,
+    Truncate,
+}
+
+impl Event {
+    pub fn name(self) -> &'static str {
+        match self {
+            Event::Insert => "INSERT",
+            Event::Update => "UPDATE",
+            Event::Delete => "DELETE",
+            Event::Truncate => "TRUNCATE",
+        }
+    }
+}
+
+/// The call of a trigger function, checked to be one.
+pub struct Call {
+    data: *mut pg_sys::TriggerData,
+    pub event: Event,
+    pub for_row: bool,
+    pub before: bool,
+}
+
+/// SAFETY: `fcinfo` is the one that PostgreSQL's function manager passed.
+pub unsafe fn call(fcinfo: pg_sys::FunctionCallInfo) -> Option<Call> {
+    // SAFETY: the node tag says what the context points to.
+    unsafe {
+        let context = (*fcinfo).context;
+        if context.is_null() || (*context).type_ != pg_sys::NodeTag::T_TriggerData {
+            return None;
+        }
+        let data = context.cast::<pg_sys::TriggerData>();
+        let bits = (*data).tg_event;
+        let event = match bits & pg_sys::TRIGGER_EVENT_OPMASK {
+            pg_sys::TRIGGER_EVENT_INSERT => Event::Insert,
+            pg_sys::TRIGGER_EVENT_UPDATE => Event::Update,
+            pg_sys::TRIGGER_EVENT_DELETE => Event::Delete,
+            _ => Event::Truncate,
+        };
+        Some(Call {
+            data,
+            event,
+            for_row: bits & pg_sys::TRIGGER_EVENT_ROW != 0,
+            before: bits & pg_sys::TRIGGER_EVENT_TIMINGMASK == pg_sys::TRIGGER_EVENT_BEFORE,
+        })
+    }
+}
+
+impl Call {
+    pub fn relation(&self) -> pg_sys::Relation {
+        // SAFETY: the trigger's relation is open while it runs.
+        unsafe { (*self.data).tg_relation }
+    }
+
+    pub fn relid(&self) -> pg_sys::Oid {
+        // SAFETY: as above.
+        unsafe { (*self.relation()).rd_id }
+    }
+
+    pub fn relation_name(&self) -> String {
+        // SAFETY: as above; rd_rel is never NULL.
+        unsafe { name(&(*(*self.relation()).rd_rel).relname) }
+    }
+
+    /// The row before, for UPDATE and DELETE.
+    pub fn old(&self) -> Option<RowImage> {
+        match self.event {
+            // SAFETY: an AFTER ROW trigger's tuple, valid while it runs.
+            Event::Update | Event::Delete => unsafe { self.image((*self.data).tg_trigtuple) },
+            _ => None,
+        }
+    }
+
+    /// The row after, for INSERT and UPDATE.
+    pub fn new(&self) -> Option<RowImage> {
+        match self.event {
+            // SAFETY: as above.
+            Event::Insert => unsafe { self.image((*self.data).tg_trigtuple) },
+            // SAFETY: as above.
+            Event::Update => unsafe { self.image((*self.data).tg_newtuple) },
+            _ => None,
+        }
+    }
+
+    fn image(&self, tuple: pg_sys::HeapTuple) -> Option<RowImage> {
+        // SAFETY: the relation is open.
+        let desc = unsafe { (*self.relation()).rd_att };
+        (!tuple.is_null()).then_some(RowImage { tuple, desc })
+    }
+}
+
+pub fn name(data: &pg_sys::NameData) -> String {
+    // SAFETY: a Name is NUL-terminated within its 64 bytes.
+    unsafe { std::ffi::CStr::from_ptr(data.data.as_ptr()) }
+        .to_string_lossy()
+        .into_owned()
+}
+
+/// One version of a row, valid while the trigger runs.
+#[derive(Clone, Copy)]
+pub struct RowImage {
+    tuple: pg_sys::HeapTuple,
+    desc: pg_sys::TupleDesc,
+}
+
+impl RowImage {
+    /// Column `attnum`, from 1.
+    pub fn value(&self, attnum: i16) -> Value {
+        // SAFETY: attnum is one of the descriptor's columns, as the table's layout was read from the catalog and is
+        // read anew after each change of it.
+        unsafe {
+            let attribute = (*self.desc).attrs.as_slice((*self.desc).natts as usize)[attnum as usize - 1];
+            let mut null = false;
+            let datum = pg_sys::heap_getattr(self.tuple, attnum as i32, self.desc, &mut null);
+            Value {
+                datum,
+                null,
+                length: attribute.attlen,
+                by_value: attribute.attbyval,
+            }
+        }
+    }
+
+    pub fn type_of(&self, attnum: i16) -> pg_sys::Oid {
+        // SAFETY: as `value`.
+        unsafe { (*self.desc).attrs.as_slice((*self.desc).natts as usize)[attnum as usize - 1].atttypid }
+    }
+
+    pub fn to_jsonb(self) -> pg_sys::Datum {
+        // SAFETY: tuple and descriptor belong together.
+        unsafe { super::value::row_to_jsonb(self.tuple, self.desc) }
+    }
+}

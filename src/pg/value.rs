@@ -1,0 +1,171 @@
+//! Datums: comparing, copying, and turning rows into jsonb the way PostgreSQL itself does.
+
+use pgrx::prelude::*;
+use pgrx::varlena;
+use std::cell::RefCell;
+use std::collections::HashMap;
+
+/// A column's value and what is needed to handle it.
+#[derive(Clone, Copy)]
+pub struct Value {
+    pub datum: pg_sys::Datum,
+    pub null: bool,
+    pub length: i16,
+    pub by_value: bool,
+}
+
+impl Value {
+    /// The value's bytes as stored, a copy; empty for NULL. Equal bytes are equal values.
+    pub fn bytes(&self) -> Vec<u8> {
+        if self.null {
+            return vec![];
+        }
+        if self.by_value {
+            return self.datum.value().to_ne_bytes().to_vec();
+        }
+        // SAFETY: a non-null by-reference datum of the column's own length, as its tuple descriptor says.
+        unsafe {
+            let pointer = self.datum.cast_mut_ptr::<u8>();
+            match self.length {
+                -1 => {
+                    let plain = pg_sys::pg_detoast_datum_packed(pointer.cast());
+                    std::slice::from_raw_parts(
+                        varlena::vardata_any(plain).cast::<u8>(),
+                        varlena::varsize_any_exhdr(plain),
+                    )
+                    .to_vec()
+                }
+                -2 => std::ffi::CStr::from_ptr(pointer.cast()).to_bytes().to_vec(),
+                n => std::slice::from_raw_parts(pointer, n as usize).to_vec(),
+            }
+        }
+    }
+
+    /// Whether both are stored alike: what makes a column count as unchanged.
+    pub fn same(&self, other: &Value) -> bool {
+        if self.null || other.null {
+            return self.null == other.null;
+        }
+        if self.by_value {
+            return self.datum.value() == other.datum.value();
+        }
+        if self.length == 16 {
+            // SAFETY: both point to 16 bytes; uuid is the common case.
+            return unsafe {
+                *self.datum.cast_mut_ptr::<[u8; 16]>() == *other.datum.cast_mut_ptr::<[u8; 16]>()
+            };
+        }
+        self.bytes() == other.bytes()
+    }
+
+    pub fn as_uuid(&self) -> Option<[u8; 16]> {
+        // SAFETY: used for columns that protect() found to be of type uuid only.
+        (!self.null).then(|| unsafe { *self.datum.cast_mut_ptr::<[u8; 16]>() })
+    }
+
+    /// The same value in memory that lasts until the transaction ends.
+    pub fn kept_for_transaction(&self) -> Value {
+        if self.null || self.by_value {
+            return *self;
+        }
+        // SAFETY: copies the datum's own bytes (a varlena detoasted first, with its header).
+        let datum = unsafe {
+            let pointer = self.datum.cast_mut_ptr::<u8>();
+            let (source, size) = match self.length {
+                -1 => {
+                    let plain = pg_sys::pg_detoast_datum(pointer.cast());
+                    (plain.cast::<u8>(), varlena::varsize_any(plain))
+                }
+                -2 => (pointer, std::ffi::CStr::from_ptr(pointer.cast()).count_bytes() + 1),
+                n => (pointer, n as usize),
+            };
+            let copy = pg_sys::MemoryContextAlloc(pg_sys::TopTransactionContext, size).cast::<u8>();
+            std::ptr::copy_nonoverlapping(source, copy, size);
+            pg_sys::Datum::from(copy)
+        };
+        Value { datum, ..*self }
+    }
+}
+
+/// The text form of a value, by its type's output function.
+pub fn output(value: &Value, type_id: pg_sys::Oid) -> String {
+    if value.null {
+        return "null".into();
+    }
+    // SAFETY: the type is the column's; its output function answers a palloc'd C string.
+    unsafe {
+        let (mut function, mut varlena) = (pg_sys::InvalidOid, false);
+        pg_sys::getTypeOutputInfo(type_id, &mut function, &mut varlena);
+        let text = pg_sys::OidOutputFunctionCall(function, value.datum);
+        std::ffi::CStr::from_ptr(text).to_string_lossy().into_owned()
+    }
+}
+
+thread_local! {
+    // One prepared call of to_jsonb() per row type. They stay for the backend's life, one small node per protected table.
+    static TO_JSONB: RefCell<HashMap<pg_sys::Oid, *mut pg_sys::FmgrInfo>> = RefCell::default();
+}
+
+/// A whole row as jsonb, exactly as to_jsonb(row) makes it.
+///
+/// SAFETY: `tuple` is a valid tuple of `desc`.
+pub unsafe fn row_to_jsonb(tuple: pg_sys::HeapTuple, desc: pg_sys::TupleDesc) -> pg_sys::Datum {
+    // SAFETY: as the function's own; the composite datum is a copy with toasted values flattened.
+    unsafe {
+        let composite = pg_sys::heap_copy_tuple_as_datum(tuple, desc);
+        let call = prepared_to_jsonb((*desc).tdtypeid);
+        pg_sys::FunctionCall1Coll(call, pg_sys::InvalidOid, composite)
+    }
+}
+
+/// to_jsonb(anyelement) learns its argument's type from the call expression; this is one with a parameter of the type.
+unsafe fn prepared_to_jsonb(row_type: pg_sys::Oid) -> *mut pg_sys::FmgrInfo {
+    if let Some(call) = TO_JSONB.with_borrow(|calls| calls.get(&row_type).copied()) {
+        return call;
+    }
+    // SAFETY: everything is allocated, zeroed, in TopMemoryContext, which lives as long as the backend.
+    unsafe {
+        let top = pg_sys::TopMemoryContext;
+        let before = pg_sys::MemoryContextSwitchTo(top);
+        let param = pg_sys::palloc0(size_of::<pg_sys::Param>()).cast::<pg_sys::Param>();
+        (*param).xpr.type_ = pg_sys::NodeTag::T_Param;
+        (*param).paramtype = row_type;
+        (*param).paramtypmod = -1;
+        let expr = pg_sys::palloc0(size_of::<pg_sys::FuncExpr>()).cast::<pg_sys::FuncExpr>();
+        (*expr).xpr.type_ = pg_sys::NodeTag::T_FuncExpr;
+        (*expr).funcid = pg_sys::Oid::from(pg_sys::F_TO_JSONB);
+        (*expr).args = pg_sys::lappend(std::ptr::null_mut(), param.cast());
+        let call = pg_sys::palloc0(size_of::<pg_sys::FmgrInfo>()).cast::<pg_sys::FmgrInfo>();
+        pg_sys::fmgr_info_cxt(pg_sys::Oid::from(pg_sys::F_TO_JSONB), call, top);
+        (*call).fn_expr = expr.cast();
+        pg_sys::MemoryContextSwitchTo(before);
+        TO_JSONB.with_borrow_mut(|calls| calls.insert(row_type, call));
+        call
+    }
+}
+
+/// The object without these keys.
+pub fn jsonb_without(object: pg_sys::Datum, keys: &[&str]) -> pg_sys::Datum {
+    if keys.is_empty() {
+        return object;
+    }
+    let keys: Vec<String> = keys.iter().map(|k| k.to_string()).collect();
+    // SAFETY: jsonb - text[], neither NULL.
+    unsafe {
+        pgrx::direct_function_call_as_datum(
+            pg_sys::jsonb_delete_array,
+            &[Some(object), keys.into_datum()],
+        )
+    }
+    .expect("jsonb - text[] is never NULL")
+}
+
+/// A `name` datum, truncated as PostgreSQL truncates names.
+pub fn name_datum(text: &str) -> pg_sys::Datum {
+    let text = std::ffi::CString::new(text).unwrap_or_default();
+    // SAFETY: namein() takes a C string and answers a palloc'd name.
+    unsafe {
+        pgrx::direct_function_call_as_datum(pg_sys::namein, &[Some(pg_sys::Datum::from(text.as_ptr()))])
+    }
+    .expect("a name is never NULL")
+}

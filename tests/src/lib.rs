@@ -1,0 +1,24 @@
+//! Black-box tests of `pg_tenancy`: everything here talks to a real server through a real client connection.
+//!
+//! * [`Cluster`]: a throwaway PostgreSQL cluster, one per test binary, gone when the process is (even by `kill -9`).
+//! * [`Db`]: a fresh database with the extension in it, one per test.
+//! * [`World`]: two organizations with every role in each, protected tables, logins; what most tests start from.
+//! * [`Session`]: a client connection with the few verbs that the tests are written in.
+//! * [`refused`], [`fails`]: what an error must look like.
+
+mod cluster;
+mod db;
+mod errors;
+mod matrix;
+mod session;
+mod world;
+
+pub use cluster::Cluster;
+pub use db::Db;
+pub use errors::{assert_same_error, fails, refused};
+pub use matrix::{Cell, matrix};
+pub use postgres::Error;
+pub use postgres::error::DbError;
+pub use session::{Rows, Session, quote};
+pub use uuid::Uuid;
+pub use world::{Org, ROLES, World};

@@ -1,0 +1,1200 @@
+//! What protect() installs, refuses and takes away again; what a protected table does. Attacks C5 to C8, B1, D5.
+
+use pg_tenancy_tests::{Rows, Session, World, fails, refused};
+
+/// Everything about a table that protect() may touch.
+fn snapshot(dba: &mut Session, table: &str) -> Rows {
+    let mut all = Rows::new();
+    for sql in [
+        format!(
+            "SELECT policyname, permissive, roles::text, cmd, qual, with_check FROM pg_policies
+             WHERE (schemaname || '.' || tablename)::regclass = '{table}'::regclass ORDER BY 1"
+        ),
+        format!(
+            "SELECT tgname, tgenabled, pg_get_triggerdef(oid) FROM pg_trigger
+             WHERE tgrelid = '{table}'::regclass AND NOT tgisinternal ORDER BY 1"
+        ),
+        format!("SELECT relrowsecurity, relforcerowsecurity, relkind FROM pg_class WHERE oid = '{table}'::regclass"),
+        format!(
+            "SELECT attname, attnotnull, attstattarget, pg_get_expr(adbin, adrelid) FROM pg_attribute
+             LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
+             WHERE attrelid = '{table}'::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attnum"
+        ),
+        format!(
+            "SELECT indexrelid::regclass, pg_get_indexdef(indexrelid) FROM pg_index
+             WHERE indrelid = '{table}'::regclass ORDER BY 1"
+        ),
+        format!("SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid = '{table}'::regclass ORDER BY 1"),
+        format!("SELECT count(*) FROM tenancy.protected_tables WHERE table_name = '{table}'::regclass"),
+    ] {
+        all.extend(dba.rows(&sql));
+    }
+    all
+}
+
+const MATRIX: &str = r#"{"select": "site:read", "insert": "site:deploy", "update": "site:manage", "delete": "site:delete"}"#;
+
+// ---- What it installs
+
+#[test]
+fn protect_installs_what_the_contract_says() {
+    let world = World::new();
+    let mut dba = world.superuser();
+    for table in ["servers", "sites"] {
+        assert_eq!(
+            dba.rows(&format!(
+                "SELECT policyname, permissive, roles::text, cmd FROM pg_policies
+                 WHERE tablename = '{table}' ORDER BY policyname"
+            )),
+            [
+                ["tenancy_delete", "PERMISSIVE", "{public}", "DELETE"],
+                [
+                    "tenancy_delete_boundary",
+                    "RESTRICTIVE",
+                    "{public}",
+                    "DELETE"
+                ],
+                ["tenancy_insert", "PERMISSIVE", "{public}", "INSERT"],
+                [
+                    "tenancy_insert_boundary",
+                    "RESTRICTIVE",
+                    "{public}",
+                    "INSERT"
+                ],
+                ["tenancy_select", "PERMISSIVE", "{public}", "SELECT"],
+                [
+                    "tenancy_select_boundary",
+                    "RESTRICTIVE",
+                    "{public}",
+                    "SELECT"
+                ],
+                ["tenancy_update", "PERMISSIVE", "{public}", "UPDATE"],
+                [
+                    "tenancy_update_boundary",
+                    "RESTRICTIVE",
+                    "{public}",
+                    "UPDATE"
+                ],
+            ]
+            .map(|row| row.map(|v| Some(v.to_string())))
+        );
+        assert_eq!(
+            dba.rows(&format!(
+                "SELECT tgname, tgenabled FROM pg_trigger
+                 WHERE tgrelid = '{table}'::regclass AND tgname LIKE '0\\_tenancy%'
+                   AND tgname IN ('0_tenancy_statement', '0_tenancy_row', '0_tenancy_truncate') ORDER BY 1"
+            )),
+            ["0_tenancy_row", "0_tenancy_statement", "0_tenancy_truncate"]
+                .map(|name| [Some(name.to_string()), Some("A".to_string())])
+        );
+        // Every trigger of ours fires whatever session_replication_role says.
+        assert_eq!(
+            dba.count(&format!(
+                "SELECT count(*) FROM pg_trigger JOIN pg_proc p ON p.oid = tgfoid
+                 WHERE tgrelid = '{table}'::regclass AND pronamespace = 'tenancy'::regnamespace AND tgenabled <> 'A'"
+            )),
+            0
+        );
+        assert_eq!(
+            dba.rows(&format!(
+                "SELECT relrowsecurity, relforcerowsecurity FROM pg_class WHERE oid = '{table}'::regclass"
+            )),
+            [[Some("t".to_string()), Some("t".to_string())]]
+        );
+        assert_eq!(
+            dba.rows(&format!(
+                "SELECT attnotnull, atthasdef FROM pg_attribute
+                 WHERE attrelid = '{table}'::regclass AND attname = 'org_id'"
+            )),
+            [[Some("t".to_string()), Some("t".to_string())]]
+        );
+        assert_eq!(
+            dba.count(&format!(
+                "SELECT count(*) FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
+                 WHERE i.indrelid = '{table}'::regclass AND a.attname = 'org_id' AND i.indisvalid AND i.indpred IS NULL"
+            )),
+            1
+        );
+    }
+    // Whatever the command, the predicate names the action it needs.
+    for (policy, action) in [
+        ("tenancy_select", "server:read"),
+        ("tenancy_insert", "server:create"),
+        ("tenancy_update_boundary", "server:update"),
+        ("tenancy_delete_boundary", "server:delete"),
+    ] {
+        let text = dba.text(&format!(
+            "SELECT concat(qual, with_check) FROM pg_policies WHERE tablename = 'servers' AND policyname = '{policy}'"
+        ));
+        assert!(
+            text.contains(&format!("org_id = tenancy.org_if('{action}'::text)")),
+            "{policy}: {text}"
+        );
+    }
+}
+
+#[test]
+fn the_view_lists_what_is_protected_and_how() {
+    let world = World::new();
+    let mut dba = world.superuser();
+    dba.run("CREATE TABLE plain (id int, tenant uuid)");
+    dba.run("SELECT tenancy.protect('plain', org_column => 'tenant', audit => false)");
+    let rows = dba.json("SELECT * FROM tenancy.protected_tables ORDER BY table_name::text");
+    assert_eq!(rows.len(), 3, "{rows:?}");
+    let plain = &rows[0];
+    assert_eq!(plain["table_name"], "plain");
+    assert_eq!(plain["org_column"], "tenant");
+    assert_eq!(plain["select_action"], "data:read");
+    assert_eq!(plain["insert_action"], "data:write");
+    assert_eq!(plain["update_action"], "data:write");
+    assert_eq!(plain["delete_action"], "data:write");
+    assert_eq!(plain["audited"], false);
+    let servers = &rows[1];
+    assert_eq!(servers["table_name"], "servers");
+    assert_eq!(servers["insert_action"], "server:create");
+    assert_eq!(
+        servers["column_actions"]["firewall_rules"],
+        "server:firewall"
+    );
+    assert_eq!(servers["audited"], true);
+    dba.run("DROP TABLE plain");
+    assert_eq!(
+        dba.count("SELECT count(*) FROM tenancy.protected_tables"),
+        2
+    );
+}
+
+#[test]
+fn protecting_twice_is_protecting_once() {
+    let world = World::new();
+    let mut dba = world.superuser();
+    let sites = snapshot(&mut dba, "sites");
+    let again = format!(
+        "SELECT tenancy.protect('sites', permissions => '{}')",
+        MATRIX.replace('}', r#", "columns": {"certificate": "server:firewall"}}"#)
+    );
+    dba.run(&again);
+    dba.run(&again);
+    assert_eq!(snapshot(&mut dba, "sites"), sites);
+    assert_eq!(
+        dba.count("SELECT count(*) FROM tenancy.protected_tables"),
+        2
+    );
+    // With other actions it is those.
+    dba.run(&format!(
+        "SELECT tenancy.protect('sites', permissions => '{}')",
+        MATRIX.replace("site:manage", "site:delete")
+    ));
+    let mut member = world.session("acme.member");
+    refused(member.attempt("UPDATE sites SET visits = 0"), "42501");
+    assert_eq!(
+        dba.text("SELECT update_action FROM tenancy.protected_tables WHERE table_name = 'sites'::regclass"),
+        "site:delete"
+    );
+    assert!(!dba.is_true(
+        "SELECT coalesce(column_actions ? 'certificate', false) FROM tenancy.protected_tables
+         WHERE table_name = 'sites'::regclass"
+    ));
+}
+
+#[test]
+fn an_index_that_serves_is_not_made_twice() {
+    let world = World::people();
+    let mut dba = world.superuser();
+    dba.run(
+        "CREATE TABLE a (id int PRIMARY KEY, org_id uuid, at timestamptz);
+         CREATE INDEX a_org_at ON a (org_id, at);
+         CREATE TABLE b (org_id uuid, id int, PRIMARY KEY (org_id, id));
+         CREATE TABLE c (id int PRIMARY KEY, org_id uuid, at timestamptz);
+         CREATE INDEX c_partial ON c (org_id) WHERE at IS NULL;
+         CREATE INDEX c_second ON c (at, org_id);
+         SELECT tenancy.protect('a'); SELECT tenancy.protect('b'); SELECT tenancy.protect('c')",
+    );
+    let indexes = |dba: &mut Session, table: &str| {
+        dba.count(&format!(
+            "SELECT count(*) FROM pg_index WHERE indrelid = '{table}'::regclass"
+        ))
+    };
+    assert_eq!(indexes(&mut dba, "a"), 2);
+    assert_eq!(indexes(&mut dba, "b"), 1);
+    // A partial index, or one that begins with another column, does not serve.
+    assert_eq!(indexes(&mut dba, "c"), 4);
+}
+
+#[test]
+fn odd_names_are_quoted() {
+    let world = World::people();
+    let mut dba = world.superuser();
+    dba.run(&format!(
+        r#"CREATE SCHEMA "Odd ""Schema";
+           CREATE TABLE "Odd ""Schema"."select; --" ("Key" int PRIMARY KEY, "Org's id" uuid, "we""ird" text);
+           SELECT tenancy.protect('"Odd ""Schema"."select; --"', org_column => 'Org''s id',
+               permissions => '{{"columns": {{"we\"ird": "server:firewall"}}}}');
+           GRANT USAGE ON SCHEMA "Odd ""Schema" TO PUBLIC; GRANT ALL ON "Odd ""Schema"."select; --" TO PUBLIC;
+           SET app.current_org = '{}';
+           INSERT INTO "Odd ""Schema"."select; --" ("Key") VALUES (1), (2)"#,
+        world.acme.id
+    ));
+    let mut member = world.session("acme.member");
+    let table = r#""Odd ""Schema"."select; --""#;
+    assert_eq!(member.count(&format!("SELECT count(*) FROM {table}")), 2);
+    member.run(&format!(r#"UPDATE {table} SET "Key" = 3 WHERE "Key" = 2"#));
+    refused(
+        member.attempt(&format!(r#"UPDATE {table} SET "we""ird" = 'x'"#)),
+        "42501",
+    );
+    let mut other = world.session("globex.member");
+    assert_eq!(other.count(&format!("SELECT count(*) FROM {table}")), 0);
+    dba.run(&format!("SELECT tenancy.unprotect('{table}')"));
+}
+
+// ---- What it refuses
+
+#[test]
+fn protect_refuses_and_leaves_everything_as_it_was() {
+    let world = World::unprotected();
+    let mut dba = world.superuser();
+    dba.run(
+        "CREATE VIEW a_view AS SELECT * FROM servers;
+         CREATE MATERIALIZED VIEW a_matview AS SELECT * FROM servers;
+         CREATE TABLE a_partitioned (id int, org_id uuid) PARTITION BY LIST (id);
+         CREATE TABLE no_org (id int);
+         CREATE TABLE wrong_type (id int, org_id boolean);
+         CREATE INDEX an_index ON no_org (id);
+         CREATE SEQUENCE a_sequence",
+    );
+    let before = snapshot(&mut dba, "servers");
+    for (sql, codes) in [
+        ("SELECT tenancy.protect('a_view')", &["42809"][..]),
+        ("SELECT tenancy.protect('a_matview')", &["42809"]),
+        ("SELECT tenancy.protect('a_partitioned')", &["42809"]),
+        ("SELECT tenancy.protect('an_index')", &["42809"]),
+        ("SELECT tenancy.protect('a_sequence')", &["42809"]),
+        ("SELECT tenancy.protect('pg_class')", &["42501", "42809"]),
+        (
+            "SELECT tenancy.protect('information_schema.sql_features')",
+            &["42501", "42809"],
+        ),
+        (
+            "SELECT tenancy.protect('tenancy.orgs', org_column => 'id')",
+            &["42501", "42809"],
+        ),
+        (
+            "SELECT tenancy.protect('tenancy.memberships')",
+            &["42501", "42809"],
+        ),
+        ("SELECT tenancy.protect('no_org')", &["42703"]),
+        (
+            "SELECT tenancy.protect('servers', org_column => 'organization')",
+            &["42703"],
+        ),
+        (
+            "SELECT tenancy.protect('servers', org_column => 'ctid')",
+            &["42703", "42804"],
+        ),
+        ("SELECT tenancy.protect('wrong_type')", &["42804"]),
+        (
+            r#"SELECT tenancy.protect('servers', permissions => '{"select": "server:raed"}')"#,
+            &["22023"],
+        ),
+        (
+            r#"SELECT tenancy.protect('servers', permissions => '{"selct": "server:read"}')"#,
+            &["22023"],
+        ),
+        (
+            r#"SELECT tenancy.protect('servers', permissions => '{"select": 1}')"#,
+            &["22023"],
+        ),
+        (
+            r#"SELECT tenancy.protect('servers', permissions => '[]')"#,
+            &["22023"],
+        ),
+        (
+            r#"SELECT tenancy.protect('servers', permissions => '{"columns": {"cpus": "server:fly"}}')"#,
+            &["22023"],
+        ),
+        (
+            r#"SELECT tenancy.protect('servers', permissions => '{"columns": {"cups": "server:firewall"}}')"#,
+            &["42703"],
+        ),
+    ] {
+        let error = dba.attempt(sql).expect_err(sql);
+        let error = error.as_db_error().expect("an error of the server");
+        assert!(codes.contains(&error.code().code()), "{sql}: {error:?}");
+        assert!(error.detail().is_some(), "{sql}: no detail: {error:?}");
+        assert!(error.hint().is_some(), "{sql}: no hint: {error:?}");
+        if sql.contains("server:raed") {
+            assert!(
+                error.hint().unwrap().contains("\"server:read\""),
+                "{error:?}"
+            );
+        }
+        if sql.contains("cups") {
+            assert!(
+                format!("{} {:?}", error.message(), error.detail()).contains("cups"),
+                "{error:?}"
+            );
+        }
+    }
+    assert_eq!(snapshot(&mut dba, "servers"), before);
+    assert_eq!(
+        dba.count("SELECT count(*) FROM tenancy.protected_tables"),
+        0
+    );
+    fails(
+        dba.attempt("SELECT tenancy.protect('no_such_table')"),
+        "42P01",
+    );
+}
+
+#[test]
+fn protect_reports_rows_without_org_before_it_changes_anything() {
+    let world = World::unprotected();
+    let mut dba = world.superuser();
+    dba.run("INSERT INTO servers (id, name) SELECT i, 'lost' FROM generate_series(201, 207) i");
+    let before = snapshot(&mut dba, "servers");
+    let error = refused(dba.attempt("SELECT tenancy.protect('servers')"), "23502");
+    assert!(
+        format!("{} {:?}", error.message(), error.detail()).contains('7'),
+        "{error:?}"
+    );
+    assert_eq!(snapshot(&mut dba, "servers"), before);
+    // Also in a transaction that goes on.
+    dba.run("BEGIN");
+    refused(
+        dba.attempt_within("SELECT tenancy.protect('servers')"),
+        "23502",
+    );
+    dba.run("COMMIT");
+    assert_eq!(snapshot(&mut dba, "servers"), before);
+    dba.run("DELETE FROM servers WHERE name = 'lost'");
+    dba.run("SELECT tenancy.protect('servers')");
+}
+
+#[test]
+fn protect_reports_references_across_orgs_before_it_changes_anything() {
+    for order in [["servers", "sites"], ["sites", "servers"]] {
+        let world = World::unprotected();
+        let mut dba = world.superuser();
+        dba.run("UPDATE sites SET server_id = 101 WHERE id IN (2, 3)");
+        dba.run(&format!("SELECT tenancy.protect('{}')", order[0]));
+        let before = snapshot(&mut dba, order[1]);
+        let error = refused(
+            dba.attempt(&format!("SELECT tenancy.protect('{}')", order[1])),
+            "23503",
+        );
+        assert!(
+            format!("{} {:?}", error.message(), error.detail()).contains('2'),
+            "{error:?}"
+        );
+        assert_eq!(snapshot(&mut dba, order[1]), before);
+        dba.break_glass_fix();
+        dba.run(&format!("SELECT tenancy.protect('{}')", order[1]));
+    }
+}
+
+trait Fix {
+    fn break_glass_fix(&mut self);
+}
+impl Fix for Session {
+    fn break_glass_fix(&mut self) {
+        self.run("SET row_security = off; UPDATE sites SET server_id = NULL WHERE id IN (2, 3); SET row_security = on");
+    }
+}
+
+#[test]
+fn protecting_is_for_the_tables_owner_or_the_dba() {
+    let world = World::unprotected();
+    for mut session in [world.session("acme.owner"), world.app(), world.nobody()] {
+        for act in ["protect", "unprotect"] {
+            refused(
+                session.attempt(&format!("SELECT tenancy.{act}('servers')")),
+                "42501",
+            );
+        }
+    }
+    let mut owner = world.db.login(&world.table_owner());
+    owner.run("SELECT tenancy.protect('servers')");
+    for mut session in [world.session("acme.owner"), world.nobody()] {
+        refused(
+            session.attempt("SELECT tenancy.unprotect('servers')"),
+            "42501",
+        );
+    }
+    assert_eq!(
+        world.seen(&mut world.session("acme.viewer"), "servers"),
+        (3, 0)
+    );
+    owner.run("SELECT tenancy.unprotect('servers')");
+}
+
+// ---- What it takes away
+
+#[test]
+fn unprotect_leaves_the_table_as_it_was() {
+    let world = World::unprotected();
+    let mut dba = world.superuser();
+    // One bare, one with row security, an index, NOT NULL and a default of its own.
+    dba.run(
+        "ALTER TABLE sites ALTER org_id SET NOT NULL, ALTER org_id SET DEFAULT '00000000-0000-0000-0000-000000000000';
+         CREATE INDEX sites_org ON sites (org_id, id);
+         ALTER TABLE sites ENABLE ROW LEVEL SECURITY;
+         CREATE POLICY mine ON sites USING (visits >= 0)",
+    );
+    for table in ["servers", "sites"] {
+        let before = snapshot(&mut dba, table);
+        let hashes = (
+            world.hash(table, world.acme),
+            world.hash(table, world.globex),
+        );
+        dba.run(&format!("SELECT tenancy.protect('{table}')"));
+        assert_ne!(snapshot(&mut dba, table), before);
+        dba.run(&format!("SELECT tenancy.unprotect('{table}')"));
+        assert_eq!(snapshot(&mut dba, table), before, "{table}");
+        assert_eq!(
+            (
+                world.hash(table, world.acme),
+                world.hash(table, world.globex)
+            ),
+            hashes
+        );
+    }
+    assert_eq!(
+        dba.count("SELECT count(*) FROM tenancy.protected_tables"),
+        0
+    );
+    // An unprotected table is refused politely, or nothing happens; it is not an internal error.
+    if let Err(error) = dba.attempt("SELECT tenancy.unprotect('servers')") {
+        assert_ne!(error.as_db_error().unwrap().code().code(), "XX000");
+    }
+    // Everything works again without a context.
+    let mut session = world.nobody();
+    assert_eq!(world.seen(&mut session, "servers"), (3, 3));
+    session.run("UPDATE servers SET cpus = 9");
+}
+
+#[test]
+fn unprotect_takes_the_guards_of_foreign_keys_along() {
+    let world = World::new();
+    let mut dba = world.superuser();
+    dba.run("SELECT tenancy.unprotect('servers')");
+    assert_eq!(
+        dba.count(
+            "SELECT count(*) FROM pg_trigger JOIN pg_proc p ON p.oid = tgfoid
+             WHERE tgrelid = 'servers'::regclass AND pronamespace = 'tenancy'::regnamespace"
+        ),
+        0
+    );
+    // A reference to a table that is no longer protected is a plain reference.
+    let mut admin = world.session("acme.admin");
+    admin.run("INSERT INTO sites (id, name, server_id) VALUES (50, 'acme-x', 101)");
+}
+
+// ---- How a protected table behaves
+
+#[test]
+fn everyone_sees_his_orgs_rows_only() {
+    let world = World::new();
+    for who in ["acme.owner", "acme.admin", "acme.member", "acme.viewer"] {
+        assert_eq!(
+            world.seen(&mut world.session(who), "servers"),
+            (3, 0),
+            "{who}"
+        );
+        assert_eq!(
+            world.seen(&mut world.session(who), "sites"),
+            (6, 0),
+            "{who}"
+        );
+    }
+    assert_eq!(
+        world.seen(&mut world.session("globex.viewer"), "sites"),
+        (0, 6)
+    );
+    assert_eq!(world.seen(&mut world.nobody(), "sites"), (0, 0));
+}
+
+#[test]
+fn b1_the_tables_owner_is_no_exception() {
+    let world = World::new();
+    let owner = world.table_owner();
+    let mut session = world.db.login(&owner);
+    assert_eq!(world.seen(&mut session, "servers"), (0, 0));
+    refused(session.attempt("DELETE FROM servers"), "42501");
+    world.superuser().run(&format!(
+        "SELECT tenancy.bind_login('{owner}', '{}')",
+        world.user("acme.viewer")
+    ));
+    session.run(&format!("SET app.current_org = '{}'", world.acme.id));
+    assert_eq!(world.seen(&mut session, "servers"), (3, 0));
+    refused(session.attempt("DELETE FROM servers"), "42501");
+}
+
+#[test]
+fn the_default_fills_in_the_org() {
+    let world = World::new();
+    let mut admin = world.session("acme.admin");
+    admin.run("INSERT INTO servers (id, name) VALUES (50, 'acme-50')");
+    admin.run("INSERT INTO sites (id, name, org_id) VALUES (50, 'acme-50', DEFAULT)");
+    for table in ["servers", "sites"] {
+        assert_eq!(
+            admin.text(&format!("SELECT org_id FROM {table} WHERE id = 50")),
+            world.acme.id.to_string()
+        );
+    }
+    fails(
+        admin.attempt("INSERT INTO sites (id, name, org_id) VALUES (51, 'x', NULL)"),
+        "23502",
+    );
+}
+
+#[test]
+fn another_orgs_id_is_refused() {
+    let world = World::new();
+    let (acme, globex) = (world.acme.id, world.globex.id);
+    let before = world.hash("servers", world.globex);
+    for who in ["acme.admin", "agency"] {
+        let mut session = world.session(who);
+        for sql in [
+            format!("INSERT INTO servers (id, name, org_id) VALUES (60, 'x', '{globex}')"),
+            format!("INSERT INTO servers (id, name, org_id) SELECT 60, 'x', '{globex}'"),
+            format!("UPDATE servers SET org_id = '{globex}'"),
+            format!("UPDATE servers SET org_id = '{globex}' WHERE id = 1"),
+            "UPDATE servers SET org_id = gen_random_uuid() WHERE id = 1".to_string(),
+        ] {
+            refused(session.attempt(&sql), "42501");
+        }
+        session
+            .attempt("UPDATE servers SET org_id = NULL WHERE id = 1")
+            .unwrap_err();
+        // Saying one's own org is no change.
+        session.run(&format!(
+            "UPDATE servers SET org_id = '{acme}' WHERE id = 1"
+        ));
+        session.run(&format!(
+            "INSERT INTO servers (id, name, org_id) VALUES (70, 'acme-70', '{acme}'); DELETE FROM servers WHERE id = 70"
+        ));
+    }
+    assert_eq!(world.hash("servers", world.globex), before);
+    // The DBA in a context is held to it, too.
+    let mut dba = world.superuser();
+    dba.run(&format!("SET app.current_org = '{acme}'"));
+    for sql in [
+        format!("INSERT INTO servers (id, name, org_id) VALUES (60, 'x', '{globex}')"),
+        "UPDATE servers SET name = 'x' WHERE id = 101".to_string(),
+        "DELETE FROM servers WHERE id = 101".to_string(),
+        format!("UPDATE servers SET org_id = '{globex}' WHERE id = 1"),
+    ] {
+        refused(dba.attempt(&sql), "42501");
+    }
+    assert_eq!(world.hash("servers", world.globex), before);
+}
+
+#[test]
+fn a_statement_without_a_context_is_refused_even_if_it_touches_nothing() {
+    let world = World::new();
+    for mut session in [
+        world.bound("acme.owner"),
+        world.bound("stranger"),
+        world.app(),
+        world.nobody(),
+        world.superuser(),
+    ] {
+        for sql in [
+            "UPDATE servers SET cpus = 1 WHERE false",
+            "DELETE FROM servers WHERE id = -1",
+            "INSERT INTO servers (id, name) SELECT 1, 'x' WHERE false",
+            "INSERT INTO servers (id, name) VALUES (60, 'x')",
+            "UPDATE servers SET cpus = 1",
+            "DELETE FROM sites",
+            "INSERT INTO servers (id, name) VALUES (60, 'x') ON CONFLICT DO NOTHING",
+        ] {
+            refused(session.attempt(sql), "42501");
+        }
+    }
+}
+
+#[test]
+fn a_role_without_the_action_is_refused_in_words() {
+    let world = World::new();
+    for (who, sql, action, table) in [
+        (
+            "acme.viewer",
+            "INSERT INTO servers (id, name) VALUES (60, 'x')",
+            "server:create",
+            "servers",
+        ),
+        (
+            "acme.viewer",
+            "UPDATE servers SET cpus = 2",
+            "server:update",
+            "servers",
+        ),
+        (
+            "acme.viewer",
+            "DELETE FROM servers WHERE id = 1",
+            "server:delete",
+            "servers",
+        ),
+        (
+            "acme.viewer",
+            "DELETE FROM servers WHERE false",
+            "server:delete",
+            "servers",
+        ),
+        (
+            "acme.viewer",
+            "UPDATE sites SET visits = 1 WHERE false",
+            "site:manage",
+            "sites",
+        ),
+        (
+            "acme.member",
+            "INSERT INTO servers (id, name) VALUES (60, 'x')",
+            "server:create",
+            "servers",
+        ),
+        ("acme.member", "DELETE FROM sites", "site:delete", "sites"),
+        (
+            "globex.viewer",
+            "INSERT INTO sites (id, name) VALUES (160, 'x')",
+            "site:deploy",
+            "sites",
+        ),
+    ] {
+        let error = refused(world.session(who).attempt(sql), "42501");
+        let (slug, role) = who.split_once('.').unwrap();
+        assert_eq!(
+            error.message(),
+            format!("permission denied: role \"{role}\" may not {action} on table \"{table}\"")
+        );
+        let org = if slug == "acme" {
+            world.acme
+        } else {
+            world.globex
+        };
+        let detail = error.detail().unwrap();
+        assert!(
+            detail.contains(org.name)
+                || detail.contains(&org.id.to_string())
+                || detail.contains(org.slug),
+            "{detail}"
+        );
+    }
+}
+
+#[test]
+fn each_role_may_what_the_matrix_says() {
+    let world = World::new();
+    let acts = [
+        (
+            "INSERT INTO servers (id, name) VALUES (60, 'acme-x')",
+            [true, true, false, false],
+        ),
+        (
+            "UPDATE servers SET cpus = 8 WHERE id = 1",
+            [true, true, false, false],
+        ),
+        (
+            "DELETE FROM servers WHERE id = 1",
+            [true, true, false, false],
+        ),
+        (
+            "INSERT INTO sites (id, name) VALUES (60, 'acme-x')",
+            [true, true, true, false],
+        ),
+        (
+            "UPDATE sites SET visits = 8 WHERE id = 1",
+            [true, true, true, false],
+        ),
+        ("DELETE FROM sites WHERE id = 1", [true, true, false, false]),
+        (
+            "UPDATE sites SET certificate = 'x' WHERE id = 1",
+            [true, true, false, false],
+        ),
+        (
+            "UPDATE servers SET firewall_rules = 'x' WHERE id = 1",
+            [true, true, false, false],
+        ),
+    ];
+    for (i, role) in pg_tenancy_tests::ROLES.iter().enumerate() {
+        let mut session = world.session(&format!("acme.{role}"));
+        for (sql, allowed) in &acts {
+            session.run("BEGIN");
+            let result = session.attempt(sql);
+            if allowed[i] {
+                assert_eq!(result.unwrap_or_else(|e| panic!("{role}: {sql}: {e:?}")), 1);
+            } else {
+                refused(result, "42501");
+            }
+            session.run("ROLLBACK");
+        }
+    }
+}
+
+#[test]
+fn a_column_with_an_action_of_its_own() {
+    let world = World::new();
+    let mut member = world.session("acme.member");
+    let error = refused(
+        member.attempt("UPDATE sites SET certificate = 'mine' WHERE id = 1"),
+        "42501",
+    );
+    assert!(error.message().contains("server:firewall"), "{error:?}");
+    assert!(
+        format!("{} {:?}", error.message(), error.detail()).contains("certificate"),
+        "{error:?}"
+    );
+    // A full-row save of unchanged values passes, as an ORM does it.
+    assert_eq!(
+        member.run(
+            "UPDATE sites SET (org_id, server_id, name, visits, certificate)
+                 = (SELECT org_id, server_id, 'acme-renamed', visits + 1, certificate FROM sites WHERE id = 1) WHERE id = 1"
+        ),
+        1
+    );
+    assert_eq!(member.run("UPDATE sites SET certificate = certificate"), 6);
+    assert_eq!(
+        member.run("UPDATE sites SET certificate = 'none', visits = 7"),
+        6
+    );
+    // One changed row among many is enough.
+    refused(
+        member
+            .attempt("UPDATE sites SET certificate = CASE id WHEN 6 THEN 'x' ELSE certificate END"),
+        "42501",
+    );
+    refused(
+        member.attempt(
+            "INSERT INTO sites (id, name) VALUES (1, 'x') ON CONFLICT (id) DO UPDATE SET certificate = 'x'",
+        ),
+        "42501",
+    );
+    refused(
+        member.attempt(
+            "MERGE INTO sites USING (SELECT 1 AS id) n ON sites.id = n.id WHEN MATCHED THEN UPDATE SET certificate = 'x'",
+        ),
+        "42501",
+    );
+    assert_eq!(
+        world
+            .superuser()
+            .count("SELECT count(*) FROM sites WHERE certificate <> 'none'"),
+        0
+    );
+}
+
+#[test]
+fn a_column_changed_by_a_trigger_is_changed() {
+    let world = World::new();
+    world.superuser().run(
+        "CREATE FUNCTION sneak() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN NEW.certificate := 'sneaked'; RETURN NEW; END $$;
+         CREATE TRIGGER zz_sneak BEFORE UPDATE ON sites FOR EACH ROW EXECUTE FUNCTION sneak()",
+    );
+    let mut member = world.session("acme.member");
+    refused(
+        member.attempt("UPDATE sites SET visits = 1 WHERE id = 1"),
+        "42501",
+    );
+    assert_eq!(
+        world
+            .session("acme.admin")
+            .run("UPDATE sites SET visits = 1 WHERE id = 1"),
+        1
+    );
+}
+
+#[test]
+fn d4_a_later_trigger_cannot_move_a_row_to_another_org() {
+    let world = World::new();
+    world.superuser().run(&format!(
+        "CREATE FUNCTION sneak() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN NEW.org_id := '{}'; RETURN NEW; END $$;
+         CREATE TRIGGER zz_sneak BEFORE INSERT OR UPDATE ON sites FOR EACH ROW EXECUTE FUNCTION sneak()",
+        world.globex.id
+    ));
+    let before = world.hash("sites", world.globex);
+    let mut admin = world.session("acme.admin");
+    fails(
+        admin.attempt("INSERT INTO sites (id, name) VALUES (60, 'x')"),
+        "42501",
+    );
+    fails(
+        admin.attempt("UPDATE sites SET visits = 1 WHERE id = 1"),
+        "42501",
+    );
+    // Neither where row security does not look: the DBA in a context.
+    let mut dba = world.superuser();
+    dba.run(&format!("SET app.current_org = '{}'", world.acme.id));
+    refused(
+        dba.attempt("INSERT INTO sites (id, name) VALUES (60, 'x')"),
+        "42501",
+    );
+    refused(
+        dba.attempt("UPDATE sites SET visits = 1 WHERE id = 1"),
+        "42501",
+    );
+    assert_eq!(world.hash("sites", world.globex), before);
+}
+
+#[test]
+fn locking_rows_needs_the_right_to_update() {
+    let world = World::new();
+    for strength in ["UPDATE", "NO KEY UPDATE", "SHARE", "KEY SHARE"] {
+        let sql = format!("SELECT * FROM servers FOR {strength}");
+        refused(world.session("acme.viewer").attempt(&sql), "42501");
+        refused(world.session("acme.member").attempt(&sql), "42501");
+        assert_eq!(world.session("acme.admin").run(&sql), 3);
+    }
+    assert_eq!(
+        world
+            .session("acme.member")
+            .run("SELECT * FROM sites FOR UPDATE"),
+        6
+    );
+    refused(
+        world.session("acme.viewer").attempt(
+            "SELECT s.name FROM sites s JOIN servers v ON v.id = s.server_id FOR UPDATE OF s",
+        ),
+        "42501",
+    );
+    // Reading beside it stays free.
+    assert_eq!(world.session("acme.viewer").run("SELECT * FROM servers"), 3);
+}
+
+#[test]
+fn c8_an_upsert_needs_both_rights_and_touches_its_own_org_only() {
+    let world = World::new();
+    let globex = world.hash("sites", world.globex);
+    let upsert = |id: i32| {
+        format!(
+            "INSERT INTO sites (id, name) VALUES ({id}, 'acme-upserted')
+             ON CONFLICT (id) DO UPDATE SET name = excluded.name RETURNING name"
+        )
+    };
+    let mut member = world.session("acme.member");
+    assert_eq!(member.text(&upsert(1)), "acme-upserted");
+    assert_eq!(member.text(&upsert(60)), "acme-upserted");
+    refused(world.session("acme.viewer").attempt(&upsert(1)), "42501");
+    // A key of the other org: an error, and nothing changed or shown.
+    let error = member.attempt(&upsert(101)).unwrap_err();
+    let error = error.as_db_error().unwrap();
+    assert!(!format!("{error:?}").contains("globex"), "{error:?}");
+    assert_eq!(
+        member.run("INSERT INTO sites (id, name) VALUES (101, 'x') ON CONFLICT DO NOTHING"),
+        0
+    );
+    assert_eq!(world.hash("sites", world.globex), globex);
+
+    // The insert's right alone is not enough where a row is there.
+    world.superuser().run(
+        r#"SELECT tenancy.protect('sites', permissions => '{"select": "site:read", "insert": "site:deploy",
+            "update": "site:delete", "delete": "site:delete"}')"#,
+    );
+    refused(member.attempt(&upsert(2)), "42501");
+    member.run("INSERT INTO sites (id, name) VALUES (61, 'acme-61') ON CONFLICT DO NOTHING");
+    // Nor is the update's.
+    world.superuser().run(
+        r#"SELECT tenancy.protect('sites', permissions => '{"select": "site:read", "insert": "site:delete",
+            "update": "site:manage", "delete": "site:delete"}')"#,
+    );
+    refused(member.attempt(&upsert(2)), "42501");
+    member.run("UPDATE sites SET name = 'acme-updated' WHERE id = 2");
+}
+
+#[test]
+fn c8_merge_needs_the_rights_of_its_branches_and_touches_its_own_org_only() {
+    let world = World::new();
+    let globex = world.hash("sites", world.globex);
+    let merge = "MERGE INTO sites t USING (VALUES (1, 'acme-one'), (60, 'acme-sixty')) n(id, name) ON t.id = n.id
+                 WHEN MATCHED THEN UPDATE SET name = n.name
+                 WHEN NOT MATCHED THEN INSERT (id, name) VALUES (n.id, n.name)";
+    assert_eq!(world.session("acme.member").run(merge), 2);
+    refused(world.session("acme.viewer").attempt(merge), "42501");
+    let wipe = "MERGE INTO sites t USING (SELECT 1) n ON true WHEN MATCHED THEN DELETE";
+    refused(world.session("acme.member").attempt(wipe), "42501");
+    assert_eq!(world.session("acme.admin").run(wipe), 7);
+    assert_eq!(world.hash("sites", world.globex), globex);
+}
+
+#[test]
+fn returning_and_forgotten_wheres_stay_in_the_org() {
+    let world = World::new();
+    let globex = (
+        world.hash("servers", world.globex),
+        world.hash("sites", world.globex),
+    );
+    let mut admin = world.session("acme.admin");
+    let names = admin.column("UPDATE sites SET visits = 0 RETURNING name");
+    assert_eq!(names.len(), 6);
+    assert!(
+        names.iter().all(|name| name.starts_with("acme-")),
+        "{names:?}"
+    );
+    assert_eq!(
+        admin.run("UPDATE sites SET visits = s.cpus FROM servers s WHERE s.id > 100"),
+        0
+    );
+    assert_eq!(
+        admin.run("DELETE FROM sites USING servers WHERE servers.id <> sites.id"),
+        6
+    );
+    assert_eq!(admin.column("DELETE FROM servers RETURNING name").len(), 3);
+    assert_eq!(
+        (
+            world.hash("servers", world.globex),
+            world.hash("sites", world.globex)
+        ),
+        globex
+    );
+    assert_eq!(world.seen(&mut world.superuser(), "servers"), (0, 3));
+}
+
+#[test]
+fn c6_truncate_is_refused() {
+    let world = World::new();
+    let owner = world.table_owner();
+    let mut sessions = vec![
+        world.session("acme.owner"),
+        world.nobody(),
+        world.db.login(&owner),
+        world.superuser(),
+    ];
+    let mut dba = world.superuser();
+    dba.run(&format!("SET app.current_org = '{}'", world.acme.id));
+    sessions.push(dba);
+    for session in &mut sessions {
+        for sql in [
+            "TRUNCATE sites",
+            "TRUNCATE servers CASCADE",
+            "TRUNCATE regions CASCADE",
+            "TRUNCATE ONLY sites RESTART IDENTITY",
+        ] {
+            refused(session.attempt(sql), "42501");
+        }
+    }
+    assert_eq!(world.seen(&mut world.superuser(), "sites"), (6, 6));
+    // Break-glass is explicit.
+    let mut glass = world.break_glass();
+    glass.run("BEGIN; TRUNCATE sites; ROLLBACK");
+}
+
+#[test]
+fn c7_a_policy_of_the_applications_own_does_not_widen() {
+    let world = World::new();
+    let mut dba = world.superuser();
+    for (i, policy) in [
+        "FOR ALL TO PUBLIC USING (true) WITH CHECK (true)",
+        "FOR SELECT USING (true)",
+        "FOR INSERT WITH CHECK (true)",
+        "FOR UPDATE USING (true) WITH CHECK (true)",
+        "FOR DELETE USING (true)",
+    ]
+    .iter()
+    .enumerate()
+    {
+        dba.run(&format!(
+            "CREATE POLICY wide{i} ON servers {policy}; CREATE POLICY wide{i} ON sites {policy}"
+        ));
+    }
+    let globex = (
+        world.hash("servers", world.globex),
+        world.hash("sites", world.globex),
+    );
+    let mut admin = world.session("acme.admin");
+    assert_eq!(world.seen(&mut admin, "servers"), (3, 0));
+    assert_eq!(world.seen(&mut world.nobody(), "servers"), (0, 0));
+    fails(
+        admin.attempt(&format!(
+            "INSERT INTO servers (id, name, org_id) VALUES (60, 'x', '{}')",
+            world.globex.id
+        )),
+        "42501",
+    );
+    assert_eq!(admin.run("UPDATE servers SET cpus = 9"), 3);
+    assert_eq!(admin.run("DELETE FROM sites"), 6);
+    refused(
+        world.session("acme.viewer").attempt("DELETE FROM servers"),
+        "42501",
+    );
+    refused(
+        world
+            .session("acme.viewer")
+            .attempt("SELECT * FROM servers FOR UPDATE"),
+        "42501",
+    );
+    refused(
+        world.nobody().attempt("UPDATE servers SET cpus = 9"),
+        "42501",
+    );
+    assert_eq!(
+        (
+            world.hash("servers", world.globex),
+            world.hash("sites", world.globex)
+        ),
+        globex
+    );
+    // One that narrows does narrow.
+    dba.run("CREATE POLICY narrow ON servers AS RESTRICTIVE FOR SELECT USING (id = 1)");
+    assert_eq!(world.seen(&mut admin, "servers"), (1, 0));
+}
+
+#[test]
+fn c5_copy_to_is_filtered() {
+    let world = World::new();
+    use std::io::Read;
+    for (who, rows) in [("acme.viewer", 3), ("globex.viewer", 3), ("stranger", 0)] {
+        let mut session = world.session(who);
+        for sql in [
+            "COPY servers TO STDOUT",
+            "COPY (SELECT * FROM servers) TO STDOUT",
+        ] {
+            let mut text = String::new();
+            session
+                .copy_out(sql)
+                .unwrap()
+                .read_to_string(&mut text)
+                .unwrap();
+            assert_eq!(text.lines().count(), rows, "{who}: {text}");
+            let org = who.split('.').next().unwrap();
+            assert!(
+                text.lines()
+                    .all(|line| line.contains(&format!("{org}-server"))),
+                "{who}: {text}"
+            );
+        }
+    }
+}
+
+#[test]
+fn c10_the_replica_role_skips_no_guard() {
+    let world = World::new();
+    let mut dba = world.superuser();
+    dba.run(&format!(
+        "SET app.current_org = '{}'; SET session_replication_role = replica",
+        world.acme.id
+    ));
+    refused(
+        dba.attempt(&format!(
+            "INSERT INTO servers (id, name, org_id) VALUES (60, 'x', '{}')",
+            world.globex.id
+        )),
+        "42501",
+    );
+    refused(dba.attempt("DELETE FROM servers WHERE id = 101"), "42501");
+    refused(dba.attempt("TRUNCATE sites"), "42501");
+}
+
+#[test]
+fn break_glass_is_the_superusers_and_passes() {
+    let world = World::new();
+    let mut glass = world.break_glass();
+    glass.run(&format!(
+        "INSERT INTO servers (id, name, org_id) VALUES (60, 'acme-60', '{}'), (160, 'globex-160', '{}');
+         UPDATE servers SET cpus = 3; DELETE FROM servers WHERE id = 160",
+        world.acme.id, world.globex.id
+    ));
+    assert_eq!(world.seen(&mut glass, "servers"), (4, 3));
+    // Anybody else who switches row security off gets PostgreSQL's own error, or is refused.
+    for who in ["acme.owner", "stranger"] {
+        let mut session = world.session(who);
+        session.run("SET row_security = off");
+        fails(session.attempt("SELECT * FROM servers"), "42501");
+        fails(
+            session.attempt("INSERT INTO servers (id, name) VALUES (61, 'x')"),
+            "42501",
+        );
+        fails(session.attempt("DELETE FROM servers"), "42501");
+        fails(session.attempt("TRUNCATE sites"), "42501");
+    }
+    let owner = world.table_owner();
+    let mut session = world.db.login(&owner);
+    session.run("SET row_security = off");
+    fails(session.attempt("DELETE FROM servers"), "42501");
+    fails(session.attempt("TRUNCATE sites"), "42501");
+}
+
+#[test]
+fn a_table_made_later_by_a_tenant_is_his_and_nobody_elses_business() {
+    // Defaults: data:read and data:write.
+    let world = World::people();
+    let mut dba = world.superuser();
+    dba.run("CREATE TABLE notes (id int PRIMARY KEY, org_id uuid, body text); GRANT ALL ON notes TO PUBLIC");
+    dba.run("SELECT tenancy.protect('notes')");
+    let mut member = world.session("acme.member");
+    member.run("INSERT INTO notes (id, body) VALUES (1, 'acme')");
+    refused(
+        world
+            .session("acme.viewer")
+            .attempt("INSERT INTO notes (id) VALUES (2)"),
+        "42501",
+    );
+    assert_eq!(
+        world
+            .session("acme.viewer")
+            .count("SELECT count(*) FROM notes"),
+        1
+    );
+    assert_eq!(
+        world
+            .session("globex.owner")
+            .count("SELECT count(*) FROM notes"),
+        0
+    );
+}
+
+// ---- Speed of reading
+
+#[test]
+fn the_predicate_is_an_index_condition_and_the_estimate_is_true() {
+    let world = World::people();
+    let mut dba = world.break_glass();
+    dba.run(&format!(
+        "CREATE TABLE events (id bigint PRIMARY KEY, org_id uuid, kind int NOT NULL);
+         INSERT INTO events SELECT i, CASE WHEN i <= 800 THEN '{}'::uuid WHEN i <= 20000 THEN '{}'::uuid
+             ELSE md5((i % 50)::text)::uuid END, i % 10 FROM generate_series(1, 40000) i;
+         CREATE TABLE kinds (kind int PRIMARY KEY, title text);
+         INSERT INTO kinds SELECT i, 'k' || i FROM generate_series(0, 9) i;
+         SELECT tenancy.protect('events'); GRANT ALL ON events, kinds TO PUBLIC; ANALYZE events; ANALYZE kinds",
+        world.globex.id, world.acme.id
+    ));
+    let mut small = world.session("globex.viewer");
+    let plan = small.explain("COSTS OFF", "SELECT * FROM events");
+    assert!(
+        plan.contains("Index Cond: (org_id = tenancy.org_if('data:read'::text))"),
+        "{plan}"
+    );
+    // A point read uses its own index and filters, or the other way round; never a scan of the table.
+    let plan = small.explain("COSTS OFF", "SELECT * FROM events WHERE id = 17");
+    assert!(plan.contains("Index Cond"), "{plan}");
+    for (who, share) in [("globex.viewer", 800.0), ("acme.viewer", 19200.0)] {
+        let mut session = world.session(who);
+        for (sql, expected) in [
+            ("SELECT * FROM events", share),
+            ("SELECT * FROM events WHERE kind = 3", share / 10.0),
+            ("SELECT * FROM events JOIN kinds USING (kind)", share),
+        ] {
+            let (estimated, actual) = session.estimate(sql);
+            assert_eq!(actual, expected, "{who}: {sql}");
+            assert!(
+                estimated <= actual * 2.0 && estimated >= actual / 2.0,
+                "{who}: {sql}: estimated {estimated}, actual {actual}"
+            );
+        }
+        // Through the application, too, whose plan is made in the transaction of its context.
+        let mut app = world.app();
+        let org = if who.starts_with("acme") {
+            world.acme
+        } else {
+            world.globex
+        };
+        world.begin(&mut app, org, who);
+        let (estimated, actual) = app.estimate("SELECT * FROM events");
+        assert!(
+            estimated <= actual * 2.0 && estimated >= actual / 2.0,
+            "app: {estimated} {actual}"
+        );
+        app.run("COMMIT");
+    }
+}

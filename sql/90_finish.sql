@@ -27,3 +27,66 @@ CREATE EVENT TRIGGER tenancy_guard_drop ON ddl_command_start
     WHEN TAG IN ('DROP EXTENSION') EXECUTE FUNCTION tenancy.guard_drop();
 
 COMMENT ON SCHEMA tenancy IS 'pg_tenancy: the organization as the isolation boundary of this database';
+
+COMMENT ON FUNCTION tenancy.enter(uuid, uuid) IS
+    'Sets the context to an organization (and user, for a trusted application) and validates it at once (spec 4)';
+COMMENT ON FUNCTION tenancy.leave() IS
+    'Unsets the context: no protected row is visible after it (spec 4)';
+COMMENT ON FUNCTION tenancy.whoami() IS
+    'Who the session acts as, for which organization, with which role, or the reason there is none (spec 4)';
+COMMENT ON FUNCTION tenancy.my_orgs() IS
+    'The organizations the session''s user may enter (spec 3.10)';
+COMMENT ON FUNCTION tenancy.current_user_id() IS
+    'The user the session acts as (spec 4)';
+COMMENT ON FUNCTION tenancy.current_role_name() IS
+    'The role in the organization in effect (spec 4)';
+COMMENT ON FUNCTION tenancy.has_permission(text, text) IS
+    'Whether a role holds an action: true for allow, false for limited and deny (spec 2)';
+COMMENT ON FUNCTION tenancy.has_permission(text) IS
+    'Whether the current context may do an action (spec 2)';
+COMMENT ON FUNCTION tenancy.has_permission(uuid, uuid, text) IS
+    'Whether a user may do an action in an organization; for oneself, holders of team:read and the DBA (spec 2)';
+COMMENT ON FUNCTION tenancy.permission_level(text, text) IS
+    'What a role has on an action: allow, limited or deny (spec 2)';
+COMMENT ON FUNCTION tenancy.create_user(text, text, text, text) IS
+    'Registers a person; for the DBA and trusted applications (spec 3)';
+COMMENT ON FUNCTION tenancy.create_org(text, text, uuid, text) IS
+    'Makes an organization with its one owner and its audit log (spec 3.1)';
+COMMENT ON FUNCTION tenancy.add_member(uuid, uuid, text, timestamptz) IS
+    'Adds a user to an organization; needs team:invite (spec 3)';
+COMMENT ON FUNCTION tenancy.set_member_role(uuid, uuid, text) IS
+    'Gives a member another role; needs team:role (spec 3)';
+COMMENT ON FUNCTION tenancy.remove_member(uuid, uuid) IS
+    'Ends a membership; needs team:remove, or one''s own (spec 3.6)';
+COMMENT ON FUNCTION tenancy.transfer_ownership(uuid, uuid) IS
+    'Hands an organization to another active member; for its owner (spec 3.3)';
+COMMENT ON FUNCTION tenancy.bind_login(text, uuid) IS
+    'Binds a database login to one user; for the DBA (spec 4)';
+COMMENT ON FUNCTION tenancy.unbind_login(text) IS
+    'Undoes bind_login(); for the DBA (spec 4)';
+COMMENT ON FUNCTION tenancy.trust_application(text, text, text) IS
+    'Trusts a login to name the user it acts for; for the DBA (spec 4)';
+COMMENT ON FUNCTION tenancy.distrust_application(text) IS
+    'Undoes trust_application(); for the DBA (spec 4)';
+COMMENT ON FUNCTION tenancy.grant_administration(text) IS
+    'Lets a role''s members run the DBA''s functions; for superusers (spec 4)';
+COMMENT ON FUNCTION tenancy.revoke_administration(text) IS
+    'Undoes grant_administration(); for superusers (spec 4)';
+COMMENT ON FUNCTION tenancy.protect(regclass, text, jsonb, boolean) IS
+    'Makes every row of a table belong to one organization and keeps it so; for the table''s owner and the DBA (spec 5)';
+COMMENT ON FUNCTION tenancy.unprotect(regclass) IS
+    'Takes the protection of a table away, rows stay; for the table''s owner and the DBA (spec 5)';
+COMMENT ON FUNCTION tenancy.uninstall() IS
+    'Unprotects every table so that DROP EXTENSION can follow; for superusers (spec 13)';
+COMMENT ON FUNCTION tenancy.authority_changed() IS
+    'Trigger: tells every session that memberships, roles or bindings changed (spec 4)';
+COMMENT ON FUNCTION tenancy.check_membership() IS
+    'Trigger: exactly one owner per organization (spec 3.2)';
+COMMENT ON FUNCTION tenancy.check_org() IS
+    'Trigger: an organization''s id and slug never change (spec 3.1)';
+COMMENT ON FUNCTION tenancy.mirror_owner() IS
+    'Trigger: membership rows follow orgs.owner_id (spec 3.2)';
+
+-- Every function above checks its caller, so EXECUTE stays with PUBLIC; the triggers are for our own tables only.
+REVOKE ALL ON FUNCTION tenancy.authority_changed(), tenancy.check_membership(), tenancy.check_org(),
+                       tenancy.mirror_owner() FROM PUBLIC;

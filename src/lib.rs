@@ -39,12 +39,23 @@ extension_sql_file!(
     name = "policies",
     requires = ["functions", context::api::current_user_id]
 );
-extension_sql_file!("../sql/80_triggers.sql", name = "triggers", requires = [org::invariants::authority_changed, org::invariants::check_membership, org::invariants::check_org, org::invariants::mirror_owner, "policies"]);
+extension_sql_file!(
+    "../sql/80_triggers.sql",
+    name = "triggers",
+    requires = [
+        org::invariants::authority_changed,
+        org::invariants::check_membership,
+        org::invariants::check_org,
+        org::invariants::mirror_owner,
+        "policies"
+    ]
+);
 extension_sql_file!("../sql/90_finish.sql", name = "finish", finalize);
 
 /// Runs when the library is loaded: by the first call of one of its functions, or by a preload setting.
 #[pg_guard]
 pub extern "C-unwind" fn _PG_init() {
+    pg::error::without_backtraces();
     context::init();
     isolation::init();
     audit::init();

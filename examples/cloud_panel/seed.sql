@@ -19,37 +19,38 @@ SELECT tenancy.create_org('Globex Inc', 'globex', :'ada', 'globex') AS globex \g
 BEGIN;
 SET LOCAL app.current_org = 'acme';
 SET LOCAL app.current_user_id = 'ada';
+-- Rows need no org_id: protect() gave the column the current organization as its default.
 SELECT tenancy.add_member(:'acme', :'ben', 'admin'), tenancy.add_member(:'acme', :'mia', 'member'),
        tenancy.add_member(:'acme', :'tom', 'member'), tenancy.add_member(:'acme', :'vic', 'viewer') \g /dev/null
 
-INSERT INTO cloud_accounts (id, org_id, provider, label, token_hint) VALUES
-  ('acce0000-0000-4000-8000-0000000000c1', :'acme', 'hetzner', 'Acme production', '...7f3a');
-INSERT INTO servers (id, org_id, cloud_account_id, name, region, size, ipv4) VALUES
-  ('acce0000-0000-4000-8000-000000000001', :'acme', 'acce0000-0000-4000-8000-0000000000c1', 'web-1', 'fsn1', 'cx32', '203.0.113.11'),
-  ('acce0000-0000-4000-8000-000000000002', :'acme', 'acce0000-0000-4000-8000-0000000000c1', 'web-2', 'nbg1', 'cx32', '203.0.113.12'),
-  ('acce0000-0000-4000-8000-000000000003', :'acme', 'acce0000-0000-4000-8000-0000000000c1', 'idle-1', 'hel1', 'cx22', '203.0.113.13');
-INSERT INTO sites (id, org_id, server_id, domain, release) VALUES
-  ('acce0000-0000-4000-8000-000000000011', :'acme', 'acce0000-0000-4000-8000-000000000001', 'acme.example', 'v41'),
-  ('acce0000-0000-4000-8000-000000000012', :'acme', 'acce0000-0000-4000-8000-000000000001', 'shop.acme.example', 'v17'),
-  ('acce0000-0000-4000-8000-000000000013', :'acme', 'acce0000-0000-4000-8000-000000000002', 'docs.acme.example', 'v3');
-INSERT INTO apps (id, org_id, site_id, name, image, replicas, release) VALUES
-  ('acce0000-0000-4000-8000-000000000021', :'acme', 'acce0000-0000-4000-8000-000000000012', 'cart', 'acme/cart', 3, 'v17'),
-  ('acce0000-0000-4000-8000-000000000022', :'acme', 'acce0000-0000-4000-8000-000000000012', 'search', 'acme/search', 1, 'v9');
-INSERT INTO backups (id, org_id, site_id, size_bytes, keep_until) VALUES
-  ('acce0000-0000-4000-8000-000000000031', :'acme', 'acce0000-0000-4000-8000-000000000011', 73400320, '2027-01-31'),
-  ('acce0000-0000-4000-8000-000000000032', :'acme', 'acce0000-0000-4000-8000-000000000012', 912680550, '2027-01-31');
-INSERT INTO notification_channels (id, org_id, kind, target) VALUES
-  ('acce0000-0000-4000-8000-000000000041', :'acme', 'slack', '#acme-ops');
-INSERT INTO alert_rules (id, org_id, server_id, channel_id, metric, threshold) VALUES
-  ('acce0000-0000-4000-8000-000000000051', :'acme', 'acce0000-0000-4000-8000-000000000001',
+INSERT INTO cloud_accounts (id, provider, label, token_hint) VALUES
+  ('acce0000-0000-4000-8000-0000000000c1', 'hetzner', 'Acme production', '...7f3a');
+INSERT INTO servers (id, cloud_account_id, name, region, size, ipv4) VALUES
+  ('acce0000-0000-4000-8000-000000000001', 'acce0000-0000-4000-8000-0000000000c1', 'web-1', 'fsn1', 'cx32', '203.0.113.11'),
+  ('acce0000-0000-4000-8000-000000000002', 'acce0000-0000-4000-8000-0000000000c1', 'web-2', 'nbg1', 'cx32', '203.0.113.12'),
+  ('acce0000-0000-4000-8000-000000000003', 'acce0000-0000-4000-8000-0000000000c1', 'idle-1', 'hel1', 'cx22', '203.0.113.13');
+INSERT INTO sites (id, server_id, domain, release) VALUES
+  ('acce0000-0000-4000-8000-000000000011', 'acce0000-0000-4000-8000-000000000001', 'acme.example', 'v41'),
+  ('acce0000-0000-4000-8000-000000000012', 'acce0000-0000-4000-8000-000000000001', 'shop.acme.example', 'v17'),
+  ('acce0000-0000-4000-8000-000000000013', 'acce0000-0000-4000-8000-000000000002', 'docs.acme.example', 'v3');
+INSERT INTO apps (id, site_id, name, image, replicas, release) VALUES
+  ('acce0000-0000-4000-8000-000000000021', 'acce0000-0000-4000-8000-000000000012', 'cart', 'acme/cart', 3, 'v17'),
+  ('acce0000-0000-4000-8000-000000000022', 'acce0000-0000-4000-8000-000000000012', 'search', 'acme/search', 1, 'v9');
+INSERT INTO backups (id, site_id, size_bytes, keep_until) VALUES
+  ('acce0000-0000-4000-8000-000000000031', 'acce0000-0000-4000-8000-000000000011', 73400320, '2027-01-31'),
+  ('acce0000-0000-4000-8000-000000000032', 'acce0000-0000-4000-8000-000000000012', 912680550, '2027-01-31');
+INSERT INTO notification_channels (id, kind, target) VALUES
+  ('acce0000-0000-4000-8000-000000000041', 'slack', '#acme-ops');
+INSERT INTO alert_rules (id, server_id, channel_id, metric, threshold) VALUES
+  ('acce0000-0000-4000-8000-000000000051', 'acce0000-0000-4000-8000-000000000001',
    'acce0000-0000-4000-8000-000000000041', 'cpu', 90);
-INSERT INTO alert_events (org_id, rule_id, value) VALUES
-  (:'acme', 'acce0000-0000-4000-8000-000000000051', 97.5),
-  (:'acme', 'acce0000-0000-4000-8000-000000000051', 93.1);
-INSERT INTO ai_memories (org_id, topic, content) VALUES
-  (:'acme', 'deploys', 'Acme deploys on Tuesdays, never in December.');
-INSERT INTO billing (org_id, plan, payment_method, monthly_cents) VALUES
-  (:'acme', 'team', 'visa-4242', 12900);
+INSERT INTO alert_events (rule_id, value) VALUES
+  ('acce0000-0000-4000-8000-000000000051', 97.5),
+  ('acce0000-0000-4000-8000-000000000051', 93.1);
+INSERT INTO ai_memories (topic, content) VALUES
+  ('deploys', 'Acme deploys on Tuesdays, never in December.');
+INSERT INTO billing (plan, payment_method, monthly_cents) VALUES
+  ('team', 'visa-4242', 12900);
 COMMIT;
 
 -- Globex, as Ada again: another organization, hence another transaction -----------------------------------------------
@@ -59,16 +60,16 @@ SET LOCAL app.current_user_id = 'ada';
 SELECT tenancy.add_member(:'globex', :'gil', 'admin'), tenancy.add_member(:'globex', :'max', 'member'),
        tenancy.add_member(:'globex', :'vera', 'viewer') \g /dev/null
 
-INSERT INTO cloud_accounts (id, org_id, provider, label, token_hint) VALUES
-  ('910b0000-0000-4000-8000-0000000000c1', :'globex', 'aws', 'Globex main', '...d01c');
-INSERT INTO servers (id, org_id, cloud_account_id, name, region, size, ipv4) VALUES
-  ('910b0000-0000-4000-8000-000000000001', :'globex', '910b0000-0000-4000-8000-0000000000c1', 'web-1', 'eu-1', 'm6', '198.51.100.21'),
-  ('910b0000-0000-4000-8000-000000000002', :'globex', '910b0000-0000-4000-8000-0000000000c1', 'db-1', 'eu-1', 'r6', '198.51.100.22');
-INSERT INTO sites (id, org_id, server_id, domain, release) VALUES
-  ('910b0000-0000-4000-8000-000000000011', :'globex', '910b0000-0000-4000-8000-000000000001', 'globex.example', 'v8'),
-  ('910b0000-0000-4000-8000-000000000012', :'globex', '910b0000-0000-4000-8000-000000000001', 'jobs.globex.example', 'v2');
-INSERT INTO backups (id, org_id, site_id, size_bytes, keep_until) VALUES
-  ('910b0000-0000-4000-8000-000000000031', :'globex', '910b0000-0000-4000-8000-000000000011', 51904512, '2027-03-31');
-INSERT INTO billing (org_id, plan, payment_method, monthly_cents) VALUES
-  (:'globex', 'business', 'invoice', 49900);
+INSERT INTO cloud_accounts (id, provider, label, token_hint) VALUES
+  ('910b0000-0000-4000-8000-0000000000c1', 'aws', 'Globex main', '...d01c');
+INSERT INTO servers (id, cloud_account_id, name, region, size, ipv4) VALUES
+  ('910b0000-0000-4000-8000-000000000001', '910b0000-0000-4000-8000-0000000000c1', 'web-1', 'eu-1', 'm6', '198.51.100.21'),
+  ('910b0000-0000-4000-8000-000000000002', '910b0000-0000-4000-8000-0000000000c1', 'db-1', 'eu-1', 'r6', '198.51.100.22');
+INSERT INTO sites (id, server_id, domain, release) VALUES
+  ('910b0000-0000-4000-8000-000000000011', '910b0000-0000-4000-8000-000000000001', 'globex.example', 'v8'),
+  ('910b0000-0000-4000-8000-000000000012', '910b0000-0000-4000-8000-000000000001', 'jobs.globex.example', 'v2');
+INSERT INTO backups (id, site_id, size_bytes, keep_until) VALUES
+  ('910b0000-0000-4000-8000-000000000031', '910b0000-0000-4000-8000-000000000011', 51904512, '2027-03-31');
+INSERT INTO billing (plan, payment_method, monthly_cents) VALUES
+  ('business', 'invoice', 49900);
 COMMIT;

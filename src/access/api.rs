@@ -48,9 +48,13 @@ fn user_has_permission(user_id: Uuid, org: Uuid, action: &str) -> pg::Result<boo
     let (user, org) = (user_id.as_bytes(), org.as_bytes());
     context::known_org(org)?;
     if !context::is_administrator() {
-        let asker = context::standing().user.ok_or_else(|| context::stranger(org))?;
+        let asker = context::standing()
+            .user
+            .ok_or_else(|| context::stranger(org))?;
         let team_read = super::action(&matrix, "team:read")?;
-        if super::role_in(org, &asker).is_none() || (asker != *user && !super::user_may(org, &asker, team_read)) {
+        if super::role_in(org, &asker).is_none()
+            || (asker != *user && !super::user_may(org, &asker, team_read))
+        {
             return Err(context::stranger(org));
         }
     }

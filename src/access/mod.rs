@@ -14,7 +14,12 @@ const UNKNOWN: PgSqlErrorCode = PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE;
 
 /// An unknown action is an error that names the nearest known one, never a silent false.
 pub fn unknown_action(matrix: &Matrix, action: &str) -> ErrorReport {
-    unknown("action", action, matrix.nearest_action(action), "tenancy.actions")
+    unknown(
+        "action",
+        action,
+        matrix.nearest_action(action),
+        "tenancy.actions",
+    )
 }
 
 pub fn unknown_role(matrix: &Matrix, role: &str) -> ErrorReport {

@@ -47,8 +47,17 @@ pub fn record(act: &Act) {
 
 /// One written row: INSERT keeps the new row, DELETE the old one, UPDATE the changed columns of both. An UPDATE that
 /// changed nothing leaves nothing.
-pub fn capture(table: &Table, event: Event, old: Option<&RowImage>, new: Option<&RowImage>, break_glass: bool) {
-    let Some(org) = old.or(new).and_then(|row| row.value(table.org_attnum).as_uuid()) else {
+pub fn capture(
+    table: &Table,
+    event: Event,
+    old: Option<&RowImage>,
+    new: Option<&RowImage>,
+    break_glass: bool,
+) {
+    let Some(org) = old
+        .or(new)
+        .and_then(|row| row.value(table.org_attnum).as_uuid())
+    else {
         return;
     };
     let unchanged: Vec<&str> = match (old, new) {
@@ -130,10 +139,15 @@ fn append(line: Line) {
 
 /// The connection's address, or the one that a trusted application names for its user. NULL on a unix socket.
 fn client_addr(principal: &context::Principal) -> Option<String> {
-    if matches!(principal, context::Principal::Application { .. } | context::Principal::Dba)
-        && let Some(named) = settings::text(Setting::ClientAddr)
+    if matches!(
+        principal,
+        context::Principal::Application { .. } | context::Principal::Dba
+    ) && let Some(named) = settings::text(Setting::ClientAddr)
     {
-        return named.parse::<std::net::IpAddr>().ok().map(|a| a.to_string());
+        return named
+            .parse::<std::net::IpAddr>()
+            .ok()
+            .map(|a| a.to_string());
     }
     identity::client_address()
 }

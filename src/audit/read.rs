@@ -20,7 +20,9 @@ pub extern "C" fn pg_finfo_tenancy_read_audit() -> &'static pg_sys::Pg_finfo_rec
 /// SAFETY: called by PostgreSQL's function manager with the six arguments that sql/30_functions.sql declares.
 #[unsafe(no_mangle)]
 #[pg_guard]
-pub unsafe extern "C-unwind" fn tenancy_read_audit(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+pub unsafe extern "C-unwind" fn tenancy_read_audit(
+    fcinfo: pg_sys::FunctionCallInfo,
+) -> pg_sys::Datum {
     // SAFETY: as the function's own; each argument is read as the type it is declared with.
     unsafe {
         let args = (*fcinfo).args.as_slice(6);
@@ -77,11 +79,16 @@ fn query(filter: &Filter) -> pg::Result<String> {
         conditions.push(format!("at OPERATOR(pg_catalog.<) {}", moment(until)));
     }
     if let Some(actor) = &filter.actor {
-        conditions.push(format!("actor_id OPERATOR(pg_catalog.=) '{actor}'::pg_catalog.uuid"));
+        conditions.push(format!(
+            "actor_id OPERATOR(pg_catalog.=) '{actor}'::pg_catalog.uuid"
+        ));
     }
     for (column, wanted) in [("object", &filter.object), ("operation", &filter.operation)] {
         if let Some(wanted) = wanted {
-            conditions.push(format!("{column} OPERATOR(pg_catalog.=) {}", spi::quote_literal(wanted)));
+            conditions.push(format!(
+                "{column} OPERATOR(pg_catalog.=) {}",
+                spi::quote_literal(wanted)
+            ));
         }
     }
     let tables = store::tables_of(&org);
@@ -95,7 +102,9 @@ fn query(filter: &Filter) -> pg::Result<String> {
             )
         })
         .collect();
-    let limit = filter.max_rows.map_or(String::new(), |n| format!(" LIMIT {}", n.max(0)));
+    let limit = filter
+        .max_rows
+        .map_or(String::new(), |n| format!(" LIMIT {}", n.max(0)));
     Ok(format!(
         "SELECT * FROM ({}) AS log ORDER BY at, xid::pg_catalog.text::pg_catalog.numeric, n{limit}",
         parts.join(" UNION ALL ")

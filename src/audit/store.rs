@@ -92,10 +92,17 @@ fn ensure_schema() {
 fn create(name: &str, org: Option<&Id>) {
     let table = pgrx::spi::quote_qualified_identifier("tenancy_audit", name);
     let whose = match org {
-        Some(org) => format!(", CHECK (org_id = '{}')", uuid::Uuid::from_bytes(*org).hyphenated()),
+        Some(org) => format!(
+            ", CHECK (org_id = '{}')",
+            uuid::Uuid::from_bytes(*org).hyphenated()
+        ),
         None => String::new(),
     };
-    let index = if org.is_some() { "(at)" } else { "(org_id, at)" };
+    let index = if org.is_some() {
+        "(at)"
+    } else {
+        "(org_id, at)"
+    };
     for statement in [
         format!("CREATE TABLE {table} ({COLUMNS}{whose})"),
         format!("CREATE INDEX ON {table} {index}"),
@@ -129,7 +136,10 @@ fn ensure_shared(name: &str) {
         return;
     }
     // An arbitrary number of ours: "tenaudit" in ASCII.
-    execute("SELECT pg_catalog.pg_advisory_xact_lock(8386668350871300468)", &[]);
+    execute(
+        "SELECT pg_catalog.pg_advisory_xact_lock(8386668350871300468)",
+        &[],
+    );
     let there = latest(
         "SELECT 1 FROM pg_catalog.pg_tables WHERE schemaname OPERATOR(pg_catalog.=) 'tenancy_audit'
            AND tablename OPERATOR(pg_catalog.=) $1::pg_catalog.name",
@@ -178,7 +188,11 @@ fn current_shared() -> String {
     // The name is computed anew when the transaction's day changes; a day is 86,400,000,000 microseconds.
     // SAFETY: reads the start time of the transaction.
     let day = unsafe { pg_sys::GetCurrentTransactionStartTimestamp() }.div_euclid(86_400_000_000);
-    if let Some(name) = MONTH.with_borrow(|m| m.as_ref().filter(|(d, _)| *d == day).map(|(_, n)| n.clone())) {
+    if let Some(name) = MONTH.with_borrow(|m| {
+        m.as_ref()
+            .filter(|(d, _)| *d == day)
+            .map(|(_, n)| n.clone())
+    }) {
         if find(&name).is_none() {
             ensure_schema();
             ensure_shared(&name);

@@ -82,7 +82,10 @@ fn current_role_name() -> Option<String> {
 /// Who the session acts as, for which organization and with which role; where there is none, the reason (spec 4, 11.4).
 /// Anyone may call it.
 #[pg_extern(stable, parallel_safe)]
-#[allow(clippy::type_complexity, reason = "the columns of a SQL table function")]
+#[allow(
+    clippy::type_complexity,
+    reason = "the columns of a SQL table function"
+)]
 fn whoami() -> TableIterator<
     'static,
     (
@@ -127,7 +130,10 @@ fn whoami() -> TableIterator<
 /// The organizations the session's user may enter, with the role there (spec 3.10). Anyone may call it; it needs a
 /// user, not an organization.
 #[pg_extern(stable, parallel_safe)]
-#[allow(clippy::type_complexity, reason = "the columns of a SQL table function")]
+#[allow(
+    clippy::type_complexity,
+    reason = "the columns of a SQL table function"
+)]
 fn my_orgs() -> TableIterator<
     'static,
     (

@@ -17,8 +17,13 @@ pub type Id = [u8; 16];
 /// How a database login speaks.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Binding {
-    User { user: Id },
-    Application { session_scope: bool, service_role: String },
+    User {
+        user: Id,
+    },
+    Application {
+        session_scope: bool,
+        service_role: String,
+    },
 }
 
 /// A user's place in an organization.
@@ -54,11 +59,6 @@ thread_local! {
     /// Counts the bells heard.
     static HEARD: Cell<u64> = const { Cell::new(0) };
     static REMEMBERED_AT: Cell<u64> = const { Cell::new(0) };
-}
-
-/// Changes whenever something that authority rests on may have changed.
-pub fn heard() -> u64 {
-    HEARD.get()
 }
 
 /// SAFETY: called by PostgreSQL for every relation cache invalidation; must not touch catalogs, and does not.
@@ -246,9 +246,11 @@ pub fn matrix() -> Rc<Matrix> {
             let roles = latest("SELECT name FROM tenancy.roles ORDER BY name", &[], |row| {
                 row.get::<String>(1).unwrap_or_default()
             });
-            let actions = latest("SELECT name FROM tenancy.actions ORDER BY name", &[], |row| {
-                row.get::<String>(1).unwrap_or_default()
-            });
+            let actions = latest(
+                "SELECT name FROM tenancy.actions ORDER BY name",
+                &[],
+                |row| row.get::<String>(1).unwrap_or_default(),
+            );
             let cells = latest(
                 "SELECT role, action, level FROM tenancy.role_permissions",
                 &[],

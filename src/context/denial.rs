@@ -26,11 +26,19 @@ impl Reason {
 
     pub fn hint(&self) -> &'static str {
         match self {
-            Reason::NoPrincipal(_) => "A DBA calls tenancy.bind_login() for a person's login or tenancy.trust_application() for an application's.",
-            Reason::NoClaim => "Call SELECT tenancy.enter('<organization>') first, or SET LOCAL app.current_org inside the transaction.",
-            Reason::Void => "Set app.current_org with SET LOCAL, or call tenancy.enter(), after BEGIN in the same transaction.",
+            Reason::NoPrincipal(_) => {
+                "A DBA calls tenancy.bind_login() for a person's login or tenancy.trust_application() for an application's."
+            }
+            Reason::NoClaim => {
+                "Call SELECT tenancy.enter('<organization>') first, or SET LOCAL app.current_org inside the transaction."
+            }
+            Reason::Void => {
+                "Set app.current_org with SET LOCAL, or call tenancy.enter(), after BEGIN in the same transaction."
+            }
             Reason::Stranger => "SELECT * FROM tenancy.my_orgs() lists where you may go.",
-            Reason::UnknownUser => "Set app.current_user_id to the id or external key of a user that tenancy.create_user() made.",
+            Reason::UnknownUser => {
+                "Set app.current_user_id to the id or external key of a user that tenancy.create_user() made."
+            }
             Reason::OtherUser => "Leave app.current_user_id unset: the login says who you are.",
             Reason::Expired => "The organization's owner can add the member again.",
         }
@@ -58,7 +66,9 @@ pub fn no_right(standing: &Standing, action: &str, on: &str) -> ErrorReport {
         .as_ref()
         .map(|o| format!("\"{}\" ({})", o.name, id_text(&o.id)))
         .unwrap_or_default();
-    let user = standing.user.map_or("no user".to_string(), |u| format!("user {}", id_text(&u)));
+    let user = standing
+        .user
+        .map_or("no user".to_string(), |u| format!("user {}", id_text(&u)));
     refused(&standing.role, action, on, &org, &user)
 }
 

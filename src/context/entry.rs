@@ -155,4 +155,3 @@ unsafe extern "C-unwind" fn current_org_slowly(fcinfo: pg_sys::FunctionCallInfo)
         answer(fcinfo, org)
     }
 }
-

@@ -13,9 +13,9 @@ pub mod settings;
 mod standing;
 mod transaction;
 
+pub use api::known_org;
 pub use denial::{no_right, refused, stranger, without_context};
 pub use principal::{Principal, is_administrator, principal};
-pub use api::known_org;
 pub use standing::{Standing, is_void, pin, refresh, standing};
 
 pub fn init() {

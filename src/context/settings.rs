@@ -98,9 +98,7 @@ unsafe extern "C-unwind" fn check(
         }
         // Only a SET of the session can belong to a transaction; ALTER ROLE, ALTER DATABASE and PGOPTIONS cannot.
         let stamp = match source {
-            pg_sys::GucSource::PGC_S_SESSION => {
-                LOADING.get().unwrap_or_else(transaction::serial)
-            }
+            pg_sys::GucSource::PGC_S_SESSION => LOADING.get().unwrap_or_else(transaction::serial),
             _ => 0,
         };
         let memory = allocate(size_of::<u64>()).cast::<u64>();
@@ -147,7 +145,13 @@ assign_hooks!(assign_org => Org, assign_user => User, assign_project => Project,
 
 type AssignHook = unsafe extern "C-unwind" fn(*const c_char, *mut c_void);
 
-fn define(setting: Setting, name: &CStr, what: &CStr, check: pg_sys::GucStringCheckHook, assign: AssignHook) {
+fn define(
+    setting: Setting,
+    name: &CStr,
+    what: &CStr,
+    check: pg_sys::GucStringCheckHook,
+    assign: AssignHook,
+) {
     LOADING.set(Some(stamp_before_load(name)));
     // SAFETY: name and text are static, the variable lives as long as the backend, the hooks do not panic.
     unsafe {
@@ -177,7 +181,11 @@ fn stamp_before_load(name: &CStr) -> u64 {
         for i in 0..pg_sys::GetNumConfigOptions() as usize {
             let generic = *all.add(i);
             if CStr::from_ptr((*generic).name) == name {
-                return if (*generic).stack.is_null() { 0 } else { transaction::serial() };
+                return if (*generic).stack.is_null() {
+                    0
+                } else {
+                    transaction::serial()
+                };
             }
         }
         0
@@ -193,7 +201,12 @@ fn stamp_before_load(name: &CStr) -> u64 {
                 elevel: std::ffi::c_int,
             ) -> *mut pg_sys::config_generic;
         }
-        let generic = find_option(name.as_ptr(), false, true, pg_sys::DEBUG5 as std::ffi::c_int);
+        let generic = find_option(
+            name.as_ptr(),
+            false,
+            true,
+            pg_sys::DEBUG5 as std::ffi::c_int,
+        );
         if generic.is_null() || (*generic).stack.is_null() {
             0
         } else {
@@ -223,13 +236,55 @@ unsafe extern "C-unwind" fn check_actor_type(
 
 pub fn init() {
     type S = Setting;
-    define(S::Org, c"app.current_org", c"The organization the session claims: its uuid or external key.", Some(check), assign_org);
-    define(S::User, c"app.current_user_id", c"The user that a trusted application acts for: uuid or external key.", Some(check), assign_user);
-    define(S::Project, c"app.current_project", c"The project the session narrows itself to.", Some(check), assign_project);
-    define(S::Cluster, c"app.current_cluster", c"The cluster the session narrows itself to.", Some(check), assign_cluster);
-    define(S::ActorType, c"app.actor_type", c"Who acts for a trusted application: human, ai or service.", Some(check_actor_type), assign_actor_type);
-    define(S::RequestId, c"app.request_id", c"The request this work belongs to, for the audit log.", Some(check), assign_request_id);
-    define(S::ClientAddr, c"app.client_addr", c"The end user's address, as a trusted application saw it.", Some(check), assign_client_addr);
+    define(
+        S::Org,
+        c"app.current_org",
+        c"The organization the session claims: its uuid or external key.",
+        Some(check),
+        assign_org,
+    );
+    define(
+        S::User,
+        c"app.current_user_id",
+        c"The user that a trusted application acts for: uuid or external key.",
+        Some(check),
+        assign_user,
+    );
+    define(
+        S::Project,
+        c"app.current_project",
+        c"The project the session narrows itself to.",
+        Some(check),
+        assign_project,
+    );
+    define(
+        S::Cluster,
+        c"app.current_cluster",
+        c"The cluster the session narrows itself to.",
+        Some(check),
+        assign_cluster,
+    );
+    define(
+        S::ActorType,
+        c"app.actor_type",
+        c"Who acts for a trusted application: human, ai or service.",
+        Some(check_actor_type),
+        assign_actor_type,
+    );
+    define(
+        S::RequestId,
+        c"app.request_id",
+        c"The request this work belongs to, for the audit log.",
+        Some(check),
+        assign_request_id,
+    );
+    define(
+        S::ClientAddr,
+        c"app.client_addr",
+        c"The end user's address, as a trusted application saw it.",
+        Some(check),
+        assign_client_addr,
+    );
 
     GucRegistry::define_bool_guc(
         c"tenancy.one_org_per_transaction",

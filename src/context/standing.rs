@@ -192,8 +192,12 @@ fn claimed_user(principal: &Principal) -> Result<Option<Id>, Reason> {
         },
         Principal::Application { .. } | Principal::Dba => match claim {
             None => Ok(None),
-            Some(c) if principal.transaction_scoped() && !c.in_this_transaction => Err(Reason::Void),
-            Some(c) => authority::user(&c.text).map(Some).ok_or(Reason::UnknownUser),
+            Some(c) if principal.transaction_scoped() && !c.in_this_transaction => {
+                Err(Reason::Void)
+            }
+            Some(c) => authority::user(&c.text)
+                .map(Some)
+                .ok_or(Reason::UnknownUser),
         },
     }
 }

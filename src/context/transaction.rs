@@ -45,7 +45,10 @@ unsafe extern "C-unwind" fn at_end(event: pg_sys::XactEvent::Type, _arg: *mut st
     use pg_sys::XactEvent::*;
     match event {
         XACT_EVENT_PRE_COMMIT | XACT_EVENT_PRE_PREPARE => crate::isolation::before_commit(),
-        XACT_EVENT_COMMIT | XACT_EVENT_ABORT | XACT_EVENT_PREPARE | XACT_EVENT_PARALLEL_COMMIT
+        XACT_EVENT_COMMIT
+        | XACT_EVENT_ABORT
+        | XACT_EVENT_PREPARE
+        | XACT_EVENT_PARALLEL_COMMIT
         | XACT_EVENT_PARALLEL_ABORT => {
             SERIAL.set(SERIAL.get() + 1);
             PIN.set(None);
@@ -77,7 +80,10 @@ unsafe extern "C-unwind" fn at_subtransaction_end(
         }
         SUBXACT_EVENT_COMMIT_SUB => {
             if let Some(pin) = PIN.get().filter(|p| p.level >= level) {
-                PIN.set(Some(Pin { level: level - 1, ..pin }));
+                PIN.set(Some(Pin {
+                    level: level - 1,
+                    ..pin
+                }));
             }
             crate::isolation::at_subtransaction_commit(level);
         }

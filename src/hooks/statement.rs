@@ -1,7 +1,7 @@
 //! ExecutorStart: takes in revocations once per statement, keeps a void context out of parallel workers, and refuses a
 //! locking SELECT by a role that may not update.
 
-use crate::pg::{catalog, identity, transaction};
+use crate::pg::{catalog, identity, transaction, value};
 use crate::{context, isolation};
 use pgrx::pg_sys::panic::ErrorReportable;
 use pgrx::prelude::*;
@@ -35,7 +35,10 @@ unsafe fn before(query: *mut pg_sys::QueryDesc) {
         if (*plan).parallelModeNeeded && context::is_void() {
             (*plan).parallelModeNeeded = false;
         }
-        if !(*plan).rowMarks.is_null() && !identity::in_referential_action() && !identity::break_glass() {
+        if !(*plan).rowMarks.is_null()
+            && !identity::in_referential_action()
+            && !identity::break_glass()
+        {
             for relid in locked_relations(plan) {
                 isolation::check_locking_read(relid).unwrap_or_report();
             }
@@ -52,7 +55,9 @@ unsafe fn locked_relations(plan: *mut pg_sys::PlannedStmt) -> Vec<pg_sys::Oid> {
         let list = (*plan).rowMarks;
         (0..(*list).length as usize)
             .filter_map(|i| {
-                let mark = (*(*list).elements.add(i)).ptr_value.cast::<pg_sys::PlanRowMark>();
+                let mark = (*(*list).elements.add(i))
+                    .ptr_value
+                    .cast::<pg_sys::PlanRowMark>();
                 if (*mark).markType > pg_sys::RowMarkType::ROW_MARK_KEYSHARE {
                     return None;
                 }
@@ -65,10 +70,80 @@ unsafe fn locked_relations(plan: *mut pg_sys::PlannedStmt) -> Vec<pg_sys::Oid> {
     }
 }
 
+static mut PREVIOUS_RUN: pg_sys::ExecutorRun_hook_type = None;
+
+/// ExecutorRun: the query by which a foreign key looks for its parent finds nothing where that parent is another
+/// organization's (isolation/foreign_key.rs). It runs without moving, so that PostgreSQL reports a missing parent.
+///
+/// SAFETY: called by PostgreSQL with a started query descriptor; chains to the previous hook.
+#[cfg(not(feature = "pg18"))]
+#[pg_guard]
+unsafe extern "C-unwind" fn executor_run(
+    query: *mut pg_sys::QueryDesc,
+    direction: pg_sys::ScanDirection::Type,
+    count: u64,
+    once: bool,
+) {
+    // SAFETY: as the function's own.
+    unsafe {
+        let direction = direction_for(query, direction);
+        match PREVIOUS_RUN {
+            Some(previous) => previous(query, direction, count, once),
+            None => pg_sys::standard_ExecutorRun(query, direction, count, once),
+        }
+    }
+}
+
+/// SAFETY: as above.
+#[cfg(feature = "pg18")]
+#[pg_guard]
+unsafe extern "C-unwind" fn executor_run(
+    query: *mut pg_sys::QueryDesc,
+    direction: pg_sys::ScanDirection::Type,
+    count: u64,
+) {
+    // SAFETY: as the function's own.
+    unsafe {
+        let direction = direction_for(query, direction);
+        match PREVIOUS_RUN {
+            Some(previous) => previous(query, direction, count),
+            None => pg_sys::standard_ExecutorRun(query, direction, count),
+        }
+    }
+}
+
+/// SAFETY: `query` is a started query.
+unsafe fn direction_for(
+    query: *mut pg_sys::QueryDesc,
+    direction: pg_sys::ScanDirection::Type,
+) -> pg_sys::ScanDirection::Type {
+    if !isolation::hides_any() || !identity::in_referential_action() {
+        return direction;
+    }
+    // SAFETY: as the function's own; a referential check has its key as parameters.
+    unsafe {
+        let plan = (*query).plannedstmt;
+        if (*plan).rowMarks.is_null() || (*query).params.is_null() {
+            return direction;
+        }
+        let key = value::parameters((*query).params);
+        if locked_relations(plan)
+            .iter()
+            .any(|parent| isolation::hides(*parent, &key))
+        {
+            pg_sys::ScanDirection::NoMovementScanDirection
+        } else {
+            direction
+        }
+    }
+}
+
 pub fn init() {
     // SAFETY: one thread; hooks are chained as PostgreSQL's own modules do it.
     unsafe {
         PREVIOUS = pg_sys::ExecutorStart_hook;
         pg_sys::ExecutorStart_hook = Some(executor_start);
+        PREVIOUS_RUN = pg_sys::ExecutorRun_hook;
+        pg_sys::ExecutorRun_hook = Some(executor_run);
     }
 }

@@ -1,17 +1,21 @@
 //! The cross-org foreign-key guard (spec 5.5): a reference to another organization's row fails with exactly the error
 //! of a missing row, at once, without waiting for that row's lock.
 //!
+//! Exactly means that PostgreSQL raises it: another organization's parent is hidden from the query that the key's own
+//! trigger runs, so that text, fields, source line and moment (at the statement's end, or at commit where the key is
+//! deferred) are those of a missing parent because it is one, to that query.
+//!
 //! A parent of the same organization is held FOR KEY SHARE and remembered for the transaction. A parent that is not
 //! there is PostgreSQL's to refuse; but since the key may be deferred, or the parent may appear between our look and
-//! PostgreSQL's, it is looked up again before commit.
+//! PostgreSQL's, or the key's own trigger may be off, every such reference is looked up again before commit.
 
 use super::table::{self, GuardedKey, Table};
 use crate::pg;
 use crate::pg::probe::{self, Parent};
-use crate::pg::trigger::{Call, RowImage};
+use crate::pg::trigger::RowImage;
 use crate::pg::value::{self, Value};
 use pgrx::prelude::*;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
 
 /// Parents remembered at most; past that the memory starts anew.
@@ -19,7 +23,7 @@ const REMEMBERED: usize = 200_000;
 
 type Held = (pg_sys::Oid, [u8; 16], Vec<u8>);
 
-/// A reference whose parent was not there when the row was written.
+/// A reference whose parent was not there, or not this organization's, when the row was written.
 struct Pending {
     child: pg_sys::Oid,
     constraint: pg_sys::Oid,
@@ -27,14 +31,18 @@ struct Pending {
     key: Vec<Value>,
     text: String,
     level: i32,
+    /// The parent table, where its row is another organization's and must not be found.
+    hidden_in: Option<pg_sys::Oid>,
 }
 
 thread_local! {
     static HELD: RefCell<HashSet<Held>> = RefCell::default();
     static PENDING: RefCell<Vec<Pending>> = const { RefCell::new(Vec::new()) };
+    // How many of them hide a parent: what the executor hook asks before it looks closer.
+    static HIDDEN: Cell<usize> = const { Cell::new(0) };
 }
 
-pub fn check(call: &Call, table: &Table, old: Option<&RowImage>, new: &RowImage) -> pg::Result<()> {
+pub fn check(table: &Table, old: Option<&RowImage>, new: &RowImage) -> pg::Result<()> {
     for key in &table.foreign_keys {
         let values: Vec<Value> = key.columns.iter().map(|(i, _)| new.value(*i)).collect();
         // A key with a NULL in it references nothing (MATCH SIMPLE); MATCH FULL refuses partial ones itself.
@@ -42,19 +50,27 @@ pub fn check(call: &Call, table: &Table, old: Option<&RowImage>, new: &RowImage)
             continue;
         }
         if let Some(old) = old
-            && key.columns.iter().zip(&values).all(|((i, _), v)| old.value(*i).same(v))
+            && key
+                .columns
+                .iter()
+                .zip(&values)
+                .all(|((i, _), v)| old.value(*i).same(v))
         {
             continue;
         }
         if let Some(org) = new.value(table.org_attnum).as_uuid() {
-            check_one(call, table, key, values, org, new);
+            check_one(table, key, values, org, new);
         }
     }
     Ok(())
 }
 
-fn check_one(call: &Call, table: &Table, key: &GuardedKey, values: Vec<Value>, org: [u8; 16], new: &RowImage) {
-    let held: Held = (key.constraint, org, values.iter().flat_map(Value::bytes).collect());
+fn check_one(table: &Table, key: &GuardedKey, values: Vec<Value>, org: [u8; 16], new: &RowImage) {
+    let held: Held = (
+        key.constraint,
+        org,
+        values.iter().flat_map(Value::bytes).collect(),
+    );
     if HELD.with_borrow(|h| h.contains(&held)) {
         return;
     }
@@ -65,15 +81,7 @@ fn check_one(call: &Call, table: &Table, key: &GuardedKey, values: Vec<Value>, o
             }
             h.insert(held);
         }),
-        Parent::Foreign => probe::violation(
-            call.relation(),
-            &call.relation_name(),
-            &key.name,
-            key.probe.parent,
-            &key.columns,
-            &text_of(key, &values, new),
-        ),
-        Parent::Missing => {
+        absent => {
             let pending = Pending {
                 child: table.relid,
                 constraint: key.constraint,
@@ -81,10 +89,28 @@ fn check_one(call: &Call, table: &Table, key: &GuardedKey, values: Vec<Value>, o
                 text: text_of(key, &values, new),
                 key: values.iter().map(Value::kept_for_transaction).collect(),
                 level: pg::transaction::nest_level(),
+                hidden_in: (absent == Parent::Foreign).then_some(key.probe.parent),
             };
+            HIDDEN.set(HIDDEN.get() + usize::from(pending.hidden_in.is_some()));
             PENDING.with_borrow_mut(|p| p.push(pending));
         }
     }
+}
+
+/// Whether some parent is to be kept from the keys' own checks.
+pub fn hides_any() -> bool {
+    HIDDEN.get() > 0
+}
+
+/// Whether the check that looks for `key` in `parent` is to find nothing.
+pub fn hides(parent: pg_sys::Oid, key: &[Value]) -> bool {
+    PENDING.with_borrow(|p| {
+        p.iter().any(|one| {
+            one.hidden_in == Some(parent)
+                && one.key.len() == key.len()
+                && one.key.iter().zip(key).all(|(a, b)| a.same(b))
+        })
+    })
 }
 
 fn text_of(key: &GuardedKey, values: &[Value], row: &RowImage) -> String {
@@ -99,11 +125,16 @@ fn text_of(key: &GuardedKey, values: &[Value], row: &RowImage) -> String {
 
 /// Before commit and PREPARE: whoever turned up as parent since must be of the row's organization.
 pub fn before_commit() {
+    HIDDEN.set(0);
     for pending in PENDING.take() {
         let Some(table) = table::protected(pending.child) else {
             continue;
         };
-        let Some(key) = table.foreign_keys.iter().find(|k| k.constraint == pending.constraint) else {
+        let Some(key) = table
+            .foreign_keys
+            .iter()
+            .find(|k| k.constraint == pending.constraint)
+        else {
             continue;
         };
         if probe::find(&key.probe, &pending.key, &pending.org) == Parent::Foreign {
@@ -121,12 +152,16 @@ pub fn before_commit() {
 pub fn forget_all() {
     HELD.take();
     PENDING.take();
+    HIDDEN.set(0);
 }
 
 /// A rolled-back subtransaction gave its locks up and took its rows along.
 pub fn at_subtransaction_abort(level: i32) {
     HELD.take();
-    PENDING.with_borrow_mut(|p| p.retain(|one| one.level < level));
+    PENDING.with_borrow_mut(|p| {
+        p.retain(|one| one.level < level);
+        HIDDEN.set(p.iter().filter(|one| one.hidden_in.is_some()).count());
+    });
 }
 
 pub fn at_subtransaction_commit(level: i32) {

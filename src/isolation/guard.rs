@@ -38,9 +38,21 @@ macro_rules! trigger_function {
     };
 }
 trigger_function!(pg_finfo_tenancy_guard_row, tenancy_guard_row, guard_row);
-trigger_function!(pg_finfo_tenancy_guard_statement, tenancy_guard_statement, guard_statement);
-trigger_function!(pg_finfo_tenancy_guard_truncate, tenancy_guard_truncate, guard_truncate);
-trigger_function!(pg_finfo_tenancy_guard_audit, tenancy_guard_audit, guard_audit);
+trigger_function!(
+    pg_finfo_tenancy_guard_statement,
+    tenancy_guard_statement,
+    guard_statement
+);
+trigger_function!(
+    pg_finfo_tenancy_guard_truncate,
+    tenancy_guard_truncate,
+    guard_truncate
+);
+trigger_function!(
+    pg_finfo_tenancy_guard_audit,
+    tenancy_guard_audit,
+    guard_audit
+);
 
 fn not_a_trigger(name: &str) -> ErrorReport {
     fail(
@@ -77,7 +89,8 @@ fn on_table(call: &Call) -> String {
 
 fn guard_statement(call: &Call) -> pg::Result<()> {
     // A cascade needs the right on the parent only; the rows it reaches are still held to the organization.
-    if identity::is_logical_worker() || identity::in_referential_action() || identity::break_glass() {
+    if identity::is_logical_worker() || identity::in_referential_action() || identity::break_glass()
+    {
         return Ok(());
     }
     let table = table_of(call)?;
@@ -125,7 +138,7 @@ fn guard_row(call: &Call) -> pg::Result<()> {
             check_columns(call, &table, &now, old, new)?;
         }
         if let Some(new) = &new {
-            foreign_key::check(call, &table, old.as_ref(), new)?;
+            foreign_key::check(&table, old.as_ref(), new)?;
         }
     }
     if table.options.audit {
@@ -168,7 +181,10 @@ fn hold_to_org(
                     "permission denied: the row in table \"{}\" is not of the current organization",
                     call.relation_name()
                 ),
-                format!("Column \"{}\" must hold tenancy.current_org().", table.options.org_column),
+                format!(
+                    "Column \"{}\" must hold tenancy.current_org().",
+                    table.options.org_column
+                ),
                 "Leave the column out: its default fills it. A superuser who means it says SET row_security = off first.",
             ));
         }
@@ -186,7 +202,10 @@ fn check_columns(
 ) -> pg::Result<()> {
     for (attnum, column, action) in &table.column_actions {
         if !old.value(*attnum).same(&new.value(*attnum)) {
-            let on = format!("on column \"{column}\" of table \"{}\"", call.relation_name());
+            let on = format!(
+                "on column \"{column}\" of table \"{}\"",
+                call.relation_name()
+            );
             require(now, action, &on)?;
         }
     }
@@ -198,7 +217,10 @@ fn guard_truncate(call: &Call) -> pg::Result<()> {
         return Ok(());
     }
     Err(denied(
-        format!("permission denied: TRUNCATE of protected table \"{}\"", call.relation_name()),
+        format!(
+            "permission denied: TRUNCATE of protected table \"{}\"",
+            call.relation_name()
+        ),
         "TRUNCATE empties the table for every organization at once.",
         "DELETE removes the current organization's rows. A superuser who means all of them says SET row_security = off first.",
     ))
@@ -211,7 +233,11 @@ fn guard_audit(call: &Call) -> pg::Result<()> {
         return Ok(());
     }
     Err(denied(
-        format!("permission denied: {} on audit table \"{}\"", call.event.name(), call.relation_name()),
+        format!(
+            "permission denied: {} on audit table \"{}\"",
+            call.event.name(),
+            call.relation_name()
+        ),
         "An audit log is appended to by the extension and changed by nobody, not even a superuser.",
         "Read it through tenancy.audit_log.",
     ))
@@ -226,6 +252,16 @@ pub fn check_locking_read(relid: pg_sys::Oid) -> pg::Result<()> {
     if now.org.is_none() {
         return Ok(());
     }
-    let name = table.object.rsplit('.').next().unwrap_or_default().trim_matches('"').to_string();
-    require(&now, &table.options.update, &format!("(row lock) on table \"{name}\""))
+    let name = table
+        .object
+        .rsplit('.')
+        .next()
+        .unwrap_or_default()
+        .trim_matches('"')
+        .to_string();
+    require(
+        &now,
+        &table.options.update,
+        &format!("(row lock) on table \"{name}\""),
+    )
 }

@@ -7,7 +7,9 @@ mod protect;
 mod table;
 mod uninstall;
 
-pub use foreign_key::{at_subtransaction_abort, at_subtransaction_commit, before_commit};
+pub use foreign_key::{
+    at_subtransaction_abort, at_subtransaction_commit, before_commit, hides, hides_any,
+};
 pub use guard::check_locking_read;
 pub use table::{Table, on_invalidation};
 

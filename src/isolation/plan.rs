@@ -59,7 +59,8 @@ impl Options {
     }
 
     pub fn new(org_column: &str, permissions: Permissions, audit: bool, before: Before) -> Options {
-        let or = |given: Option<String>, default: &str| given.unwrap_or_else(|| default.to_string());
+        let or =
+            |given: Option<String>, default: &str| given.unwrap_or_else(|| default.to_string());
         Options {
             org_column: org_column.to_string(),
             select: or(permissions.select, "data:read"),
@@ -161,7 +162,9 @@ pub fn protect(o: &Options, q: &Quoted, needs_index: bool) -> Vec<String> {
     ));
     // A session in replica mode must not slip past them.
     for trigger in TRIGGERS {
-        sql.push(format!("ALTER TABLE {table} ENABLE ALWAYS TRIGGER \"{trigger}\""));
+        sql.push(format!(
+            "ALTER TABLE {table} ENABLE ALWAYS TRIGGER \"{trigger}\""
+        ));
     }
     sql
 }
@@ -172,13 +175,20 @@ pub fn unprotect(o: &Options, q: &Quoted, policies: &[String], triggers: &[Strin
     let mut sql: Vec<String> = triggers
         .iter()
         .map(|t| format!("DROP TRIGGER \"{t}\" ON {table}"))
-        .chain(policies.iter().map(|p| format!("DROP POLICY {p} ON {table}")))
+        .chain(
+            policies
+                .iter()
+                .map(|p| format!("DROP POLICY {p} ON {table}")),
+        )
         .collect();
     let mut changes = vec![match &o.before.default {
         Some(expression) => format!("ALTER COLUMN {org} SET DEFAULT {expression}"),
         None => format!("ALTER COLUMN {org} DROP DEFAULT"),
     }];
-    changes.push(format!("ALTER COLUMN {org} SET STATISTICS {}", o.before.statistics));
+    changes.push(format!(
+        "ALTER COLUMN {org} SET STATISTICS {}",
+        o.before.statistics
+    ));
     if !o.before.not_null {
         changes.push(format!("ALTER COLUMN {org} DROP NOT NULL"));
     }
@@ -222,7 +232,10 @@ mod tests {
     #[test]
     fn unnamed_actions_are_the_data_defaults() {
         let o = options();
-        assert_eq!((o.select.as_str(), o.insert.as_str()), ("data:read", "server:create"));
+        assert_eq!(
+            (o.select.as_str(), o.insert.as_str()),
+            ("data:read", "server:create")
+        );
         assert_eq!(o.actions().count(), 5);
     }
 
@@ -238,15 +251,24 @@ mod tests {
         for command in ["SELECT", "INSERT", "UPDATE", "DELETE"] {
             let policies: Vec<&String> = sql
                 .iter()
-                .filter(|s| s.starts_with("CREATE POLICY") && s.contains(&format!("FOR {command} ")))
+                .filter(|s| {
+                    s.starts_with("CREATE POLICY") && s.contains(&format!("FOR {command} "))
+                })
                 .collect();
             assert_eq!(policies.len(), 2, "{command}");
             let predicate = |s: &str| s.split("TO PUBLIC").nth(1).unwrap().to_string();
             assert_eq!(predicate(policies[0]), predicate(policies[1]));
             assert!(policies[0].contains("PERMISSIVE") && policies[1].contains("RESTRICTIVE"));
         }
-        assert!(sql.iter().any(|s| s == "CREATE INDEX ON public.servers (org_id)"));
-        assert!(!protect(&o, &quoted(&literal), false).iter().any(|s| s.starts_with("CREATE INDEX")));
+        assert!(
+            sql.iter()
+                .any(|s| s == "CREATE INDEX ON public.servers (org_id)")
+        );
+        assert!(
+            !protect(&o, &quoted(&literal), false)
+                .iter()
+                .any(|s| s.starts_with("CREATE INDEX"))
+        );
     }
 
     #[test]
@@ -270,7 +292,13 @@ mod tests {
             statistics: -1,
             index: Some("public.servers_org_id_idx".into()),
         };
-        let sql = unprotect(&o, &quoted(&literal), &["tenancy_select".into()], &[ROW_TRIGGER.into()]).join(";");
+        let sql = unprotect(
+            &o,
+            &quoted(&literal),
+            &["tenancy_select".into()],
+            &[ROW_TRIGGER.into()],
+        )
+        .join(";");
         assert!(sql.contains("SET DEFAULT gen_random_uuid()") && sql.contains("NO FORCE"));
         assert!(!sql.contains("DROP NOT NULL") && !sql.contains("DISABLE ROW"));
         assert!(sql.contains("DROP INDEX IF EXISTS public.servers_org_id_idx"));

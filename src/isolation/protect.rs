@@ -65,7 +65,9 @@ fn facts(relid: pg_sys::Oid) -> pg::Result<Facts> {
 
 /// For owners of the table and for the DBA; the extension's own and the system's tables are nobody's to change here.
 fn require_owner(table: &Facts) -> pg::Result<()> {
-    if context::is_administrator() || identity::has_privileges_of(identity::outer_user(), table.owner) {
+    if context::is_administrator()
+        || identity::has_privileges_of(identity::outer_user(), table.owner)
+    {
         return Ok(());
     }
     Err(fail(
@@ -87,19 +89,60 @@ fn wrong_kind(table: &Facts, what: &str, hint: &str) -> ErrorReport {
 
 fn require_plain_table(table: &Facts) -> pg::Result<()> {
     let ours = matches!(table.schema.as_str(), "tenancy" | "tenancy_audit");
-    if ours || matches!(table.schema.as_str(), "pg_catalog" | "information_schema" | "pg_toast") {
-        return Err(wrong_kind(table, "not a table of an application", "Protect the tables that hold the organizations' rows."));
+    if ours
+        || matches!(
+            table.schema.as_str(),
+            "pg_catalog" | "information_schema" | "pg_toast"
+        )
+    {
+        return Err(wrong_kind(
+            table,
+            "not a table of an application",
+            "Protect the tables that hold the organizations' rows.",
+        ));
     }
     match table.kind.as_str() {
-        "v" => Err(wrong_kind(table, "a view", "Protect the tables below it, and give the view security_invoker = true.")),
-        "m" => Err(wrong_kind(table, "a materialized view", "Protect the tables below it; a materialized view holds all organizations' rows.")),
-        "f" => Err(wrong_kind(table, "a foreign table", "Protect the table where it is stored.")),
-        "p" => Err(wrong_kind(table, "a partitioned table", "Partitioned tables are not supported by this version.")),
-        "r" if table.partition => Err(wrong_kind(table, "a partition", "Partitioned tables are not supported by this version.")),
-        "r" if table.inherits => Err(wrong_kind(table, "part of an inheritance tree", "Inherited tables are not supported by this version.")),
-        "r" if table.persistence == "t" => Err(wrong_kind(table, "a temporary table", "A temporary table is its session's own.")),
+        "v" => Err(wrong_kind(
+            table,
+            "a view",
+            "Protect the tables below it, and give the view security_invoker = true.",
+        )),
+        "m" => Err(wrong_kind(
+            table,
+            "a materialized view",
+            "Protect the tables below it; a materialized view holds all organizations' rows.",
+        )),
+        "f" => Err(wrong_kind(
+            table,
+            "a foreign table",
+            "Protect the table where it is stored.",
+        )),
+        "p" => Err(wrong_kind(
+            table,
+            "a partitioned table",
+            "Partitioned tables are not supported by this version.",
+        )),
+        "r" if table.partition => Err(wrong_kind(
+            table,
+            "a partition",
+            "Partitioned tables are not supported by this version.",
+        )),
+        "r" if table.inherits => Err(wrong_kind(
+            table,
+            "part of an inheritance tree",
+            "Inherited tables are not supported by this version.",
+        )),
+        "r" if table.persistence == "t" => Err(wrong_kind(
+            table,
+            "a temporary table",
+            "A temporary table is its session's own.",
+        )),
         "r" => Ok(()),
-        _ => Err(wrong_kind(table, "not a table", "Pass the name of a table.")),
+        _ => Err(wrong_kind(
+            table,
+            "not a table",
+            "Pass the name of a table.",
+        )),
     }
 }
 
@@ -136,7 +179,8 @@ fn org_column(table: &Facts, name: &str) -> pg::Result<OrgColumn> {
         },
     )
     .pop();
-    let Some((type_id, type_name, not_null, generated, default, statistics, indexed)) = found else {
+    let Some((type_id, type_name, not_null, generated, default, statistics, indexed)) = found
+    else {
         return Err(fail(
             PgSqlErrorCode::ERRCODE_UNDEFINED_COLUMN,
             format!("column \"{name}\" of table \"{}\" does not exist", table.name),
@@ -147,7 +191,10 @@ fn org_column(table: &Facts, name: &str) -> pg::Result<OrgColumn> {
     if type_id != pg_sys::UUIDOID {
         return Err(fail(
             PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
-            format!("column \"{name}\" of table \"{}\" is of type {type_name}, not uuid", table.name),
+            format!(
+                "column \"{name}\" of table \"{}\" is of type {type_name}, not uuid",
+                table.name
+            ),
         )
         .set_detail("The column holds the organization's id.")
         .set_hint("This version protects organization columns of type uuid."));
@@ -175,13 +222,18 @@ fn org_column(table: &Facts, name: &str) -> pg::Result<OrgColumn> {
 }
 
 fn count(sql: &str) -> i64 {
-    run(sql, &[], |row| row.get::<i64>(1)).pop().flatten().unwrap_or(0)
+    run(sql, &[], |row| row.get::<i64>(1))
+        .pop()
+        .flatten()
+        .unwrap_or(0)
 }
 
 /// Rows that would belong to nobody, or to an organization that does not exist.
 fn check_rows(table: &Facts, column: &OrgColumn) -> pg::Result<()> {
     let (name, org) = (table.quoted(), &column.quoted);
-    let homeless = count(&format!("SELECT pg_catalog.count(*) FROM {name} WHERE {org} IS NULL"));
+    let homeless = count(&format!(
+        "SELECT pg_catalog.count(*) FROM {name} WHERE {org} IS NULL"
+    ));
     if homeless > 0 {
         return Err(fail(
             PgSqlErrorCode::ERRCODE_NOT_NULL_VIOLATION,
@@ -197,7 +249,10 @@ fn check_rows(table: &Facts, column: &OrgColumn) -> pg::Result<()> {
     if unknown > 0 {
         ErrorReport::new(
             PgSqlErrorCode::ERRCODE_WARNING,
-            format!("table \"{}\" has {unknown} rows of organizations that do not exist", table.name),
+            format!(
+                "table \"{}\" has {unknown} rows of organizations that do not exist",
+                table.name
+            ),
             "pg_tenancy",
         )
         .set_detail("Nobody will see them until tenancy.orgs has these organizations.")
@@ -213,7 +268,7 @@ fn check_references(table: &Facts, org_name: &str) -> pg::Result<()> {
         "SELECT c.conname::pg_catalog.text, cn.nspname::pg_catalog.text, cc.relname::pg_catalog.text,
                 pn.nspname::pg_catalog.text, pc.relname::pg_catalog.text, c.conrelid, c.confrelid,
                 (SELECT pg_catalog.array_agg(pg_catalog.format('c.%I OPERATOR(%I.%s) p.%I', ca.attname, opn.nspname, op.oprname, pa.attname))
-                 FROM pg_catalog.unnest(c.conkey, c.confkey, c.conpfeqop) AS k (child, parent, operator)
+                 FROM ROWS FROM (pg_catalog.unnest(c.conkey), pg_catalog.unnest(c.confkey), pg_catalog.unnest(c.conpfeqop)) AS k (child, parent, operator)
                       JOIN pg_catalog.pg_attribute AS ca ON ca.attrelid OPERATOR(pg_catalog.=) c.conrelid AND ca.attnum OPERATOR(pg_catalog.=) k.child
                       JOIN pg_catalog.pg_attribute AS pa ON pa.attrelid OPERATOR(pg_catalog.=) c.confrelid AND pa.attnum OPERATOR(pg_catalog.=) k.parent
                       JOIN pg_catalog.pg_operator AS op ON op.oid OPERATOR(pg_catalog.=)
@@ -266,9 +321,13 @@ fn check_references(table: &Facts, org_name: &str) -> pg::Result<()> {
         if crossing > 0 {
             return Err(fail(
                 PgSqlErrorCode::ERRCODE_FOREIGN_KEY_VIOLATION,
-                format!("{crossing} rows of {child} refer to another organization's rows in {parent}"),
+                format!(
+                    "{crossing} rows of {child} refer to another organization's rows in {parent}"
+                ),
             )
-            .set_detail(format!("Foreign key \"{constraint}\". Nothing was changed."))
+            .set_detail(format!(
+                "Foreign key \"{constraint}\". Nothing was changed."
+            ))
             .set_hint("Correct these references, and protect the table again."));
         }
     }
@@ -283,7 +342,11 @@ fn current_options(relid: pg_sys::Oid) -> Option<Options> {
         |row| row.get::<Vec<u8>>(1).unwrap_or_default(),
     )
     .pop()
-    .map(|bytes| Options::parse(&String::from_utf8_lossy(bytes.strip_suffix(&[0]).unwrap_or(&bytes))))
+    .map(|bytes| {
+        Options::parse(&String::from_utf8_lossy(
+            bytes.strip_suffix(&[0]).unwrap_or(&bytes),
+        ))
+    })
 }
 
 fn permissions(given: JsonB) -> pg::Result<Permissions> {
@@ -321,7 +384,13 @@ fn protect(
     require_owner(&table)?;
     require_plain_table(&table)?;
     let permissions = self::permissions(permissions)?;
-    execute(&format!("LOCK TABLE ONLY {} IN ACCESS EXCLUSIVE MODE", table.quoted()), &[]);
+    execute(
+        &format!(
+            "LOCK TABLE ONLY {} IN ACCESS EXCLUSIVE MODE",
+            table.quoted()
+        ),
+        &[],
+    );
     let column = self::org_column(&table, org_column)?;
     let mut options = Options::new(org_column, permissions, audit, column.before.clone());
     let matrix = authority::matrix();
@@ -349,7 +418,10 @@ fn check_action_columns(table: &Facts, options: &Options) -> pg::Result<()> {
         if found.is_empty() {
             return Err(fail(
                 PgSqlErrorCode::ERRCODE_UNDEFINED_COLUMN,
-                format!("column \"{column}\" of table \"{}\" does not exist", table.name),
+                format!(
+                    "column \"{column}\" of table \"{}\" does not exist",
+                    table.name
+                ),
             )
             .set_detail("It is named under columns in permissions.")
             .set_hint("Name columns of the table only."));
@@ -362,7 +434,10 @@ fn protected_already(table: &Facts, present: &Options, wanted: &Options) -> pg::
     if present.same_protection(wanted) {
         ErrorReport::new(
             PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION,
-            format!("table \"{}\" is protected already, nothing changed", table.name),
+            format!(
+                "table \"{}\" is protected already, nothing changed",
+                table.name
+            ),
             "pg_tenancy",
         )
         .report(PgLogLevel::NOTICE);
@@ -403,7 +478,10 @@ fn apply(table: &Facts, column: &OrgColumn, options: &mut Options) {
     for statement in plan::protect(options, &quoted, false) {
         execute(&statement, &[]);
     }
-    error::server_log("table protected", &format!("Table {name}, organization column {}.", column.quoted));
+    error::server_log(
+        "table protected",
+        &format!("Table {name}, organization column {}.", column.quoted),
+    );
 }
 
 /// Takes the protection of a table away: policies, triggers and the default go, and row security, NOT NULL and the
@@ -436,7 +514,9 @@ fn take_away(table: &Facts) -> pg::Result<()> {
         literal: &literal,
     };
     let present = |sql: &str| {
-        run(sql, &[Arg::Oid(table.relid)], |row| row.get::<String>(1).unwrap_or_default())
+        run(sql, &[Arg::Oid(table.relid)], |row| {
+            row.get::<String>(1).unwrap_or_default()
+        })
     };
     let policies: Vec<String> = present(
         "SELECT polname::pg_catalog.text FROM pg_catalog.pg_policy WHERE polrelid OPERATOR(pg_catalog.=) $1",

@@ -123,7 +123,11 @@ fn read(relid: pg_sys::Oid) -> Option<Table> {
     })
 }
 
-fn foreign_keys(relid: pg_sys::Oid, guard: pg_sys::Oid, columns: &[(i16, String)]) -> Vec<GuardedKey> {
+fn foreign_keys(
+    relid: pg_sys::Oid,
+    guard: pg_sys::Oid,
+    columns: &[(i16, String)],
+) -> Vec<GuardedKey> {
     latest(
         "SELECT c.oid, c.conname::pg_catalog.text, c.confrelid, c.conindid, c.conkey::pg_catalog.int2[],
                 c.confkey::pg_catalog.int2[], c.conpfeqop::pg_catalog.oid[], i.indkey::pg_catalog.int2[],

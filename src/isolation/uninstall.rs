@@ -36,9 +36,13 @@ pub extern "C" fn pg_finfo_tenancy_guard_drop() -> &'static pg_sys::Pg_finfo_rec
 /// SAFETY: called by PostgreSQL's function manager.
 #[unsafe(no_mangle)]
 #[pg_guard]
-pub unsafe extern "C-unwind" fn tenancy_guard_drop(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+pub unsafe extern "C-unwind" fn tenancy_guard_drop(
+    fcinfo: pg_sys::FunctionCallInfo,
+) -> pg_sys::Datum {
     // SAFETY: as the function's own.
-    let ours = unsafe { event::dropped_extensions(fcinfo) }.iter().any(|e| e == "pg_tenancy");
+    let ours = unsafe { event::dropped_extensions(fcinfo) }
+        .iter()
+        .any(|e| e == "pg_tenancy");
     if ours {
         refuse_while_protected().unwrap_or_report();
     }

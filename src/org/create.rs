@@ -64,7 +64,9 @@ fn create_user(
             "this user is already registered",
         )
         .set_detail("The email address, the external key or the SSO subject is taken.")
-        .set_hint("A person has one user row for all organizations: look it up and add a membership.")
+        .set_hint(
+            "A person has one user row for all organizations: look it up and add a membership.",
+        )
     })
 }
 

@@ -27,7 +27,10 @@ fn column<A: WhoAllocated>(row: &PgHeapTuple<'_, A>, name: &str) -> [u8; 16] {
 }
 
 fn text<A: WhoAllocated>(row: &PgHeapTuple<'_, A>, name: &str) -> String {
-    row.get_by_name::<String>(name).ok().flatten().unwrap_or_default()
+    row.get_by_name::<String>(name)
+        .ok()
+        .flatten()
+        .unwrap_or_default()
 }
 
 /// The organization's owner now, its row held against a change of owner until the transaction ends.
@@ -46,29 +49,52 @@ fn owner_of(org: &[u8; 16]) -> Option<[u8; 16]> {
 fn check_membership<'a>(
     trigger: &'a PgTrigger<'a>,
 ) -> Result<Option<PgHeapTuple<'a, AllocatedByPostgres>>, PgTriggerError> {
-    let old = trigger.old().map(|row| (column(&row, "org_id"), column(&row, "user_id")));
+    let old = trigger
+        .old()
+        .map(|row| (column(&row, "org_id"), column(&row, "user_id")));
     let new = trigger.new().map(|row| {
-        let plain = row.get_by_name::<TimestampWithTimeZone>("expires_at").ok().flatten().is_none();
-        (column(&row, "org_id"), column(&row, "user_id"), text(&row, "role"), plain)
+        let plain = row
+            .get_by_name::<TimestampWithTimeZone>("expires_at")
+            .ok()
+            .flatten()
+            .is_none();
+        (
+            column(&row, "org_id"),
+            column(&row, "user_id"),
+            text(&row, "role"),
+            plain,
+        )
     });
     if let Some((org, user, role, plain)) = &new {
         let owner = owner_of(org);
         let is_owner = owner == Some(*user);
         if role == "owner" && !is_owner {
-            raise(&format!("organization {} would have a second owner", id_text(org)));
+            raise(&format!(
+                "organization {} would have a second owner",
+                id_text(org)
+            ));
         }
         if is_owner && role != "owner" {
-            raise(&format!("organization {} would lose its owner", id_text(org)));
+            raise(&format!(
+                "organization {} would lose its owner",
+                id_text(org)
+            ));
         }
         if is_owner && !plain {
-            raise(&format!("the owner of organization {} cannot expire", id_text(org)));
+            raise(&format!(
+                "the owner of organization {} cannot expire",
+                id_text(org)
+            ));
         }
     }
     if let Some((org, user)) = &old {
         let moved = new.as_ref().is_none_or(|(o, u, ..)| (o, u) != (org, user));
         // An organization that is going takes its memberships along: then there is no row to find here.
         if moved && owner_of(org) == Some(*user) {
-            raise(&format!("organization {} would lose its owner", id_text(org)));
+            raise(&format!(
+                "organization {} would lose its owner",
+                id_text(org)
+            ));
         }
     }
     Ok(trigger.new().or(trigger.old()))

@@ -18,10 +18,16 @@ pub fn id_text(id: &Id) -> String {
 fn owner_rule(message: impl Into<String>, detail: &str) -> pgrx::pg_sys::panic::ErrorReport {
     fail(PgSqlErrorCode::ERRCODE_CHECK_VIOLATION, message)
         .set_detail(detail)
-        .set_hint("The owner hands the organization on with tenancy.transfer_ownership(org, new_owner).")
+        .set_hint(
+            "The owner hands the organization on with tenancy.transfer_ownership(org, new_owner).",
+        )
 }
 
-fn invalid(message: impl Into<String>, detail: impl Into<String>, hint: &str) -> pgrx::pg_sys::panic::ErrorReport {
+fn invalid(
+    message: impl Into<String>,
+    detail: impl Into<String>,
+    hint: &str,
+) -> pgrx::pg_sys::panic::ErrorReport {
     fail(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, message)
         .set_detail(detail)
         .set_hint(hint)

@@ -33,7 +33,8 @@ fn transfer_ownership(org: Uuid, new_owner: Uuid) -> pg::Result<()> {
             "transfer_ownership",
             "of the organization",
             &format!("\"{}\" ({})", known.name, id_text(org)),
-            &now.user.map_or("no user".into(), |u| format!("user {}", id_text(&u))),
+            &now.user
+                .map_or("no user".into(), |u| format!("user {}", id_text(&u))),
         ));
     }
     if owner == *target {
@@ -53,7 +54,10 @@ fn transfer_ownership(org: Uuid, new_owner: Uuid) -> pg::Result<()> {
     if eligible.is_empty() {
         return Err(invalid(
             "the new owner must be an active member without expiry",
-            format!("User {new_owner} is not, in organization \"{}\".", known.name),
+            format!(
+                "User {new_owner} is not, in organization \"{}\".",
+                known.name
+            ),
             "Add the user with tenancy.add_member() first; a stranger is invited, not made owner.",
         ));
     }

@@ -9,7 +9,6 @@ use std::ffi::CStr;
 #[derive(Clone, Copy)]
 pub struct House {
     pub owner: pg_sys::Oid,
-    pub schema: pg_sys::Oid,
     /// The table whose invalidation rings when authority changes.
     pub bell: pg_sys::Oid,
     pub guard_row: pg_sys::Oid,
@@ -26,7 +25,9 @@ pub fn house() -> House {
             PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             "extension pg_tenancy is not installed in this database",
         )
-        .set_detail("Its library is loaded, but the schema tenancy or one of its tables is missing.")
+        .set_detail(
+            "Its library is loaded, but the schema tenancy or one of its tables is missing.",
+        )
         .set_hint("Run CREATE EXTENSION pg_tenancy as a superuser.")
         .report(PgLogLevel::ERROR);
         unreachable!()
@@ -43,7 +44,6 @@ pub fn find_house() -> Option<House> {
     let owner = relation_owner(bell)?;
     let house = House {
         owner,
-        schema,
         bell,
         guard_row: function_in(c"tenancy", c"guard_row").unwrap_or(pg_sys::InvalidOid),
     };
@@ -80,7 +80,10 @@ pub fn relation_in(schema: pg_sys::Oid, name: &CStr) -> Option<pg_sys::Oid> {
 fn function_in(schema: &CStr, name: &CStr) -> Option<pg_sys::Oid> {
     // SAFETY: a qualified function name without arguments; missing_ok = true answers InvalidOid.
     unsafe {
-        let mut names = pg_sys::lappend(std::ptr::null_mut(), pg_sys::makeString(schema.as_ptr().cast_mut()).cast());
+        let mut names = pg_sys::lappend(
+            std::ptr::null_mut(),
+            pg_sys::makeString(schema.as_ptr().cast_mut()).cast(),
+        );
         names = pg_sys::lappend(names, pg_sys::makeString(name.as_ptr().cast_mut()).cast());
         let oid = pg_sys::LookupFuncName(names, 0, std::ptr::null(), true);
         (oid != pg_sys::InvalidOid).then_some(oid)
@@ -90,7 +93,8 @@ fn function_in(schema: &CStr, name: &CStr) -> Option<pg_sys::Oid> {
 pub fn relation_owner(relid: pg_sys::Oid) -> Option<pg_sys::Oid> {
     // SAFETY: the tuple is checked for NULL and released; relowner is never null.
     unsafe {
-        let tuple = pg_sys::SearchSysCache1(pg_sys::SysCacheIdentifier::RELOID as i32, relid.into());
+        let tuple =
+            pg_sys::SearchSysCache1(pg_sys::SysCacheIdentifier::RELOID as i32, relid.into());
         if tuple.is_null() {
             return None;
         }

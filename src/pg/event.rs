@@ -24,7 +24,9 @@ pub unsafe fn dropped_extensions(fcinfo: pg_sys::FunctionCallInfo) -> Vec<String
         let list = (*statement).objects;
         (0..if list.is_null() { 0 } else { (*list).length })
             .map(|i| {
-                let node = (*(*list).elements.add(i as usize)).ptr_value.cast::<pg_sys::String>();
+                let node = (*(*list).elements.add(i as usize))
+                    .ptr_value
+                    .cast::<pg_sys::String>();
                 CStr::from_ptr((*node).sval).to_string_lossy().into_owned()
             })
             .collect()

@@ -93,7 +93,11 @@ pub fn as_owner<R>(work: impl FnOnce() -> R) -> R {
             owner,
             context | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32,
         );
-        let acting = Acting { user, context, nest };
+        let acting = Acting {
+            user,
+            context,
+            nest,
+        };
         pg_sys::set_config_option(
             c"search_path".as_ptr(),
             c"pg_catalog, pg_temp".as_ptr(),

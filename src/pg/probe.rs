@@ -62,8 +62,15 @@ fn attempt(probe: &Probe, key: &[Value], org: &[u8; 16]) -> Option<Parent> {
             .collect();
         keys.sort_by_key(|k| k.sk_attno);
         let scan = begin(relation, index, snapshot, keys.len() as i32);
-        pg_sys::index_rescan(scan, keys.as_mut_ptr(), keys.len() as i32, std::ptr::null_mut(), 0);
-        let found = pg_sys::index_getnext_slot(scan, pg_sys::ScanDirection::ForwardScanDirection, slot);
+        pg_sys::index_rescan(
+            scan,
+            keys.as_mut_ptr(),
+            keys.len() as i32,
+            std::ptr::null_mut(),
+            0,
+        );
+        let found =
+            pg_sys::index_getnext_slot(scan, pg_sys::ScanDirection::ForwardScanDirection, slot);
         let answer = if found {
             let mut null = false;
             let datum = pg_sys::slot_getattr(slot, probe.org_attnum as i32, &mut null);
@@ -181,7 +188,12 @@ pub fn violation(
                 == pg_sys::AclResult::ACLCHECK_OK
                 || columns.iter().all(|(attnum, _)| may_read(*attnum)));
         let name = pg_sys::get_rel_name(parent);
-        (told, std::ffi::CStr::from_ptr(name).to_string_lossy().into_owned())
+        (
+            told,
+            std::ffi::CStr::from_ptr(name)
+                .to_string_lossy()
+                .into_owned(),
+        )
     };
     let names: Vec<&str> = columns.iter().map(|(_, name)| name.as_str()).collect();
     let names = names.join(", ");
@@ -205,7 +217,10 @@ pub fn violation_at_commit(
     // SAFETY: opened with the lock that the write already holds; the error closes it.
     let (relation, name) = unsafe {
         let relation = pg_sys::table_open(child, pg_sys::RowExclusiveLock as i32);
-        (relation, super::trigger::name(&(*(*relation).rd_rel).relname))
+        (
+            relation,
+            super::trigger::name(&(*(*relation).rd_rel).relname),
+        )
     };
     violation(relation, &name, constraint, parent, columns, values)
 }

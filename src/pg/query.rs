@@ -13,7 +13,6 @@ pub enum Arg<'a> {
     Uuid(&'a [u8; 16]),
     Text(&'a str),
     OptionalText(Option<&'a str>),
-    OptionalUuid(Option<[u8; 16]>),
     Timestamp(Option<i64>),
     Oid(pg_sys::Oid),
     Flag(bool),
@@ -24,10 +23,6 @@ impl Arg<'_> {
     fn bind(&self) -> (Option<pg_sys::Datum>, pg_sys::Oid) {
         match self {
             Arg::Uuid(bytes) => (Uuid::from_bytes(**bytes).into_datum(), pg_sys::UUIDOID),
-            Arg::OptionalUuid(bytes) => (
-                bytes.and_then(|b| Uuid::from_bytes(b).into_datum()),
-                pg_sys::UUIDOID,
-            ),
             Arg::Text(text) => (text.into_datum(), pg_sys::TEXTOID),
             Arg::OptionalText(text) => (text.and_then(|t| t.into_datum()), pg_sys::TEXTOID),
             Arg::Name(text) => (text.into_datum(), pg_sys::TEXTOID),
@@ -192,4 +187,3 @@ pub fn execute(sql: &str, args: &[Arg]) -> u64 {
     });
     touched
 }
-

@@ -118,7 +118,8 @@ impl RowImage {
         // SAFETY: attnum is one of the descriptor's columns, as the table's layout was read from the catalog and is
         // read anew after each change of it.
         unsafe {
-            let attribute = (*self.desc).attrs.as_slice((*self.desc).natts as usize)[attnum as usize - 1];
+            let attribute =
+                (*self.desc).attrs.as_slice((*self.desc).natts as usize)[attnum as usize - 1];
             let mut null = false;
             let datum = pg_sys::heap_getattr(self.tuple, attnum as i32, self.desc, &mut null);
             Value {
@@ -132,7 +133,9 @@ impl RowImage {
 
     pub fn type_of(&self, attnum: i16) -> pg_sys::Oid {
         // SAFETY: as `value`.
-        unsafe { (*self.desc).attrs.as_slice((*self.desc).natts as usize)[attnum as usize - 1].atttypid }
+        unsafe {
+            (*self.desc).attrs.as_slice((*self.desc).natts as usize)[attnum as usize - 1].atttypid
+        }
     }
 
     pub fn to_jsonb(self) -> pg_sys::Datum {

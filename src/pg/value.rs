@@ -76,7 +76,10 @@ impl Value {
                     let plain = pg_sys::pg_detoast_datum(pointer.cast());
                     (plain.cast::<u8>(), varlena::varsize_any(plain))
                 }
-                -2 => (pointer, std::ffi::CStr::from_ptr(pointer.cast()).count_bytes() + 1),
+                -2 => (
+                    pointer,
+                    std::ffi::CStr::from_ptr(pointer.cast()).count_bytes() + 1,
+                ),
                 n => (pointer, n as usize),
             };
             let copy = pg_sys::MemoryContextAlloc(pg_sys::TopTransactionContext, size).cast::<u8>();
@@ -97,7 +100,9 @@ pub fn output(value: &Value, type_id: pg_sys::Oid) -> String {
         let (mut function, mut varlena) = (pg_sys::InvalidOid, false);
         pg_sys::getTypeOutputInfo(type_id, &mut function, &mut varlena);
         let text = pg_sys::OidOutputFunctionCall(function, value.datum);
-        std::ffi::CStr::from_ptr(text).to_string_lossy().into_owned()
+        std::ffi::CStr::from_ptr(text)
+            .to_string_lossy()
+            .into_owned()
     }
 }
 
@@ -165,7 +170,36 @@ pub fn name_datum(text: &str) -> pg_sys::Datum {
     let text = std::ffi::CString::new(text).unwrap_or_default();
     // SAFETY: namein() takes a C string and answers a palloc'd name.
     unsafe {
-        pgrx::direct_function_call_as_datum(pg_sys::namein, &[Some(pg_sys::Datum::from(text.as_ptr()))])
+        pgrx::direct_function_call_as_datum(
+            pg_sys::namein,
+            &[Some(pg_sys::Datum::from(text.as_ptr()))],
+        )
     }
     .expect("a name is never NULL")
+}
+
+/// The parameters of a running query.
+///
+/// SAFETY: `list` is the parameter list of a query descriptor, with its values in place.
+pub unsafe fn parameters(list: pg_sys::ParamListInfo) -> Vec<Value> {
+    // SAFETY: as the function's own; the type says how each value is stored.
+    unsafe {
+        (*list)
+            .params
+            .as_slice((*list).numParams as usize)
+            .iter()
+            .map(|parameter| {
+                let (mut length, mut by_value) = (0, false);
+                if parameter.ptype != pg_sys::InvalidOid {
+                    pg_sys::get_typlenbyval(parameter.ptype, &mut length, &mut by_value);
+                }
+                Value {
+                    datum: parameter.value,
+                    null: parameter.isnull,
+                    length,
+                    by_value,
+                }
+            })
+            .collect()
+    }
 }

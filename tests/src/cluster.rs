@@ -135,6 +135,11 @@ impl Cluster {
         String::from_utf8_lossy(&fs::read(self.dir.join("log")).expect("the server's log")).into()
     }
 
+    /// Where everything of the cluster is.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// A path for a file that goes away with the cluster.
     pub fn file(&self, name: &str) -> PathBuf {
         self.dir.join("files").join(name)

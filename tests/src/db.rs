@@ -12,6 +12,8 @@ const TEMPLATE: &str = "with_extension";
 pub struct Db {
     pub cluster: Arc<Cluster>,
     pub name: String,
+    /// What the names of its roles begin with.
+    pub prefix: String,
 }
 
 impl Db {
@@ -50,12 +52,16 @@ impl Db {
                 Err(e) => panic!("CREATE DATABASE: {e:?}"),
             }
         }
-        Db { cluster, name }
+        Db {
+            cluster,
+            prefix: name.clone(),
+            name,
+        }
     }
 
     /// A role name that no other test uses: roles belong to the cluster, not to the database.
     pub fn role(&self, name: &str) -> String {
-        format!("{}_{}", self.name, name.replace('.', "_"))
+        format!("{}_{}", self.prefix, name.replace('.', "_"))
     }
 
     pub fn superuser(&self) -> Session {

@@ -160,7 +160,8 @@ impl World {
     }
 
     /// The same world in another database, such as one restored from a dump.
-    pub fn moved_to(&self, db: Db) -> World {
+    pub fn moved_to(&self, mut db: Db) -> World {
+        db.prefix.clone_from(&self.db.prefix);
         World {
             db,
             acme: self.acme,

@@ -17,7 +17,7 @@ fn operations(rows: &[Value]) -> Vec<&str> {
 }
 
 /// Where an org's log is kept.
-fn store(world: &World, org: Org) -> String {
+fn store(org: Org) -> String {
     format!("tenancy_audit.org_{}", org.id.simple())
 }
 
@@ -389,7 +389,7 @@ fn the_store_is_closed_to_tenants() {
     world
         .session("acme.admin")
         .run("UPDATE sites SET visits = 1");
-    let store = store(&world, world.acme);
+    let store = store(world.acme);
     for mut session in [
         world.session("acme.owner"),
         world.app(),
@@ -431,7 +431,7 @@ fn f1_nobody_edits_the_log_not_even_a_superuser() {
     world
         .session("acme.admin")
         .run("UPDATE sites SET visits = 1");
-    let store = store(&world, world.acme);
+    let store = store(world.acme);
     let before = world.superuser().text(&format!(
         "SELECT md5(string_agg(t::text, ',' ORDER BY t::text)) FROM {store} t"
     ));

@@ -54,7 +54,7 @@ const WRITES: &[&str] = &[
     "UPDATE servers SET cpus = 7 WHERE id IN (SELECT server_id FROM sites)",
     "UPDATE servers SET id = id + 1000",
     "DELETE FROM sites",
-    "DELETE FROM sites USING servers v WHERE v.id <> server_id RETURNING name",
+    "DELETE FROM sites USING servers v WHERE v.id <> server_id RETURNING sites.name",
     "DELETE FROM servers WHERE id >= 2",
     "DELETE FROM servers RETURNING name",
     "WITH d AS (DELETE FROM sites RETURNING *) SELECT count(*), min(name) FROM d",
@@ -169,7 +169,13 @@ fn without_a_context_or_with_a_strangers_claim_there_is_nothing() {
     }
     for sql in WRITES {
         for session in &mut sessions {
-            refused(session.attempt(sql), "42501");
+            match session.attempt(sql) {
+                // A locking read is a read: it may find nothing instead.
+                Ok(0) if sql.starts_with("SELECT") => {}
+                result => {
+                    refused(result, "42501");
+                }
+            }
         }
     }
     assert_eq!(

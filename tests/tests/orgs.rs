@@ -613,7 +613,7 @@ fn the_tables_change_through_the_functions_only() {
             "UPDATE tenancy.orgs SET slug = 'other' WHERE id = '{}'",
             world.acme.id
         )),
-        "42501",
+        "23514",
     );
 }
 

@@ -36,7 +36,8 @@ broken() {
 }
 
 # run USER ORG: the statements on standard input, as the panel's login, in one transaction for that user and org
-# ("-" names none); rolled back unless keep is set. Leaves the answer in $answer and the first SQLSTATE in $state.
+# ("-" names none); rolled back unless keep is set. Leaves the answer in $answer (with every field
+# of an error in $raw) and the first SQLSTATE in $state.
 run() {
   local user=$1 org=$2 end=ROLLBACK
   [ -z "${keep:-}" ] || end=COMMIT
@@ -50,6 +51,7 @@ run() {
     printf '\n\\set QUIET on\nSET CONSTRAINTS ALL IMMEDIATE;\n%s;\n' "$end"
   } | sql panel_app --pset=format=wrapped --pset=columns=$((width - 4)) ${plain:+-At} 2>&1)
   state=$(sed -n 's/^\(ERROR\|FATAL\):  \([0-9A-Z]\{5\}\):.*/\2/p' <<<"$answer" | head -n 1)
+  raw=$answer
   # Where in PostgreSQL's or our source an error was raised is nothing for a reader.
   answer=$(grep -v '^LOCATION:  ' <<<"$answer" | sed -e :a -e '/^\n*$/{$d;N;ba' -e '}')
 }

@@ -52,8 +52,8 @@ attempt server:read "(3 rows)" "(0 rows)" <<<"SELECT name FROM servers;"
 
 row "Deploy sites and apps"
 attempt site:deploy "INSERT 0 1" 42501 <<'SQL'
-INSERT INTO sites (org_id, server_id, domain)
-VALUES (tenancy.current_org(), 'acce0000-0000-4000-8000-000000000003', 'new.acme.example');
+INSERT INTO sites (server_id, domain)
+VALUES ('acce0000-0000-4000-8000-000000000003', 'new.acme.example');
 SQL
 attempt site:deploy "UPDATE 1" 42501 <<<"UPDATE sites SET release = 'v42' WHERE domain = 'acme.example';"
 attempt site:manage "UPDATE 1" 42501 <<<"UPDATE sites SET php_version = '8.4' WHERE domain = 'acme.example';"
@@ -62,15 +62,15 @@ attempt app:manage "UPDATE 1" 42501 <<<"UPDATE apps SET replicas = 5 WHERE name 
 
 row "Create and restore backups"
 attempt backup:create "INSERT 0 1" 42501 <<'SQL'
-INSERT INTO backups (org_id, site_id)
-VALUES (tenancy.current_org(), 'acce0000-0000-4000-8000-000000000013');
+INSERT INTO backups (site_id)
+VALUES ('acce0000-0000-4000-8000-000000000013');
 SQL
 attempt backup:restore "UPDATE 2" 42501 <<<"UPDATE backups SET restored_at = now();"
 attempt backup:manage "DELETE 2" 42501 <<<"DELETE FROM backups;"
 
 row "Provision new servers"
 attempt server:create "INSERT 0 1" 42501 <<'SQL'
-INSERT INTO servers (org_id, name) VALUES (tenancy.current_org(), 'web-3');
+INSERT INTO servers (name) VALUES ('web-3');
 SQL
 
 row "Delete servers"
@@ -105,8 +105,8 @@ asked org:delete
 row "And the panel's other tables"
 attempt cloud_account:read "(1 row)" "(0 rows)" <<<"SELECT label FROM cloud_accounts;"
 attempt cloud_account:create "INSERT 0 1" 42501 <<'SQL'
-INSERT INTO cloud_accounts (org_id, provider, label, token_hint)
-VALUES (tenancy.current_org(), 'vultr', 'Spare', '...0000');
+INSERT INTO cloud_accounts (provider, label, token_hint)
+VALUES ('vultr', 'Spare', '...0000');
 SQL
 attempt notification:read "(1 row)" "(0 rows)" <<<"SELECT kind, target FROM notification_channels;"
 attempt notification:manage "UPDATE 1" 42501 <<<"UPDATE notification_channels SET target = '#ops';"

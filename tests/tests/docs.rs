@@ -1,0 +1,403 @@
+//! What the README shows runs as shown; every public object is described; what is open to everybody is on a list.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use pg_tenancy_tests::{Cluster, Db, Session};
+
+/// One ```sql block: who runs it, where it begins, its lines.
+struct Block<'a> {
+    login: Option<&'a str>,
+    line: usize,
+    body: Vec<&'a str>,
+}
+
+fn blocks(text: &str) -> Vec<Block<'_>> {
+    let mut blocks = Vec::new();
+    let mut fence: Option<(String, Option<Block>)> = None;
+    for (number, line) in text.lines().enumerate() {
+        let trimmed = line.trim_start();
+        match &mut fence {
+            None => {
+                let ticks = trimmed.len() - trimmed.trim_start_matches('`').len();
+                if ticks >= 3 {
+                    let mut words = trimmed[ticks..].split_whitespace();
+                    let block = (words.next() == Some("sql")).then(|| Block {
+                        login: words.find_map(|word| word.strip_prefix("as=")),
+                        line: number + 1,
+                        body: Vec::new(),
+                    });
+                    fence = Some(("`".repeat(ticks), block));
+                }
+            }
+            Some((ticks, block)) => {
+                if trimmed.trim_end() == ticks {
+                    blocks.extend(block.take());
+                    fence = None;
+                } else if let Some(block) = block {
+                    block.body.push(line);
+                }
+            }
+        }
+    }
+    blocks
+}
+
+#[derive(Default)]
+struct Step {
+    line: usize,
+    sql: String,
+    error: Option<String>,
+    rows: Option<Vec<String>>,
+}
+
+fn steps(block: &Block) -> Vec<Step> {
+    let mut steps: Vec<Step> = Vec::new();
+    let mut open = false;
+    for (offset, line) in block.body.iter().enumerate() {
+        let trimmed = line.trim();
+        if open {
+            let step = steps.last_mut().expect("a statement that is open");
+            step.sql += "\n";
+            step.sql += line;
+            open = !trimmed.ends_with(';');
+        } else if let Some(comment) = trimmed.strip_prefix("--") {
+            let Some(step) = steps.last_mut() else {
+                continue;
+            };
+            let comment = comment.trim();
+            if let Some(code) = comment.strip_prefix("ERROR:") {
+                step.error = code.split_whitespace().next().map(String::from);
+            } else if let Some(row) = comment.strip_prefix("=>") {
+                let rows = step.rows.get_or_insert_with(Vec::new);
+                if row.trim() != "(no rows)" {
+                    rows.push(row.trim().to_string());
+                }
+            }
+        } else if !trimmed.is_empty() {
+            steps.push(Step {
+                line: block.line + 1 + offset,
+                sql: line.to_string(),
+                ..Step::default()
+            });
+            open = !trimmed.ends_with(';');
+        }
+    }
+    assert!(
+        !open,
+        "README.md, block at line {}: a statement without an end",
+        block.line
+    );
+    steps
+}
+
+fn run(session: &mut Session, step: &Step) -> Result<(), String> {
+    let place = format!("README.md line {}:\n{}\n", step.line, step.sql);
+    match (session.try_rows(&step.sql), &step.error) {
+        (Err(error), Some(code)) => {
+            let found = error.as_db_error().map(|e| e.code().code().to_string());
+            if found.as_deref() == Some(code) {
+                Ok(())
+            } else {
+                Err(format!("{place}expected SQLSTATE {code}: {error:?}"))
+            }
+        }
+        (Ok(_), Some(code)) => Err(format!("{place}expected SQLSTATE {code}, but it succeeded")),
+        (Err(error), None) => Err(format!("{place}{error:?}")),
+        (Ok(rows), None) => {
+            let found: Vec<String> = rows
+                .iter()
+                .map(|row| {
+                    let values: Vec<&str> =
+                        row.iter().map(|v| v.as_deref().unwrap_or("")).collect();
+                    values.join(" | ").trim().to_string()
+                })
+                .collect();
+            match &step.rows {
+                Some(expected) if *expected != found => {
+                    Err(format!("{place}expected {expected:#?}, got {found:#?}"))
+                }
+                _ => Ok(()),
+            }
+        }
+    }
+}
+
+#[test]
+fn the_readme_runs_as_written() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md");
+    let text = std::fs::read_to_string(&path).expect("README.md beside tests/");
+    let blocks = blocks(&text);
+    assert!(!blocks.is_empty(), "README.md has no sql block");
+    let db = Db::empty(Cluster::shared());
+    let mut wrong = Vec::new();
+    let mut checked = 0;
+    for block in &blocks {
+        let mut session = db.login(block.login.unwrap_or("postgres"));
+        for step in steps(block) {
+            checked += 1;
+            wrong.extend(run(&mut session, &step).err());
+        }
+    }
+    assert!(checked > 0);
+    assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+}
+
+#[test]
+fn the_reader_of_the_readme_reads_it_right() {
+    let text = "```text\nno\n```\n```sql as=app\n-- a comment\nSELECT 1,\n  2;\n-- => 1 | 2\nSELECT\n3; \n\n-- ERROR: 42501 because\n-- note\nx;\n-- => (no rows)\n```\n```sqlite\nno;\n```\n";
+    let blocks = blocks(text);
+    assert_eq!(blocks.len(), 1);
+    assert_eq!(blocks[0].login, Some("app"));
+    let steps = steps(&blocks[0]);
+    assert_eq!(steps.len(), 3);
+    assert_eq!(steps[0].sql, "SELECT 1,\n  2;");
+    assert_eq!(steps[0].line, 6);
+    assert_eq!(steps[0].rows.as_deref(), Some(&["1 | 2".to_string()][..]));
+    assert_eq!(steps[1].error.as_deref(), Some("42501"));
+    assert_eq!(steps[2].rows.as_deref(), Some(&[][..]));
+}
+
+#[test]
+fn everything_in_the_schema_is_described() {
+    let mut dba = Db::fresh().superuser();
+    assert_eq!(
+        dba.column(
+            "SELECT 'function ' || oid::regprocedure FROM pg_proc
+             WHERE pronamespace = 'tenancy'::regnamespace AND coalesce(obj_description(oid, 'pg_proc'), '') = ''
+             UNION ALL SELECT 'relation ' || oid::regclass FROM pg_class
+             WHERE relnamespace = 'tenancy'::regnamespace AND relkind IN ('r', 'v', 'p', 'm', 'f')
+               AND coalesce(obj_description(oid, 'pg_class'), '') = ''
+             UNION ALL SELECT 'schema ' || nspname FROM pg_namespace
+             WHERE nspname = 'tenancy' AND coalesce(obj_description(oid, 'pg_namespace'), '') = ''
+             ORDER BY 1"
+        ),
+        Vec::<String>::new()
+    );
+    assert_eq!(
+        dba.column(
+            "SELECT s.name FROM (VALUES ('app.current_org'), ('app.current_user_id'), ('app.current_project'),
+                 ('app.current_cluster'), ('app.actor_type'), ('app.request_id'), ('app.client_addr'),
+                 ('tenancy.one_org_per_transaction'), ('tenancy.dedicated_audit_limit'), ('tenancy.max_owned_orgs')) s(name)
+             WHERE tenancy.current_org() IS NULL
+               AND NOT EXISTS (SELECT FROM pg_settings p WHERE p.name = s.name AND p.short_desc <> '')"
+        ),
+        Vec::<String>::new()
+    );
+}
+
+#[test]
+fn c4_definer_functions_are_closed_to_search_path_tricks() {
+    let mut dba = Db::fresh().superuser();
+    assert_eq!(
+        dba.column(
+            "SELECT oid::regprocedure FROM pg_proc
+             WHERE pronamespace = 'tenancy'::regnamespace AND prosecdef
+               AND NOT coalesce(proconfig @> ARRAY['search_path=pg_catalog, pg_temp'], false) ORDER BY 1"
+        ),
+        Vec::<String>::new()
+    );
+    // Views run with their owner's rights: only those that filter for themselves.
+    assert_eq!(
+        dba.column(
+            "SELECT relname FROM pg_class WHERE relnamespace = 'tenancy'::regnamespace AND relkind = 'v'
+               AND NOT coalesce(reloptions @> ARRAY['security_barrier=true'], false)
+               AND NOT coalesce(reloptions @> ARRAY['security_invoker=true'], false)
+               AND pg_get_viewdef(oid) !~ 'tenancy\\.' ORDER BY 1"
+        ),
+        Vec::<String>::new()
+    );
+}
+
+/// What everybody may call; each decides for itself what it answers to whom.
+const OPEN_TO_EVERYBODY: &[&str] = &[
+    // Who am I, where may I go.
+    "current_org()",
+    "current_user_id()",
+    "current_role_name()",
+    "org_if(text)",
+    "whoami()",
+    "my_orgs()",
+    "enter(uuid,uuid)",
+    "leave()",
+    // What may a role do.
+    "has_permission(text)",
+    "has_permission(text,text)",
+    "has_permission(uuid,uuid,text)",
+    "permission_level(text,text)",
+    // Acts that check the caller's right themselves.
+    "create_user(text,text,text,text)",
+    "create_org(text,text,uuid,text)",
+    "add_member(uuid,uuid,text,timestamp with time zone)",
+    "set_member_role(uuid,uuid,text)",
+    "remove_member(uuid,uuid)",
+    "transfer_ownership(uuid,uuid)",
+    "protect(regclass,text,jsonb,boolean)",
+    "unprotect(regclass)",
+    "read_audit(timestamp with time zone,timestamp with time zone,uuid,text,text,bigint)",
+    // The DBA's, which administrators who are no superusers run as well.
+    "bind_login(text,uuid)",
+    "unbind_login(text)",
+    "trust_application(text,text,text)",
+    "distrust_application(text)",
+    // Superusers only; checked inside, so that the refusal says why.
+    "grant_administration(text)",
+    "revoke_administration(text)",
+    "uninstall()",
+];
+
+#[test]
+fn what_everybody_may_call_is_on_the_list() {
+    let mut dba = Db::fresh().superuser();
+    let open: BTreeSet<String> = dba
+        .column(
+            "SELECT replace(p.oid::regprocedure::text, 'tenancy.', '') FROM pg_proc p,
+                 aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
+             WHERE p.pronamespace = 'tenancy'::regnamespace AND a.grantee = 0 AND a.privilege_type = 'EXECUTE'
+               AND p.prorettype NOT IN ('trigger'::regtype, 'event_trigger'::regtype)",
+        )
+        .into_iter()
+        .collect();
+    let listed: BTreeSet<String> = OPEN_TO_EVERYBODY.iter().map(|s| s.to_string()).collect();
+    assert_eq!(
+        open.difference(&listed).collect::<Vec<_>>(),
+        Vec::<&String>::new(),
+        "open to PUBLIC and not on the list"
+    );
+    // What the list names is there.
+    let all: BTreeSet<String> = dba
+        .column(
+            "SELECT replace(oid::regprocedure::text, 'tenancy.', '') FROM pg_proc
+             WHERE pronamespace = 'tenancy'::regnamespace",
+        )
+        .into_iter()
+        .collect();
+    assert_eq!(
+        listed.difference(&all).collect::<Vec<_>>(),
+        Vec::<&String>::new(),
+        "on the list and not there"
+    );
+}
+
+#[test]
+fn trigger_functions_are_nobodys_to_attach() {
+    // Whoever may create a trigger with our function on a table of his own could feed it what he likes.
+    let mut dba = Db::fresh().superuser();
+    assert_eq!(
+        dba.column(
+            "SELECT p.oid::regprocedure FROM pg_proc p, aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
+             WHERE p.pronamespace = 'tenancy'::regnamespace AND a.grantee = 0
+               AND p.prorettype IN ('trigger'::regtype, 'event_trigger'::regtype) ORDER BY 1"
+        ),
+        Vec::<String>::new()
+    );
+}
+
+#[test]
+fn tables_are_readable_under_row_security_and_never_writable() {
+    let mut dba = Db::fresh().superuser();
+    assert_eq!(
+        dba.column(
+            "SELECT c.relname || ' ' || a.privilege_type FROM pg_class c, aclexplode(c.relacl) a
+             WHERE c.relnamespace = 'tenancy'::regnamespace AND a.grantee = 0 AND c.relkind IN ('r', 'v')
+             ORDER BY 1"
+        ),
+        [
+            "actions SELECT",
+            "audit_log SELECT",
+            "memberships SELECT",
+            "orgs SELECT",
+            "protected_tables SELECT",
+            "role_permissions SELECT",
+            "roles SELECT",
+            "users SELECT",
+        ]
+    );
+    assert_eq!(
+        dba.column(
+            "SELECT relname FROM pg_class WHERE relnamespace = 'tenancy'::regnamespace AND relkind = 'r'
+               AND NOT relrowsecurity ORDER BY 1"
+        ),
+        Vec::<String>::new()
+    );
+}
+
+#[test]
+fn the_hot_functions_are_what_the_planner_needs() {
+    let mut dba = Db::fresh().superuser();
+    assert_eq!(
+        dba.rows(
+            "SELECT oid::regprocedure::text, provolatile, proparallel, proleakproof FROM pg_proc
+             WHERE oid IN ('tenancy.org_if(text)'::regprocedure, 'tenancy.current_org()'::regprocedure) ORDER BY 1"
+        ),
+        ["tenancy.current_org()", "tenancy.org_if(text)"].map(|name| {
+            [name, "s", "s", "t"].map(|v| Some(v.to_string()))
+        })
+    );
+    // Whatever reads the context is stable and may run in a worker; nothing is immutable, since plans outlive contexts.
+    assert_eq!(
+        dba.column(
+            "SELECT oid::regprocedure FROM pg_proc WHERE pronamespace = 'tenancy'::regnamespace
+               AND proname IN ('current_user_id', 'current_role_name', 'has_permission', 'permission_level')
+               AND (provolatile <> 's' OR proparallel <> 's') AND NOT (pronargs = 2 AND provolatile = 'i') ORDER BY 1"
+        ),
+        Vec::<String>::new()
+    );
+    assert_eq!(
+        dba.column(
+            "SELECT oid::regprocedure FROM pg_proc WHERE pronamespace = 'tenancy'::regnamespace
+               AND provolatile = 'i' AND proname IN ('org_if', 'current_org', 'current_user_id', 'current_role_name')"
+        ),
+        Vec::<String>::new()
+    );
+}
+
+#[test]
+fn arguments_have_the_names_of_the_contract() {
+    let mut dba = Db::fresh().superuser();
+    let names = |dba: &mut Session, function: &str| {
+        dba.column(&format!(
+            "SELECT unnest(proargnames[1:pronargs]) FROM pg_proc WHERE oid = 'tenancy.{function}'::regprocedure"
+        ))
+    };
+    for (function, expected) in [
+        (
+            "create_user(text,text,text,text)",
+            &["email", "name", "external_key", "sso_subject"][..],
+        ),
+        (
+            "create_org(text,text,uuid,text)",
+            &["name", "slug", "owner", "external_key"],
+        ),
+        (
+            "add_member(uuid,uuid,text,timestamptz)",
+            &["org", "user_id", "role", "expires_at"],
+        ),
+        (
+            "set_member_role(uuid,uuid,text)",
+            &["org", "user_id", "role"],
+        ),
+        ("remove_member(uuid,uuid)", &["org", "user_id"]),
+        ("transfer_ownership(uuid,uuid)", &["org", "new_owner"]),
+        ("enter(uuid,uuid)", &["org", "user_id"]),
+        (
+            "has_permission(uuid,uuid,text)",
+            &["user_id", "org", "action"],
+        ),
+        ("bind_login(text,uuid)", &["login", "user_id"]),
+        (
+            "trust_application(text,text,text)",
+            &["login", "scope", "service_role"],
+        ),
+        (
+            "protect(regclass,text,jsonb,boolean)",
+            &["table_name", "org_column", "permissions", "audit"],
+        ),
+        (
+            "read_audit(timestamptz,timestamptz,uuid,text,text,bigint)",
+            &["since", "until", "actor", "object", "operation", "max_rows"],
+        ),
+    ] {
+        assert_eq!(names(&mut dba, function), expected, "{function}");
+    }
+}

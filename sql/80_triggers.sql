@@ -27,5 +27,10 @@ CREATE TRIGGER check_org BEFORE UPDATE ON tenancy.orgs
     FOR EACH ROW EXECUTE FUNCTION tenancy.check_org();
 ALTER TABLE tenancy.orgs ENABLE ALWAYS TRIGGER check_org;
 
+-- No row trigger sees a TRUNCATE; it would leave organizations without their members.
+CREATE TRIGGER guard_truncate BEFORE TRUNCATE ON tenancy.memberships
+    FOR EACH STATEMENT EXECUTE FUNCTION tenancy.guard_truncate();
+ALTER TABLE tenancy.memberships ENABLE ALWAYS TRIGGER guard_truncate;
+
 CREATE TRIGGER mirror_owner AFTER INSERT OR UPDATE OF owner_id ON tenancy.orgs
     FOR EACH ROW EXECUTE FUNCTION tenancy.mirror_owner();

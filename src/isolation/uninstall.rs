@@ -65,6 +65,6 @@ fn refuse_while_protected() -> pg::Result<()> {
         PgSqlErrorCode::ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST,
         "cannot drop extension pg_tenancy while tables are protected",
     )
-    .set_detail(format!("{protected} tables are; without the extension nobody would see their rows."))
+    .set_detail(format!("Without the extension nobody would see the rows of {protected} tables."))
     .set_hint("SELECT tenancy.uninstall(); first: it unprotects them and leaves rows and audit tables in place."))
 }

@@ -20,6 +20,22 @@ fn require_administrator(doing: &str) -> pg::Result<()> {
     .set_hint("A superuser, or a role that tenancy.grant_administration() named, may."))
 }
 
+/// Who a superuser's login speaks for is not an administrator's to say: he would make himself the DBA through it.
+fn require_strength_of(login: &str) -> pg::Result<()> {
+    let superuser = run(
+        "SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname OPERATOR(pg_catalog.=) $1::pg_catalog.name",
+        &[Arg::Name(login)],
+        |row| row.get::<bool>(1),
+    )
+    .pop()
+    .flatten()
+    .unwrap_or(false);
+    if superuser {
+        return require_superuser("bind or trust a superuser's login");
+    }
+    Ok(())
+}
+
 fn existing_role(role: &str) -> pg::Result<()> {
     let found = run(
         "SELECT 1 FROM pg_catalog.pg_roles WHERE rolname OPERATOR(pg_catalog.=) $1::pg_catalog.name",
@@ -43,6 +59,7 @@ fn existing_role(role: &str) -> pg::Result<()> {
 fn bind_login(login: &str, user_id: Uuid) -> pg::Result<()> {
     require_administrator("bind a login")?;
     existing_role(login)?;
+    require_strength_of(login)?;
     let user = user_id.as_bytes();
     if authority::user(&id_text(user)) != Some(*user) {
         return Err(invalid(
@@ -80,6 +97,7 @@ fn trust_application(
 ) -> pg::Result<()> {
     require_administrator("trust an application")?;
     existing_role(login)?;
+    require_strength_of(login)?;
     if !matches!(scope, "transaction" | "session") {
         return Err(invalid(
             "unknown scope",
@@ -117,6 +135,7 @@ fn distrust_application(login: &str) -> pg::Result<()> {
 
 fn forget(login: &str, kind: &str, doing: &str) -> pg::Result<()> {
     require_administrator(doing)?;
+    require_strength_of(login)?;
     let gone = execute(
         "DELETE FROM tenancy.login_bindings
          WHERE login OPERATOR(pg_catalog.=) $1::pg_catalog.name AND kind OPERATOR(pg_catalog.=) $2",

@@ -582,6 +582,7 @@ fn read_audit_filters() {
         "request_id",
         "xid",
         "n",
+        "break_glass",
     ]
     .map(String::from)
     .into();

@@ -28,6 +28,6 @@ SQL
 refused 42501 "a member does not read the log" mia acme <<'SQL'
 SELECT operation, object FROM tenancy.audit_log;
 SQL
-refused 42501 "nobody writes it, the owner included" ben acme <<'SQL'
-DELETE FROM tenancy.audit_log;
+refused 42501 "nobody touches what it is stored in, the owner included" ben acme <<SQL
+DELETE FROM tenancy_audit.org_${acme//-/};
 SQL

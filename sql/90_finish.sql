@@ -24,7 +24,7 @@ COMMENT ON VIEW tenancy.audit_log IS 'The audit log of the current organization;
 GRANT SELECT ON tenancy.audit_log TO PUBLIC;
 
 CREATE EVENT TRIGGER tenancy_guard_drop ON ddl_command_start
-    WHEN TAG IN ('DROP EXTENSION') EXECUTE FUNCTION tenancy.guard_drop();
+    WHEN TAG IN ('DROP EXTENSION', 'DROP SCHEMA', 'DROP OWNED') EXECUTE FUNCTION tenancy.guard_drop();
 
 COMMENT ON SCHEMA tenancy IS 'pg_tenancy: the organization as the isolation boundary of this database';
 
@@ -74,6 +74,8 @@ COMMENT ON FUNCTION tenancy.revoke_administration(text) IS
     'Undoes grant_administration(); for superusers (spec 4)';
 COMMENT ON FUNCTION tenancy.protect(regclass, text, jsonb, boolean) IS
     'Makes every row of a table belong to one organization and keeps it so; for the table''s owner and the DBA (spec 5)';
+COMMENT ON FUNCTION tenancy.refuse_row() IS
+    'Raises the refusal of a new row that is not of the current organization; stands in policies (spec 5.4)';
 COMMENT ON FUNCTION tenancy.unprotect(regclass) IS
     'Takes the protection of a table away, rows stay; for the table''s owner and the DBA (spec 5)';
 COMMENT ON FUNCTION tenancy.uninstall() IS

@@ -25,6 +25,10 @@ mod isolation;
 mod org;
 mod pg;
 
+#[cfg(feature = "pg_test")]
+#[path = "../pgrx-tests/mod.rs"]
+mod in_server;
+
 ::pgrx::pg_module_magic!();
 
 extension_sql_file!("../sql/10_tables.sql", name = "tables", bootstrap);

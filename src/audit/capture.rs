@@ -6,6 +6,7 @@ use crate::context;
 use crate::context::authority::Id;
 use crate::context::settings::{self, Setting};
 use crate::isolation::Table;
+use crate::pg::query::run;
 use crate::pg::trigger::{Event, RowImage};
 use crate::pg::{heap, identity, transaction, value};
 use pgrx::JsonB;
@@ -94,6 +95,31 @@ pub fn capture(
         new: new_json.map(|row| value::jsonb_without(row, &unchanged)),
         break_glass,
     });
+}
+
+/// A TRUNCATE under break-glass: a line in the log of every organization that loses rows by it.
+pub fn record_truncate(table: &Table) {
+    let losers = run(
+        &format!(
+            "SELECT DISTINCT t.{} FROM {} AS t JOIN tenancy.orgs AS o ON o.id OPERATOR(pg_catalog.=) t.{}",
+            pgrx::spi::quote_identifier(&table.options.org_column),
+            table.object,
+            pgrx::spi::quote_identifier(&table.options.org_column),
+        ),
+        &[],
+        |row| row.uuid(1),
+    );
+    for org in losers.into_iter().flatten() {
+        append(Line {
+            org,
+            operation: Event::Truncate.name(),
+            object: &table.object,
+            key: None,
+            old: None,
+            new: None,
+            break_glass: true,
+        });
+    }
 }
 
 struct Line<'a> {

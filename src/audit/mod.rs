@@ -4,7 +4,7 @@ mod capture;
 mod read;
 mod store;
 
-pub use capture::{Act, capture, record};
+pub use capture::{Act, capture, record, record_truncate};
 pub use store::{has_room_for_dedicated, make_store, release_stores};
 
 pub fn init() {}

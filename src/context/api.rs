@@ -4,7 +4,7 @@ use super::authority::{self, Id};
 use super::denial;
 use super::principal::principal;
 use super::settings::{self, Setting};
-use super::standing::{pin, standing};
+use super::standing::{hold_to_pin, standing};
 use crate::pg::query::{Arg, latest};
 use crate::pg::{self, fail, identity, setting, transaction};
 use pgrx::datum::Uuid;
@@ -43,18 +43,10 @@ fn enter(org: Uuid, user_id: default!(Option<Uuid>, "NULL")) -> pg::Result<()> {
     setting::set(c"app.current_org", &text(org.as_bytes()), local);
     let now = standing();
     match &now.reason {
-        None => pin_only_if_pinned(&now),
+        // One that the transaction's pin will not allow is refused here and not at the next statement.
+        None => hold_to_pin(&now),
         Some(super::standing::Reason::Stranger) => Err(denial::stranger(org.as_bytes())),
         Some(_) => Err(denial::without_context(&now, "enter")),
-    }
-}
-
-/// A context that the transaction's pin will not allow is refused here and not at the next statement.
-fn pin_only_if_pinned(now: &super::Standing) -> pg::Result<()> {
-    if super::transaction::pinned().is_some() {
-        pin(now)
-    } else {
-        Ok(())
     }
 }
 

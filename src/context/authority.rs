@@ -61,6 +61,17 @@ thread_local! {
     static REMEMBERED_AT: Cell<u64> = const { Cell::new(0) };
 }
 
+#[cfg(feature = "pg_test")]
+thread_local! {
+    static LOOKUPS: Cell<u64> = const { Cell::new(0) };
+}
+
+/// How often the tables were read, for the test that a steady-state check does not.
+#[cfg(feature = "pg_test")]
+pub fn lookups() -> u64 {
+    LOOKUPS.get()
+}
+
 /// SAFETY: called by PostgreSQL for every relation cache invalidation; must not touch catalogs, and does not.
 #[pg_guard]
 unsafe extern "C-unwind" fn on_invalidation(_arg: pg_sys::Datum, relid: pg_sys::Oid) {
@@ -92,6 +103,8 @@ fn remembered<T: Clone>(
         return answer;
     }
     transaction::accept_invalidations();
+    #[cfg(feature = "pg_test")]
+    LOOKUPS.set(LOOKUPS.get() + 1);
     let before = HEARD.get();
     let answer = read();
     if HEARD.get() == before {

@@ -72,6 +72,12 @@ pub fn no_right(standing: &Standing, action: &str, on: &str) -> ErrorReport {
     refused(&standing.role, action, on, &org, &user)
 }
 
+/// What is the owner's alone and no grantable right.
+pub fn owner_only(role: &str, what: &str, org: &str, user: &str) -> ErrorReport {
+    refused(role, what, "of the organization", org, user)
+        .set_hint("Only the owner may: SELECT owner_id FROM tenancy.orgs says who that is.")
+}
+
 pub fn refused(role: &str, action: &str, on: &str, org: &str, user: &str) -> ErrorReport {
     let message = format!("permission denied: role \"{role}\" may not {action} {on}");
     let detail = format!("Organization {org}, {user}.");

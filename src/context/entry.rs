@@ -136,9 +136,10 @@ pub unsafe extern "C-unwind" fn tenancy_current_org(
 #[pg_guard]
 unsafe extern "C-unwind" fn current_org_slowly(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
     let version = standing::version();
-    let org = standing::standing()
-        .org_id()
-        .map_or(std::ptr::null(), intern);
+    let now = standing::standing();
+    // A deferred trigger that asks after a switch must not act for the other organization.
+    standing::hold_to_pin(&now).unwrap_or_report();
+    let org = now.org_id().map_or(std::ptr::null(), intern);
     // SAFETY: as org_if_slowly.
     unsafe {
         let flinfo = (*fcinfo).flinfo;

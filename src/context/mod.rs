@@ -14,7 +14,7 @@ mod standing;
 mod transaction;
 
 pub use api::known_org;
-pub use denial::{no_right, refused, stranger, without_context};
+pub use denial::{no_right, owner_only, refused, stranger, without_context};
 pub use principal::{Principal, is_administrator, principal};
 pub use standing::{Standing, is_void, pin, refresh, standing};
 

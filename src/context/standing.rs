@@ -220,11 +220,19 @@ fn actor_type(principal: &Principal, has_user: bool) -> &'static str {
 /// Holds the transaction to its first organization and user (spec 4): deferred triggers, open cursors and audit rows
 /// would otherwise see another one than the statement that made them.
 pub fn pin(standing: &Standing) -> pg::Result<()> {
+    if let (Some(org), None) = (standing.org_id(), transaction::pinned()) {
+        transaction::pin(org, standing.user);
+    }
+    hold_to_pin(standing)
+}
+
+/// Refuses another organization or user than the pinned one, without pinning.
+pub fn hold_to_pin(standing: &Standing) -> pg::Result<()> {
     let Some(org) = standing.org_id() else {
         return Ok(());
     };
     match transaction::pinned() {
-        None => transaction::pin(org, standing.user),
+        None => {}
         Some(pin) if pin.org == org && pin.user == standing.user => {}
         Some(_) if !ONE_ORG_PER_TRANSACTION.get() => {}
         Some(_) => return Err(denial::second_org()),

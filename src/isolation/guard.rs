@@ -213,7 +213,13 @@ fn check_columns(
 }
 
 fn guard_truncate(call: &Call) -> pg::Result<()> {
-    if identity::break_glass() || identity::is_logical_worker() {
+    if identity::is_logical_worker() {
+        return Ok(());
+    }
+    if identity::break_glass() {
+        if let Some(table) = table::protected(call.relid()).filter(|t| t.options.audit) {
+            audit::record_truncate(&table);
+        }
         return Ok(());
     }
     Err(denied(
@@ -264,4 +270,19 @@ pub fn check_locking_read(relid: pg_sys::Oid) -> pg::Result<()> {
         &table.options.update,
         &format!("(row lock) on table \"{name}\""),
     )
+}
+
+/// The last resort of a WITH CHECK: raises the refusal of a new row that is not of the current organization, or that
+/// the role may not write (spec 5.4). Never answers. Anyone may call it. Errors: 42501.
+#[pg_extern(volatile, parallel_unsafe)]
+fn refuse_row() -> pg::Result<bool> {
+    let now = context::standing();
+    if now.org.is_none() {
+        return Err(context::without_context(&now, "write to a protected table"));
+    }
+    Err(denied(
+        "permission denied: the new row is not of the current organization",
+        "Its organization column must hold tenancy.current_org().",
+        "Leave the column out: its default fills it.",
+    ))
 }

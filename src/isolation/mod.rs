@@ -11,6 +11,8 @@ pub use foreign_key::{
     at_subtransaction_abort, at_subtransaction_commit, before_commit, hides, hides_any,
 };
 pub use guard::check_locking_read;
+#[cfg(feature = "pg_test")]
+pub use table::protected;
 pub use table::{Table, on_invalidation};
 
 pub fn init() {}

@@ -116,7 +116,7 @@ pub fn policy_names() -> impl Iterator<Item = String> {
 
 /// The statements that protect the table, in order.
 ///
-/// Per command a permissive policy grants and a restrictive twin with the same predicate keeps any later policy from
+/// Per command a permissive policy grants and a restrictive twin on the same predicate keeps any later policy from
 /// widening it. One predicate carries boundary and right: a second conjunct would cost the planner its estimate.
 pub fn protect(o: &Options, q: &Quoted, needs_index: bool) -> Vec<String> {
     let (table, org) = (q.table, q.org_column);
@@ -133,15 +133,21 @@ pub fn protect(o: &Options, q: &Quoted, needs_index: bool) -> Vec<String> {
         if using {
             clauses.push_str(&format!(" USING {predicate}"));
         }
-        if check {
-            clauses.push_str(&format!(" WITH CHECK {predicate}"));
-        }
         let verb = command.to_uppercase();
+        // refuse_row() never answers: a row that fails the check is refused with detail and hint instead of
+        // PostgreSQL's bare sentence, and one that passes does not get there.
+        let (mut grant, mut boundary) = (clauses.clone(), clauses);
+        if check {
+            grant.push_str(&format!(
+                " WITH CHECK ({predicate} OR tenancy.refuse_row())"
+            ));
+            boundary.push_str(&format!(" WITH CHECK {predicate}"));
+        }
         sql.push(format!(
-            "CREATE POLICY tenancy_{command} ON {table} AS PERMISSIVE FOR {verb} TO PUBLIC{clauses}"
+            "CREATE POLICY tenancy_{command} ON {table} AS PERMISSIVE FOR {verb} TO PUBLIC{grant}"
         ));
         sql.push(format!(
-            "CREATE POLICY tenancy_{command}_boundary ON {table} AS RESTRICTIVE FOR {verb} TO PUBLIC{clauses}"
+            "CREATE POLICY tenancy_{command}_boundary ON {table} AS RESTRICTIVE FOR {verb} TO PUBLIC{boundary}"
         ));
     }
     sql.push(format!(
@@ -256,8 +262,9 @@ mod tests {
                 })
                 .collect();
             assert_eq!(policies.len(), 2, "{command}");
-            let predicate = |s: &str| s.split("TO PUBLIC").nth(1).unwrap().to_string();
-            assert_eq!(predicate(policies[0]), predicate(policies[1]));
+            for policy in &policies {
+                assert!(policy.contains("(org_id = tenancy.org_if('"), "{policy}");
+            }
             assert!(policies[0].contains("PERMISSIVE") && policies[1].contains("RESTRICTIVE"));
         }
         assert!(

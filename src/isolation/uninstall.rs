@@ -2,8 +2,9 @@
 
 use super::protect::unprotect_everything;
 use crate::audit;
+use crate::pg::event::{self, Dropped};
 use crate::pg::query::{Arg, run};
-use crate::pg::{self, catalog, event, fail, identity};
+use crate::pg::{self, catalog, fail, identity};
 use pgrx::pg_sys::panic::ErrorReportable;
 use pgrx::prelude::*;
 
@@ -31,7 +32,8 @@ pub extern "C" fn pg_finfo_tenancy_guard_drop() -> &'static pg_sys::Pg_finfo_rec
     &V1
 }
 
-/// The event trigger on DROP EXTENSION: refused while a table is protected, with CASCADE too.
+/// The event trigger on DROP EXTENSION, DROP SCHEMA and DROP OWNED: what would take the extension along is refused
+/// while a table is protected, with CASCADE too.
 ///
 /// SAFETY: called by PostgreSQL's function manager.
 #[unsafe(no_mangle)]
@@ -40,9 +42,15 @@ pub unsafe extern "C-unwind" fn tenancy_guard_drop(
     fcinfo: pg_sys::FunctionCallInfo,
 ) -> pg_sys::Datum {
     // SAFETY: as the function's own.
-    let ours = unsafe { event::dropped_extensions(fcinfo) }
-        .iter()
-        .any(|e| e == "pg_tenancy");
+    let ours = match unsafe { event::dropped(fcinfo) } {
+        Dropped::Extensions(names) => names.iter().any(|n| n == "pg_tenancy"),
+        Dropped::Schemas(names) => names.iter().any(|n| n == "tenancy"),
+        Dropped::OwnedBy(roles) => {
+            let owner = catalog::find_house().and_then(|h| identity::role_name(h.owner));
+            roles.iter().any(|r| Some(r) == owner.as_ref())
+        }
+        Dropped::Other => false,
+    };
     if ours {
         refuse_while_protected().unwrap_or_report();
     }

@@ -28,10 +28,9 @@ fn transfer_ownership(org: Uuid, new_owner: Uuid) -> pg::Result<()> {
     // The owner under lock: of two transfers at once the second finds that it is no longer its to give.
     let owner = lock_org(org, true)?;
     if !administrator && now.user != Some(owner) {
-        return Err(context::refused(
+        return Err(context::owner_only(
             caller_role.as_deref().unwrap_or("none"),
-            "transfer_ownership",
-            "of the organization",
+            "transfer ownership",
             &format!("\"{}\" ({})", known.name, id_text(org)),
             &now.user
                 .map_or("no user".into(), |u| format!("user {}", id_text(&u))),

@@ -3,32 +3,89 @@
 use pgrx::prelude::*;
 use std::ffi::CStr;
 
-/// The extensions named by the DROP EXTENSION that fired the event trigger.
-///
+/// What the DROP that fired the event trigger names.
+pub enum Dropped {
+    Extensions(Vec<String>),
+    Schemas(Vec<String>),
+    /// Everything that these roles own.
+    OwnedBy(Vec<String>),
+    Other,
+}
+
 /// SAFETY: `fcinfo` is the one that PostgreSQL's function manager passed.
-pub unsafe fn dropped_extensions(fcinfo: pg_sys::FunctionCallInfo) -> Vec<String> {
-    // SAFETY: node tags say what the pointers point to; DropStmt.objects of extensions are String nodes.
+pub unsafe fn dropped(fcinfo: pg_sys::FunctionCallInfo) -> Dropped {
+    // SAFETY: node tags say what the pointers point to; extensions and schemas are named by String nodes, owners by
+    // RoleSpec nodes.
     unsafe {
         let context = (*fcinfo).context;
         if context.is_null() || (*context).type_ != pg_sys::NodeTag::T_EventTriggerData {
-            return vec![];
+            return Dropped::Other;
         }
         let tree = (*context.cast::<pg_sys::EventTriggerData>()).parsetree;
-        if tree.is_null() || (*tree).type_ != pg_sys::NodeTag::T_DropStmt {
-            return vec![];
+        if tree.is_null() {
+            return Dropped::Other;
         }
-        let statement = tree.cast::<pg_sys::DropStmt>();
-        if (*statement).removeType != pg_sys::ObjectType::OBJECT_EXTENSION {
-            return vec![];
+        match (*tree).type_ {
+            pg_sys::NodeTag::T_DropStmt => {
+                let statement = tree.cast::<pg_sys::DropStmt>();
+                let names = strings((*statement).objects);
+                match (*statement).removeType {
+                    pg_sys::ObjectType::OBJECT_EXTENSION => Dropped::Extensions(names),
+                    pg_sys::ObjectType::OBJECT_SCHEMA => Dropped::Schemas(names),
+                    _ => Dropped::Other,
+                }
+            }
+            pg_sys::NodeTag::T_DropOwnedStmt => {
+                Dropped::OwnedBy(roles((*tree.cast::<pg_sys::DropOwnedStmt>()).roles))
+            }
+            _ => Dropped::Other,
         }
-        let list = (*statement).objects;
-        (0..if list.is_null() { 0 } else { (*list).length })
-            .map(|i| {
-                let node = (*(*list).elements.add(i as usize))
-                    .ptr_value
-                    .cast::<pg_sys::String>();
-                CStr::from_ptr((*node).sval).to_string_lossy().into_owned()
+    }
+}
+
+/// SAFETY: a list of nodes, or NULL.
+unsafe fn nodes(list: *mut pg_sys::List) -> Vec<*mut pg_sys::Node> {
+    if list.is_null() {
+        return vec![];
+    }
+    // SAFETY: as the function's own.
+    unsafe {
+        (0..(*list).length as usize)
+            .map(|i| (*(*list).elements.add(i)).ptr_value.cast())
+            .collect()
+    }
+}
+
+/// SAFETY: a list of nodes; only the String nodes in it are read.
+unsafe fn strings(list: *mut pg_sys::List) -> Vec<String> {
+    // SAFETY: as the function's own.
+    unsafe {
+        nodes(list)
+            .into_iter()
+            .filter(|node| (**node).type_ == pg_sys::NodeTag::T_String)
+            .map(|node| text((*node.cast::<pg_sys::String>()).sval))
+            .collect()
+    }
+}
+
+/// SAFETY: a list of RoleSpec nodes.
+unsafe fn roles(list: *mut pg_sys::List) -> Vec<String> {
+    // SAFETY: as the function's own; get_rolespec_oid() resolves CURRENT_USER and the like.
+    unsafe {
+        nodes(list)
+            .into_iter()
+            .filter_map(|node| {
+                let role = pg_sys::get_rolespec_oid(node.cast(), true);
+                super::identity::role_name(role)
             })
             .collect()
     }
+}
+
+/// SAFETY: a NUL-terminated string.
+unsafe fn text(pointer: *const std::ffi::c_char) -> String {
+    // SAFETY: as the function's own.
+    unsafe { CStr::from_ptr(pointer) }
+        .to_string_lossy()
+        .into_owned()
 }

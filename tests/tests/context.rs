@@ -316,6 +316,7 @@ fn a1_a_claim_without_membership_shows_nothing_however_it_is_made() {
     }
     // In the login's own settings, and in its start-up options.
     let mut session = world.bound("globex.member");
+    session.run("SELECT tenancy.current_org()");
     session.run(&format!(
         "ALTER ROLE CURRENT_USER SET app.current_org = '{org}'"
     ));
@@ -906,6 +907,11 @@ fn b3_set_role_changes_no_principal() {
 #[test]
 fn a2_one_transaction_has_one_org() {
     let world = World::new();
+    world.superuser().run(&format!(
+        "SELECT tenancy.set_member_role('{}', '{}', 'member')",
+        world.globex.id,
+        world.user("agency")
+    ));
     let org = |org: Org, who: &str| world.claim(org, who);
     let switches = [
         (org(world.acme, "agency"), org(world.globex, "agency")),
@@ -1049,11 +1055,30 @@ fn setting_a_context_before_any_statement_pins_nothing() {
 #[test]
 fn only_a_superuser_lifts_one_org_per_transaction() {
     let world = World::new();
+    // Refused; before the library is there to refuse, void.
+    let lift = "SET tenancy.one_org_per_transaction = off";
     let mut session = world.session("agency");
-    fails(
-        session.attempt("SET tenancy.one_org_per_transaction = off"),
-        "42501",
-    );
+    session.run("SELECT tenancy.current_org()");
+    fails(session.attempt(lift), "42501");
+    for mut session in [
+        {
+            let mut early = world.bound("agency");
+            early.run(lift);
+            early
+        },
+        world.db.login_with(
+            &world.db.role("agency"),
+            "-c tenancy.one_org_per_transaction=off",
+        ),
+    ] {
+        session.run("BEGIN");
+        session.run(&set_local(world.acme));
+        assert_eq!(world.seen(&mut session, "servers"), ACME);
+        let result = session
+            .attempt(&set_local(world.globex))
+            .and_then(|_| session.attempt("SELECT * FROM servers"));
+        refused(result, "25001");
+    }
     world.superuser().run(&format!(
         "ALTER DATABASE {} SET tenancy.one_org_per_transaction = off",
         world.db.name
@@ -1426,5 +1451,84 @@ fn the_value_given_out_is_not_overwritten_by_the_next() {
     ));
     if let Ok(rows) = result {
         assert_eq!(rows[0][0], Some(world.acme.id.to_string()));
+    }
+}
+
+#[test]
+fn a_procedure_that_commits_leaves_its_context_behind() {
+    let world = World::new();
+    world.superuser().run(&format!(
+        "CREATE TABLE told (at text, n bigint); GRANT ALL ON told TO PUBLIC;
+         CREATE PROCEDURE work() LANGUAGE plpgsql AS $$ BEGIN
+             PERFORM set_config('app.current_org', '{}', true);
+             INSERT INTO public.told SELECT 'before', count(*) FROM public.servers;
+             COMMIT;
+             INSERT INTO public.told SELECT 'after', count(*) FROM public.servers;
+             PERFORM set_config('app.current_org', '{}', true);
+             INSERT INTO public.told SELECT 'again', sum(id) FROM public.servers;
+         END $$",
+        world.acme.id, world.globex.id
+    ));
+    let mut app = world.app();
+    app.run("CALL work()");
+    assert_eq!(
+        app.column("SELECT at || ' ' || n FROM told ORDER BY n"),
+        ["after 0", "before 3", "again 306"]
+    );
+    assert_eq!(world.seen(&mut app, "servers"), NOTHING);
+}
+
+#[test]
+fn several_transactions_in_one_message_are_several() {
+    let world = World::new();
+    let mut app = world.app();
+    let rows = app.rows(&format!(
+        "BEGIN; {}; SELECT count(*) FROM servers; COMMIT; SELECT count(*) FROM servers;
+         BEGIN; {}; SELECT min(id) FROM servers; COMMIT",
+        world.claim(world.acme, "agency"),
+        world.claim(world.globex, "agency")
+    ));
+    let values: Vec<&str> = rows.iter().map(|row| row[0].as_deref().unwrap()).collect();
+    assert_eq!(values, ["3", "0", "101"]);
+}
+
+#[test]
+fn b3_session_authorization_is_another_login() {
+    let world = World::new();
+    let mut dba = world.superuser();
+    dba.run(&set(world.acme));
+    assert_eq!(dba.text("SELECT tenancy.current_role_name()"), "dba");
+    dba.run(&format!(
+        "SET SESSION AUTHORIZATION {}",
+        world.db.role("acme.viewer")
+    ));
+    assert_eq!(dba.text("SELECT tenancy.current_role_name()"), "viewer");
+    assert_eq!(world.seen(&mut dba, "servers"), ACME);
+    refused(dba.attempt("DELETE FROM servers"), "42501");
+    dba.run("RESET SESSION AUTHORIZATION");
+    dba.run(&format!(
+        "SET SESSION AUTHORIZATION {}",
+        world.db.role("globex.owner")
+    ));
+    assert_eq!(world.seen(&mut dba, "servers"), NOTHING);
+    dba.run("RESET SESSION AUTHORIZATION");
+    assert_eq!(dba.text("SELECT tenancy.current_role_name()"), "dba");
+}
+
+#[test]
+fn read_only_transactions_read() {
+    let world = World::new();
+    let mut app = world.app();
+    for mode in [
+        "READ ONLY",
+        "ISOLATION LEVEL SERIALIZABLE READ ONLY DEFERRABLE",
+    ] {
+        app.run(&format!("BEGIN {mode}"));
+        app.run(&world.claim(world.acme, "acme.admin"));
+        assert_eq!(world.seen(&mut app, "servers"), ACME);
+        assert_eq!(app.whoami()["role"], "admin");
+        assert_eq!(app.count("SELECT count(*) FROM tenancy.my_orgs()"), 1);
+        assert!(app.count("SELECT count(*) FROM tenancy.audit_log") > 0);
+        app.run("COMMIT");
     }
 }

@@ -82,7 +82,8 @@ fn d2_the_error_is_the_one_postgresql_gives() {
          CREATE TABLE plain.servers (id int PRIMARY KEY, org_id uuid, name text);
          CREATE TABLE plain.sites (id int PRIMARY KEY, org_id uuid, server_id int REFERENCES plain.servers, name text);
          GRANT ALL ON plain.servers, plain.sites TO PUBLIC;
-         ALTER TABLE plain.servers ENABLE ROW LEVEL SECURITY; CREATE POLICY p ON plain.servers USING (true)",
+         ALTER TABLE plain.servers ENABLE ROW LEVEL SECURITY; CREATE POLICY p ON plain.servers USING (true);
+         ALTER TABLE plain.sites ENABLE ROW LEVEL SECURITY; CREATE POLICY p ON plain.sites USING (true)",
     );
     let mut sessions = [world.session("acme.admin"), world.superuser()];
     sessions[1].run(&format!("SET app.current_org = '{}'", world.acme.id));
@@ -356,6 +357,45 @@ fn d4_deferred_keys_hold_at_commit() {
 }
 
 #[test]
+fn d2_a_child_that_is_gone_before_the_end_tells_nothing() {
+    // PostgreSQL does not look for the parent of a row that is no longer there; so a refusal would tell of one.
+    let world = World::new();
+    world.superuser().run(
+        "ALTER TABLE sites ALTER CONSTRAINT sites_server_id_fkey DEFERRABLE INITIALLY DEFERRED",
+    );
+    let mut admin = world.session("acme.admin");
+    for id in [101, 999] {
+        for after in [
+            "DELETE FROM sites WHERE id = 60",
+            "UPDATE sites SET server_id = 1 WHERE id = 60",
+            "UPDATE sites SET server_id = NULL WHERE id = 60",
+            "DELETE FROM sites",
+            "UPDATE sites SET server_id = 1, visits = visits + 1",
+        ] {
+            admin.run(&format!(
+                "BEGIN; INSERT INTO sites (id, name, server_id) VALUES (60, 'acme-60', {id}); {after};
+                 UPDATE sites SET visits = visits; COMMIT"
+            ));
+            admin.run("DELETE FROM sites WHERE id = 60");
+            admin.run(&format!(
+                "BEGIN; INSERT INTO sites (id, name, server_id) VALUES (60, 'acme-60', 1); SAVEPOINT s;
+                 UPDATE sites SET server_id = {id} WHERE id = 60; ROLLBACK TO s; COMMIT; DELETE FROM sites WHERE id = 60"
+            ));
+        }
+        // There again, or moved without the key: the reference stands.
+        for after in [
+            "UPDATE sites SET visits = 1 WHERE id = 60",
+            "UPDATE sites SET id = 61 WHERE id = 60",
+        ] {
+            admin.run(&format!(
+                "BEGIN; INSERT INTO sites (id, name, server_id) VALUES (60, 'acme-60', {id}); {after}"
+            ));
+            fails(admin.attempt("COMMIT"), "23503");
+        }
+    }
+}
+
+#[test]
 fn d4_set_constraints_defers_no_guard() {
     let world = World::new();
     world.superuser().run(
@@ -593,6 +633,16 @@ fn keys_of_other_types() {
     });
     assert_alike(|id| acme.attempt(&format!("INSERT INTO down (id, n) VALUES (2, {id}.5)")));
     assert_alike(|id| acme.attempt(&format!("INSERT INTO down (id, small) VALUES (2, {id})")));
+    // A long key, which is stored compressed.
+    globex.run("INSERT INTO up (id, code) VALUES (gen_random_uuid(), repeat('x', 3000) || '101')");
+    world
+        .superuser()
+        .run("ALTER TABLE down ALTER code TYPE text");
+    assert_alike(|id| {
+        acme.attempt(&format!(
+            "INSERT INTO down (id, code) VALUES (2, repeat('x', 3000) || '{id}')"
+        ))
+    });
 }
 
 #[test]

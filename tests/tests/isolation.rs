@@ -541,3 +541,17 @@ fn two_sessions_at_once_do_not_mix() {
         ["110", "110"]
     );
 }
+
+#[test]
+fn c8_a_merge_that_reads_no_column_counts_no_other_orgs_rows() {
+    // PostgreSQL puts no SELECT policy on a MERGE whose target is not read.
+    let world = World::new();
+    let mut admin = world.session("acme.admin");
+    admin.run("CREATE TEMP SEQUENCE counter");
+    let result = admin.attempt(
+        "MERGE INTO sites t USING (SELECT 1) n ON nextval('pg_temp.counter') > 0 WHEN MATCHED THEN DO NOTHING",
+    );
+    if result.is_ok() {
+        assert_eq!(admin.count("SELECT last_value FROM pg_temp.counter"), 6);
+    }
+}

@@ -252,3 +252,22 @@ fn a_role_changes_nothing_until_it_is_changed() {
     assert!(viewer.is_true("SELECT tenancy.has_permission('server:create')"));
     assert_eq!(viewer.text("SELECT tenancy.current_role_name()"), "admin");
 }
+
+#[test]
+fn an_expired_membership_allows_nothing() {
+    let world = World::new();
+    let stranger = world.user("stranger");
+    let mut dba = world.superuser();
+    dba.run(&format!(
+        "SELECT tenancy.add_member('{}', '{stranger}', 'admin', expires_at => clock_timestamp() + interval '400 ms')",
+        world.acme.id
+    ));
+    let ask = format!(
+        "SELECT tenancy.has_permission('{stranger}'::uuid, '{}'::uuid, 'server:read')",
+        world.acme.id
+    );
+    assert!(dba.is_true(&ask));
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    assert!(!dba.is_true(&ask));
+    assert!(!world.session("acme.owner").is_true(&ask));
+}

@@ -180,10 +180,15 @@ fn protecting_twice_is_protecting_once() {
         dba.count("SELECT count(*) FROM tenancy.protected_tables"),
         2
     );
-    // With other actions it is those.
-    dba.run(&format!(
+    // In another way it is no repetition: refused, and nothing changed; undone and done anew it is a change.
+    let otherwise = format!(
         "SELECT tenancy.protect('sites', permissions => '{}')",
         MATRIX.replace("site:manage", "site:delete")
+    );
+    refused(dba.attempt(&otherwise), "42710");
+    assert_eq!(snapshot(&mut dba, "sites"), sites);
+    dba.run(&format!(
+        "BEGIN; SELECT tenancy.unprotect('sites'); {otherwise}; COMMIT"
     ));
     let mut member = world.session("acme.member");
     refused(member.attempt("UPDATE sites SET visits = 0"), "42501");
@@ -542,10 +547,9 @@ fn the_default_fills_in_the_org() {
             world.acme.id.to_string()
         );
     }
-    fails(
-        admin.attempt("INSERT INTO sites (id, name, org_id) VALUES (51, 'x', NULL)"),
-        "23502",
-    );
+    admin
+        .attempt("INSERT INTO sites (id, name, org_id) VALUES (51, 'x', NULL)")
+        .unwrap_err();
 }
 
 #[test]
@@ -889,15 +893,17 @@ fn c8_an_upsert_needs_both_rights_and_touches_its_own_org_only() {
 
     // The insert's right alone is not enough where a row is there.
     world.superuser().run(
-        r#"SELECT tenancy.protect('sites', permissions => '{"select": "site:read", "insert": "site:deploy",
-            "update": "site:delete", "delete": "site:delete"}')"#,
+        r#"BEGIN; SELECT tenancy.unprotect('sites');
+           SELECT tenancy.protect('sites', permissions => '{"select": "site:read", "insert": "site:deploy",
+            "update": "site:delete", "delete": "site:delete"}'); COMMIT"#,
     );
     refused(member.attempt(&upsert(2)), "42501");
     member.run("INSERT INTO sites (id, name) VALUES (61, 'acme-61') ON CONFLICT DO NOTHING");
     // Nor is the update's.
     world.superuser().run(
-        r#"SELECT tenancy.protect('sites', permissions => '{"select": "site:read", "insert": "site:delete",
-            "update": "site:manage", "delete": "site:delete"}')"#,
+        r#"BEGIN; SELECT tenancy.unprotect('sites');
+           SELECT tenancy.protect('sites', permissions => '{"select": "site:read", "insert": "site:delete",
+            "update": "site:manage", "delete": "site:delete"}'); COMMIT"#,
     );
     refused(member.attempt(&upsert(2)), "42501");
     member.run("UPDATE sites SET name = 'acme-updated' WHERE id = 2");
@@ -912,7 +918,8 @@ fn c8_merge_needs_the_rights_of_its_branches_and_touches_its_own_org_only() {
                  WHEN NOT MATCHED THEN INSERT (id, name) VALUES (n.id, n.name)";
     assert_eq!(world.session("acme.member").run(merge), 2);
     refused(world.session("acme.viewer").attempt(merge), "42501");
-    let wipe = "MERGE INTO sites t USING (SELECT 1) n ON true WHEN MATCHED THEN DELETE";
+    let wipe =
+        "MERGE INTO sites t USING (SELECT 0 AS id) n ON t.id > n.id WHEN MATCHED THEN DELETE";
     refused(world.session("acme.member").attempt(wipe), "42501");
     assert_eq!(world.session("acme.admin").run(wipe), 7);
     assert_eq!(world.hash("sites", world.globex), globex);
@@ -1196,5 +1203,134 @@ fn the_predicate_is_an_index_condition_and_the_estimate_is_true() {
             "app: {estimated} {actual}"
         );
         app.run("COMMIT");
+    }
+}
+
+// ---- Definer functions, renames
+
+#[test]
+fn c4_a_definer_function_writes_no_other_orgs_row() {
+    let world = World::new();
+    let owner = world.table_owner();
+    let before = world.hash("sites", world.globex);
+    let mut dba = world.superuser();
+    dba.run(&format!(
+        "CREATE FUNCTION by_superuser() RETURNS void LANGUAGE sql SECURITY DEFINER AS
+             $$ UPDATE public.sites SET name = 'hacked' WHERE id = 101 $$;
+         CREATE FUNCTION by_superuser_in_break_glass() RETURNS void LANGUAGE sql SECURITY DEFINER SET row_security = off AS
+             $$ UPDATE public.sites SET name = 'hacked' WHERE id = 101 $$;
+         CREATE FUNCTION by_owner() RETURNS bigint LANGUAGE sql SECURITY DEFINER AS
+             $$ WITH u AS (UPDATE public.sites SET visits = 0 RETURNING 1) SELECT count(*) FROM u $$;
+         CREATE FUNCTION owners_count() RETURNS bigint LANGUAGE sql SECURITY DEFINER AS
+             $$ SELECT count(*) FROM public.sites $$;
+         CREATE FUNCTION truncating() RETURNS void LANGUAGE sql SECURITY DEFINER SET row_security = off AS
+             $$ TRUNCATE public.sites $$;
+         ALTER FUNCTION by_owner() OWNER TO {owner}; ALTER FUNCTION owners_count() OWNER TO {owner}"
+    ));
+    for who in ["acme.owner", "stranger"] {
+        let mut session = world.session(who);
+        for row_security in ["on", "off"] {
+            session.run(&format!("SET row_security = {row_security}"));
+            for function in ["by_superuser", "by_superuser_in_break_glass", "truncating"] {
+                fails(session.attempt(&format!("SELECT {function}()")), "42501");
+            }
+        }
+    }
+    let mut member = world.session("acme.member");
+    assert_eq!(member.count("SELECT owners_count()"), 6);
+    assert_eq!(member.count("SELECT by_owner()"), 6);
+    fails(
+        world.session("acme.viewer").attempt("SELECT by_owner()"),
+        "42501",
+    );
+    assert_eq!(world.nobody().count("SELECT owners_count()"), 0);
+    assert_eq!(world.hash("sites", world.globex), before);
+}
+
+#[test]
+fn renamed_tables_and_columns_stay_protected_and_can_be_unprotected() {
+    let world = World::new();
+    let mut dba = world.superuser();
+    dba.run(
+        "CREATE SCHEMA other; GRANT USAGE ON SCHEMA other TO PUBLIC;
+         ALTER TABLE sites RENAME TO pages; ALTER TABLE pages SET SCHEMA other; ALTER TABLE other.pages RENAME id TO number",
+    );
+    let mut member = world.session("acme.member");
+    assert_eq!(member.count("SELECT count(*) FROM other.pages"), 6);
+    assert_eq!(
+        member.run("UPDATE other.pages SET number = number + 1000"),
+        6
+    );
+    fails(
+        member.attempt("UPDATE other.pages SET server_id = 101"),
+        "23503",
+    );
+    refused(
+        member.attempt("UPDATE other.pages SET certificate = 'x'"),
+        "42501",
+    );
+    // Whatever becomes of the organization's column or of one with an action, it never opens.
+    dba.run(
+        "ALTER TABLE other.pages RENAME certificate TO cert; ALTER TABLE other.pages RENAME org_id TO tenant;
+         ALTER INDEX other.sites_org_id_idx RENAME TO renamed",
+    );
+    assert_eq!(member.count("SELECT count(*) FROM other.pages"), 6);
+    member
+        .attempt("UPDATE other.pages SET cert = 'x'")
+        .unwrap_err();
+    fails(
+        member.attempt(&format!(
+            "INSERT INTO other.pages (number, name, tenant) VALUES (1, 'x', '{}')",
+            world.globex.id
+        )),
+        "42501",
+    );
+    dba.run("SELECT tenancy.unprotect('other.pages')");
+    assert_eq!(
+        dba.rows("SELECT relrowsecurity, relforcerowsecurity FROM pg_class WHERE oid = 'other.pages'::regclass"),
+        [[Some("f".to_string()), Some("f".to_string())]]
+    );
+    assert_eq!(world.nobody().count("SELECT count(*) FROM other.pages"), 12);
+}
+
+#[test]
+fn unprotect_drops_its_own_index_and_nobody_elses() {
+    let world = World::people();
+    let mut dba = world.superuser();
+    dba.run(
+        "CREATE TABLE r (id int, org_id uuid); SELECT tenancy.protect('r');
+         ALTER INDEX r_org_id_idx RENAME TO other_name;
+         CREATE TABLE bystander (x int); CREATE INDEX r_org_id_idx ON bystander (x);
+         SELECT tenancy.unprotect('r')",
+    );
+    assert_eq!(
+        dba.column(
+            "SELECT indexrelid::regclass FROM pg_index WHERE indrelid = 'bystander'::regclass"
+        ),
+        ["r_org_id_idx"]
+    );
+    // One that is gone already is no obstacle.
+    dba.run("CREATE TABLE s (id int, org_id uuid); SELECT tenancy.protect('s'); DROP INDEX s_org_id_idx; SELECT tenancy.unprotect('s')");
+}
+
+#[test]
+fn references_across_orgs_are_found_whatever_the_types() {
+    for (parent, child) in [
+        ("bigint", "int"),
+        ("text", "varchar(20)"),
+        ("numeric", "numeric"),
+        ("int", "bigint"),
+    ] {
+        let world = World::people();
+        let mut dba = world.superuser();
+        dba.run(&format!(
+            "CREATE TABLE up (k {parent} PRIMARY KEY, org_id uuid); CREATE TABLE down (id int, k {child} REFERENCES up, org_id uuid);
+             INSERT INTO up VALUES ('1', '{0}'), ('2', '{1}'); INSERT INTO down VALUES (1, '1', '{0}'), (2, '2', '{1}');
+             SELECT tenancy.protect('up')",
+            world.acme.id, world.globex.id
+        ));
+        dba.run("BEGIN; SELECT tenancy.protect('down'); ROLLBACK");
+        dba.run("UPDATE down SET k = '1' WHERE id = 2");
+        refused(dba.attempt("SELECT tenancy.protect('down')"), "23503");
     }
 }

@@ -6,6 +6,8 @@ width=78
 checks=0
 chapters=()
 begun=$SECONDS
+# psql variables with the ids of the example's users and organizations, so that a statement can say :'ben'.
+ids=()
 
 if [ -t 1 ] && [ -z "${NO_COLOR:-}" ]; then
   bold=$'\e[1m' dim=$'\e[2m' green=$'\e[32m' red=$'\e[31m' off=$'\e[0m'
@@ -13,8 +15,14 @@ else
   bold='' dim='' green='' red='' off=''
 fi
 
-prose() { printf '\n'; fold -s -w "$width" <<<"$*"; }
-indent() { fold -s -w $((width - 4)) | sed 's/ *$//; s/^./    &/'; }
+# wrap N [M]: folds to the width, the first line indented by M (0), the others by N.
+wrap() {
+  local later=$1 first=${2:-0}
+  fold -s -w $((width - later)) |
+    sed -e 's/ *$//' -e "2,\$s/^./$(printf '%*s' "$later" '')&/" -e "1s/^./$(printf '%*s' "$first" '')&/"
+}
+prose() { printf '\n' && wrap 0 <<<"$*"; }
+indent() { wrap 4 4; }
 
 # chapter TITLE: a new heading; how many checks each held is summed up at the end.
 chapter() {
@@ -24,7 +32,7 @@ chapter() {
 
 held() {
   checks=$((checks + 1))
-  printf '  %sok%s %s\n' "$green" "$off" "$1" | fold -s -w "$width"
+  printf '  %sok%s %s\n' "$green" "$off" "$1"
 }
 
 broken() {
@@ -49,7 +57,7 @@ run() {
     cat
     # Deferred checks belong to the statement that the reader saw.
     printf '\n\\set QUIET on\nSET CONSTRAINTS ALL IMMEDIATE;\n%s;\n' "$end"
-  } | sql panel_app --pset=format=wrapped --pset=columns=$((width - 4)) ${plain:+-At} 2>&1)
+  } | sql panel_app "${ids[@]}" --pset=format=wrapped --pset=columns=$((width - 4)) ${plain:+-At} 2>&1)
   state=$(sed -n 's/^\(ERROR\|FATAL\):  \([0-9A-Z]\{5\}\):.*/\2/p' <<<"$answer" | head -n 1)
   raw=$answer
   # Where in PostgreSQL's or our source an error was raised is nothing for a reader.
@@ -61,7 +69,7 @@ shown() {
   local statements who=$1
   statements=$(cat)
   [ "$who" = - ] && who='nobody named'
-  printf '\n  %s[%s, org %s]%s\n' "$dim" "$who" "${2/#-/not set}" "$off"
+  printf '\n  %s[%s, org %s%s]%s\n' "$dim" "$who" "${2/#-/not set}" "${keep:+, committed}" "$off"
   printf '%s\n' "$statements" | sed "s/^./    $bold&/; s/\$/$off/"
   run "$1" "$2" <<<"$statements"
   printf '%s\n' "$answer" | indent
@@ -102,7 +110,8 @@ summary() {
   local i title from to
   printf '\n%sSummary%s\n-------\n' "$bold" "$off"
   for i in "${!chapters[@]}"; do
-    from=${chapters[i]%%|*} title=${chapters[i]#*|} to=$checks
+    # What was checked before the first chapter counts there.
+    from=$((i == 0 ? 0 : ${chapters[i]%%|*})) title=${chapters[i]#*|} to=$checks
     [ $((i + 1)) -lt ${#chapters[@]} ] && to=${chapters[i + 1]%%|*}
     printf '  %-62s %3d held\n' "$title" $((to - from))
   done

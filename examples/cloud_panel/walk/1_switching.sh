@@ -31,7 +31,7 @@ refused 42501 "and writes nothing" mia globex <<'SQL'
 UPDATE servers SET size = 'cx11';
 SQL
 answers "(1 row)" "whoami() says what is missing" mia globex <<'SQL'
-SELECT principal, org_id, reason FROM tenancy.whoami();
+SELECT principal, reason FROM tenancy.whoami();
 SQL
 same "an organization that does not exist gives the same answer" \
   "$(run mia no-such-org <<<"UPDATE servers SET size = 'cx11';"; sed 's/no-such-org/ORG/g' <<<"$answer")" \

@@ -10,15 +10,15 @@ while IFS=, read -r action group owner admin member viewer; do
   cell="${action#*:} $owner$admin$member$viewer"
   cell=$(sed 's/allow/+/g; s/limited/~/g; s/deny/-/g' <<<"$cell")
   if [ "$group" != "$category" ]; then
-    [ -z "$line" ] || printf '  %s\n' "$line"
+    [ -z "$line" ] || printf '  %s\n' "${line%   }"
     line=$(printf '%-14s' "$group") category=$group
-  elif [ $((${#line} + ${#cell})) -gt $((width - 6)) ]; then
-    printf '  %s\n' "$line"
+  elif [ $((${#line} + ${#cell})) -gt $((width - 2)) ]; then
+    printf '  %s\n' "${line%   }"
     line=$(printf '%-14s' '')
   fi
   line+="$cell   "
 done < <(sed 1d "$matrix")
-printf '  %s\n\n' "$line"
+printf '  %s\n\n' "${line%   }"
 
 as_csv="string_agg(level, ',' ORDER BY array_position('{owner,admin,member,viewer}', role))"
 same "the table tenancy.role_permissions says the same, 192 cells" \
@@ -37,7 +37,7 @@ FROM tenancy.actions, unnest('{owner,admin,member,viewer}'::text[]) role,
 SQL
   )" "$published"
 
-same "has_permission(role, action) is true for allow and for nothing else, 192 cells" \
+same "has_permission(role, action) is true for allow alone, 192 cells" \
   "$(scalar ada acme <<'SQL'
 SELECT count(*), count(*) FILTER (WHERE tenancy.has_permission(p.role, p.action) = (p.level = 'allow'))
 FROM tenancy.role_permissions p WHERE p.role IN ('owner', 'admin', 'member', 'viewer');

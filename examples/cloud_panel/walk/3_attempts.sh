@@ -25,7 +25,7 @@ attempt() {
     [ "$(level "${role_of[$user]}" "$action")" = allow ] && wanted=$allowed
     [ -n "$state" ] && answer=$(grep '^ERROR' <<<"$answer") || answer=$got
     printf '      %-5s %-7s %s\n' "${name_of[$user]}" "${role_of[$user]}" "$answer" |
-      fold -s -w "$width" | sed '2,$s/^/                    /'
+      wrap 20
     [ "$got" = "$wanted" ] || broken "$action as ${role_of[$user]}" "expected $wanted, got $got"
     checks=$((checks + 1))
   done
@@ -35,10 +35,10 @@ attempt() {
 asked() {
   local action user got
   for action in "$@"; do
-    printf '    %-14s' "$action"
+    printf '    %-12s' "$action"
     for user in ada ben mia vic; do
       got=$(scalar "$user" acme <<<"SELECT tenancy.permission_level(tenancy.current_role_name(), '$action');")
-      printf '  %-6s %-7s' "${role_of[$user]}" "$got"
+      printf '  %s' "${role_of[$user]} $got"
       [ "$got" = "$(level "${role_of[$user]}" "$action")" ] || broken "$action as ${role_of[$user]}" "got $got"
       checks=$((checks + 1))
     done
@@ -85,9 +85,9 @@ row "Approve AI write actions (approvals themselves come in a later version)"
 asked ai:approve
 
 row "Manage team members"
-attempt team:invite "(1 row)" 42501 <<<"SELECT tenancy.add_member(tenancy.current_org(), '$(id_of gil)', 'viewer');"
-attempt team:role "(1 row)" 42501 <<<"SELECT tenancy.set_member_role(tenancy.current_org(), '$(id_of tom)', 'viewer');"
-attempt team:remove "(1 row)" 42501 <<<"SELECT tenancy.remove_member(tenancy.current_org(), '$(id_of tom)');"
+attempt team:invite "(1 row)" 42501 <<<"SELECT tenancy.add_member(:'acme', :'gil', 'viewer');"
+attempt team:role "(1 row)" 42501 <<<"SELECT tenancy.set_member_role(:'acme', :'tom', 'viewer');"
+attempt team:remove "(1 row)" 42501 <<<"SELECT tenancy.remove_member(:'acme', :'tom');"
 
 row "Change AI settings (no table of this version stands behind them)"
 asked ai:provider ai:controls

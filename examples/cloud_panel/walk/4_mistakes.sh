@@ -16,17 +16,16 @@ SQL
 answers "DELETE 0" "deleting by it deletes nothing" ben acme <<'SQL'
 DELETE FROM servers WHERE id = '910b0000-0000-4000-8000-000000000001';
 SQL
-globex=$(sql postgres -Atc "SELECT id FROM tenancy.orgs WHERE slug = 'globex'")
-refused 42501 "a row filed under another organization is refused" ben acme <<SQL
-INSERT INTO servers (org_id, name) VALUES ('$globex', 'planted');
+refused 42501 "a row filed under another organization is refused" ben acme <<'SQL'
+INSERT INTO servers (org_id, name) VALUES (:'globex', 'planted');
 SQL
-refused 42501 "so is moving a row there" ben acme <<SQL
-UPDATE servers SET org_id = '$globex' WHERE name = 'idle-1';
+refused 42501 "so is moving a row there" ben acme <<'SQL'
+UPDATE servers SET org_id = :'globex' WHERE name = 'idle-1';
 SQL
 
 prose "A foreign key to another organization's server, and one to a server that does not exist. \
-Plain PostgreSQL stores the first. Here the two errors are equal but for the id, so nobody can \
-find out by trying which ids exist:"
+Plain PostgreSQL stores the first. Here the two errors are equal, so nobody can find out by trying \
+which ids exist:"
 refused 23503 "a reference across organizations is refused" mia acme <<'SQL'
 INSERT INTO sites (server_id, domain)
 VALUES ('910b0000-0000-4000-8000-000000000001', 'probe.example');
@@ -46,6 +45,9 @@ SQL
 refused 42501 "also where no row would have been touched" vic acme <<'SQL'
 DELETE FROM servers WHERE false;
 SQL
+
+prose "TRUNCATE would empty the table for everybody. Even a login that was granted it may not:"
+sql postgres -c "GRANT TRUNCATE ON alert_events TO panel_app"
 refused 42501 "nobody truncates a protected table" ada acme <<'SQL'
 TRUNCATE alert_events;
 SQL

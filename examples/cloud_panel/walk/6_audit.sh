@@ -1,9 +1,9 @@
 # shellcheck shell=bash
 chapter "6. Each organization's own audit log"
 
-last="SELECT to_char(at AT TIME ZONE 'UTC', 'HH24:MI:SS') AS utc, u.name AS actor, l.operation, l.object, l.n
+last="SELECT at::timestamp(0), u.name AS actor, operation, object
 FROM tenancy.audit_log l LEFT JOIN tenancy.users u ON u.id = l.actor_id
-ORDER BY l.at DESC LIMIT 6;"
+ORDER BY at DESC, n DESC LIMIT 6;"
 answers "(6 rows)" "Acme's owner reads Acme's log" ben acme <<<"$last"
 answers "(6 rows)" "Globex's owner reads Globex's" ada globex <<<"$last"
 
@@ -29,5 +29,5 @@ refused 42501 "a member does not read the log" mia acme <<'SQL'
 SELECT operation, object FROM tenancy.audit_log;
 SQL
 refused 42501 "nobody touches what it is stored in, the owner included" ben acme <<SQL
-DELETE FROM tenancy_audit.org_${acme//-/};
+DELETE FROM tenancy_audit.org_$(sql postgres -Atc "SELECT replace(id::text, '-', '') FROM tenancy.orgs WHERE slug = 'acme'");
 SQL

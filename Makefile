@@ -16,7 +16,7 @@ setup:     ## installs what is missing: PostgreSQL, compiler, cargo-pgrx
 demo: install      ## the worked example: a cloud panel, two orgs, every rule tried
 	@examples/cloud_panel/demo
 
-test: setup      ## installs the extension, then unit tests, black-box tests, demo
+test: setup      ## installs the extension, then unit, black-box and in-server tests, demo
 	@tools/test
 
 install: setup      ## builds the extension and installs it into the server of PG_CONFIG

@@ -2,6 +2,23 @@
 -- Every table here obeys the extension's own rule: row security on, no write grants; it is changed only
 -- through functions that check (spec sections 2 to 4).
 
+-- A schema tenancy that a weaker role made before us would let that role add functions beside ours, or drop it.
+DO $$
+DECLARE
+    holder text;
+BEGIN
+    SELECT pg_catalog.quote_ident(r.rolname) INTO holder
+    FROM pg_catalog.pg_namespace AS n JOIN pg_catalog.pg_roles AS r ON r.oid = n.nspowner
+    WHERE n.nspname = 'tenancy' AND NOT r.rolsuper;
+    IF FOUND THEN
+        RAISE EXCEPTION 'schema tenancy exists and belongs to %', holder
+            USING ERRCODE = 'duplicate_schema',
+                  DETAIL = 'Its owner could change what the extension keeps there.',
+                  HINT = 'Drop or rename that schema, then CREATE EXTENSION pg_tenancy makes its own.';
+    END IF;
+END
+$$;
+
 CREATE TABLE tenancy.users (
     id           uuid PRIMARY KEY DEFAULT gen_random_uuid(),
     email        text NOT NULL CHECK (email ~ '^[^@[:cntrl:][:space:]]+@[^@[:cntrl:][:space:]]+$' AND length(email) <= 320),

@@ -2,16 +2,27 @@
 
 CREATE VIEW tenancy.protected_tables WITH (security_invoker = true) AS
 SELECT t.tgrelid::pg_catalog.regclass AS table_name,
-       (a.options ->> 'org_column')::pg_catalog.name AS org_column,
+       coalesce(c.attname, (a.options ->> 'org_column')::pg_catalog.name) AS org_column,
        a.options ->> 'select' AS select_action,
        a.options ->> 'insert' AS insert_action,
        a.options ->> 'update' AS update_action,
        a.options ->> 'delete' AS delete_action,
        a.options -> 'columns' AS column_actions,
        (a.options ->> 'audit')::boolean AS audited
-FROM pg_catalog.pg_trigger AS t,
-     LATERAL (SELECT pg_catalog.convert_from(pg_catalog.substring(t.tgargs, 1, pg_catalog.length(t.tgargs) - 1),
-                                             pg_catalog.getdatabaseencoding())::pg_catalog.jsonb AS options) AS a
+FROM pg_catalog.pg_trigger AS t
+     CROSS JOIN LATERAL
+         (SELECT pg_catalog.convert_from(pg_catalog.substring(t.tgargs, 1, pg_catalog.length(t.tgargs) - 1),
+                                         pg_catalog.getdatabaseencoding())::pg_catalog.jsonb AS options) AS a
+     LEFT JOIN LATERAL
+         -- The column as it is called now: the policies follow it when it is renamed.
+         (SELECT att.attname
+          FROM pg_catalog.pg_policy AS p
+               JOIN pg_catalog.pg_depend AS d
+                 ON d.classid = 'pg_catalog.pg_policy'::pg_catalog.regclass AND d.objid = p.oid
+                AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.refobjid = t.tgrelid
+               JOIN pg_catalog.pg_attribute AS att ON att.attrelid = t.tgrelid AND att.attnum = d.refobjsubid
+          WHERE p.polrelid = t.tgrelid AND p.polname = 'tenancy_select_boundary' AND d.refobjsubid > 0
+          LIMIT 1) AS c ON true
 WHERE t.tgfoid = 'tenancy.guard_row()'::pg_catalog.regprocedure AND t.tgnargs = 1;
 COMMENT ON VIEW tenancy.protected_tables IS 'The tables handed to protect(), and the action each command needs (spec 5)';
 GRANT SELECT ON tenancy.protected_tables TO PUBLIC;

@@ -40,6 +40,7 @@ use_server() {
   # shellcheck disable=SC2034 # for the scripts that source this
   features=(--no-default-features --features "$pg_feature")
   export PG_CONFIG PGRX_PG_CONFIG_PATH=$PG_CONFIG PGRX_HOME=$root/.tools/pgrx
+  export CARGO_TARGET_DIR=$root/target
   # A backtrace through PostgreSQL's error handling is slow and tells a client nothing.
   unset RUST_BACKTRACE
 }

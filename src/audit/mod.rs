@@ -9,6 +9,11 @@ pub use store::{has_room_for_dedicated, make_store, release_stores};
 
 pub fn init() {}
 
+/// A table made in a subtransaction went with it.
+pub fn at_subtransaction_abort() {
+    store::forget();
+}
+
 pub fn at_transaction_end() {
     capture::at_transaction_end();
     store::forget();

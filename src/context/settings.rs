@@ -27,11 +27,16 @@ struct Claims([Claim; 7]);
 // SAFETY: a backend has one thread; PostgreSQL writes `value` from it alone.
 unsafe impl Sync for Claims {}
 
-const UNSET: Claim = Claim {
-    value: Cell::new(std::ptr::null_mut()),
-    stamp: Cell::new(0),
-};
-static CLAIMS: Claims = Claims([UNSET; 7]);
+impl Claim {
+    const fn unset() -> Claim {
+        Claim {
+            value: Cell::new(std::ptr::null_mut()),
+            stamp: Cell::new(0),
+        }
+    }
+}
+
+static CLAIMS: Claims = Claims([const { Claim::unset() }; 7]);
 
 #[derive(Clone, Copy)]
 pub enum Setting {

@@ -77,6 +77,7 @@ unsafe extern "C-unwind" fn at_subtransaction_end(
             }
             standing::invalidate();
             crate::isolation::at_subtransaction_abort(level);
+            crate::audit::at_subtransaction_abort();
         }
         SUBXACT_EVENT_COMMIT_SUB => {
             if let Some(pin) = PIN.get().filter(|p| p.level >= level) {

@@ -35,6 +35,11 @@ unsafe fn before(query: *mut pg_sys::QueryDesc) {
         if (*plan).parallelModeNeeded && context::is_void() {
             (*plan).parallelModeNeeded = false;
         }
+        if (*plan).commandType == pg_sys::CmdType::CMD_MERGE {
+            for relid in merged_unread(plan) {
+                isolation::check_unread_merge(relid).unwrap_or_report();
+            }
+        }
         if !(*plan).rowMarks.is_null()
             && !identity::in_referential_action()
             && !identity::break_glass()
@@ -65,6 +70,35 @@ unsafe fn locked_relations(plan: *mut pg_sys::PlannedStmt) -> Vec<pg_sys::Oid> {
                     .ptr_value
                     .cast::<pg_sys::RangeTblEntry>();
                 ((*entry).rtekind == pg_sys::RTEKind::RTE_RELATION).then_some((*entry).relid)
+            })
+            .collect()
+    }
+}
+
+/// The targets of a MERGE that reads no column of them: PostgreSQL then leaves their SELECT policies out of the plan,
+/// and WHEN MATCHED fires for every organization's rows.
+///
+/// SAFETY: `plan` is a valid plan.
+unsafe fn merged_unread(plan: *mut pg_sys::PlannedStmt) -> Vec<pg_sys::Oid> {
+    // SAFETY: resultRelations is a list of integers, indexes into the range table.
+    unsafe {
+        let list = (*plan).resultRelations;
+        if list.is_null() {
+            return vec![];
+        }
+        (0..(*list).length as usize)
+            .filter_map(|i| {
+                let index = (*(*list).elements.add(i)).int_value as usize;
+                let entry = (*(*(*plan).rtable).elements.add(index - 1))
+                    .ptr_value
+                    .cast::<pg_sys::RangeTblEntry>();
+                #[cfg(feature = "pg15")]
+                let required = (*entry).requiredPerms;
+                #[cfg(not(feature = "pg15"))]
+                let required =
+                    (*pg_sys::getRTEPermissionInfo((*plan).permInfos, entry)).requiredPerms;
+                let reads = required & pg_sys::ACL_SELECT as pg_sys::AclMode != 0;
+                (!reads).then_some((*entry).relid)
             })
             .collect()
     }

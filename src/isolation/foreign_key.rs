@@ -26,6 +26,7 @@ type Held = (pg_sys::Oid, [u8; 16], Vec<u8>);
 /// A reference whose parent was not there, or not this organization's, when the row was written.
 struct Pending {
     child: pg_sys::Oid,
+    place: pg_sys::ItemPointerData,
     constraint: pg_sys::Oid,
     org: [u8; 16],
     key: Vec<Value>,
@@ -49,13 +50,14 @@ pub fn check(table: &Table, old: Option<&RowImage>, new: &RowImage) -> pg::Resul
         if values.iter().any(|v| v.null) {
             continue;
         }
-        if let Some(old) = old
-            && key
-                .columns
+        let unchanged = old.is_some_and(|old| {
+            key.columns
                 .iter()
                 .zip(&values)
                 .all(|((i, _), v)| old.value(*i).same(v))
-        {
+        });
+        // A new version of a row whose parent is still owed takes that debt over.
+        if unchanged && !is_pending(key, &values) {
             continue;
         }
         if let Some(org) = new.value(table.org_attnum).as_uuid() {
@@ -84,6 +86,7 @@ fn check_one(table: &Table, key: &GuardedKey, values: Vec<Value>, org: [u8; 16],
         absent => {
             let pending = Pending {
                 child: table.relid,
+                place: new.place(),
                 constraint: key.constraint,
                 org,
                 text: text_of(key, &values, new),
@@ -97,6 +100,17 @@ fn check_one(table: &Table, key: &GuardedKey, values: Vec<Value>, org: [u8; 16],
     }
 }
 
+fn is_pending(key: &GuardedKey, values: &[Value]) -> bool {
+    PENDING.with_borrow(|p| {
+        p.iter()
+            .any(|one| one.constraint == key.constraint && same_key(&one.key, values))
+    })
+}
+
+fn same_key(one: &[Value], other: &[Value]) -> bool {
+    one.len() == other.len() && one.iter().zip(other).all(|(a, b)| a.same(b))
+}
+
 /// Whether some parent is to be kept from the keys' own checks.
 pub fn hides_any() -> bool {
     HIDDEN.get() > 0
@@ -105,11 +119,8 @@ pub fn hides_any() -> bool {
 /// Whether the check that looks for `key` in `parent` is to find nothing.
 pub fn hides(parent: pg_sys::Oid, key: &[Value]) -> bool {
     PENDING.with_borrow(|p| {
-        p.iter().any(|one| {
-            one.hidden_in == Some(parent)
-                && one.key.len() == key.len()
-                && one.key.iter().zip(key).all(|(a, b)| a.same(b))
-        })
+        p.iter()
+            .any(|one| one.hidden_in == Some(parent) && same_key(&one.key, key))
     })
 }
 
@@ -127,6 +138,10 @@ fn text_of(key: &GuardedKey, values: &[Value], row: &RowImage) -> String {
 pub fn before_commit() {
     HIDDEN.set(0);
     for pending in PENDING.take() {
+        // PostgreSQL, too, asks nothing of a row that was changed or deleted again.
+        if !probe::is_live(pending.child, pending.place) {
+            continue;
+        }
         let Some(table) = table::protected(pending.child) else {
             continue;
         };

@@ -127,7 +127,7 @@ fn guard_row(call: &Call) -> pg::Result<()> {
         return Ok(());
     }
     let table = table_of(call)?;
-    let (old, new) = (call.old(), call.new());
+    let (old, new) = (call.old_row(), call.new_row());
     let broken_glass = identity::break_glass();
     if !broken_glass {
         // A row may be reached after a long wait for its lock: a revocation committed meanwhile counts.
@@ -284,5 +284,17 @@ fn refuse_row() -> pg::Result<bool> {
         "permission denied: the new row is not of the current organization",
         "Its organization column must hold tenancy.current_org().",
         "Leave the column out: its default fills it.",
+    ))
+}
+
+/// A MERGE into a protected table that reads none of its columns: PostgreSQL would match every organization's rows.
+pub fn check_unread_merge(relid: pg_sys::Oid) -> pg::Result<()> {
+    if identity::break_glass() || table::protected(relid).is_none() {
+        return Ok(());
+    }
+    Err(denied(
+        "permission denied: MERGE must read a column of a protected table",
+        "Without one PostgreSQL applies no SELECT policy, and the rows of every organization match.",
+        "Name a column of the target in the ON clause.",
     ))
 }

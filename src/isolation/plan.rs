@@ -187,16 +187,20 @@ pub fn unprotect(o: &Options, q: &Quoted, policies: &[String], triggers: &[Strin
                 .map(|p| format!("DROP POLICY {p} ON {table}")),
         )
         .collect();
-    let mut changes = vec![match &o.before.default {
-        Some(expression) => format!("ALTER COLUMN {org} SET DEFAULT {expression}"),
-        None => format!("ALTER COLUMN {org} DROP DEFAULT"),
-    }];
-    changes.push(format!(
-        "ALTER COLUMN {org} SET STATISTICS {}",
-        o.before.statistics
-    ));
-    if !o.before.not_null {
-        changes.push(format!("ALTER COLUMN {org} DROP NOT NULL"));
+    let mut changes = vec![];
+    // Empty where somebody dropped the column.
+    if !o.org_column.is_empty() {
+        changes.push(match &o.before.default {
+            Some(expression) => format!("ALTER COLUMN {org} SET DEFAULT {expression}"),
+            None => format!("ALTER COLUMN {org} DROP DEFAULT"),
+        });
+        changes.push(format!(
+            "ALTER COLUMN {org} SET STATISTICS {}",
+            o.before.statistics
+        ));
+        if !o.before.not_null {
+            changes.push(format!("ALTER COLUMN {org} DROP NOT NULL"));
+        }
     }
     if !o.before.force {
         changes.push("NO FORCE ROW LEVEL SECURITY".into());
@@ -204,7 +208,9 @@ pub fn unprotect(o: &Options, q: &Quoted, policies: &[String], triggers: &[Strin
     if !o.before.row_security {
         changes.push("DISABLE ROW LEVEL SECURITY".into());
     }
-    sql.push(format!("ALTER TABLE {table} {}", changes.join(", ")));
+    if !changes.is_empty() {
+        sql.push(format!("ALTER TABLE {table} {}", changes.join(", ")));
+    }
     if let Some(index) = &o.before.index {
         sql.push(format!("DROP INDEX IF EXISTS {index}"));
     }

@@ -1,6 +1,7 @@
 //! protect() and unprotect(): the checks come first, all of them, and nothing is changed before they pass.
 
 use super::plan::{self, Before, Options, Permissions, Quoted};
+use super::table;
 use crate::access;
 use crate::context::{self, authority};
 use crate::pg::query::{Arg, Row, execute, run};
@@ -409,13 +410,7 @@ fn protect(
 
 fn check_action_columns(table: &Facts, options: &Options) -> pg::Result<()> {
     for column in options.columns.keys() {
-        let found = run(
-            "SELECT 1 FROM pg_catalog.pg_attribute WHERE attrelid OPERATOR(pg_catalog.=) $1
-               AND attname OPERATOR(pg_catalog.=) $2::pg_catalog.name AND attnum OPERATOR(pg_catalog.>) 0 AND NOT attisdropped",
-            &[Arg::Oid(table.relid), Arg::Name(column)],
-            |_| (),
-        );
-        if found.is_empty() {
+        if !column_exists(table, column) {
             return Err(fail(
                 PgSqlErrorCode::ERRCODE_UNDEFINED_COLUMN,
                 format!(
@@ -506,6 +501,7 @@ fn take_away(table: &Facts) -> pg::Result<()> {
         .set_hint("SELECT * FROM tenancy.protected_tables lists those that are."));
     };
     let name = table.quoted();
+    let options = as_it_stands(table, options);
     let column = spi::quote_identifier(&options.org_column);
     let literal = |text: &str| spi::quote_literal(text);
     let quoted = Quoted {
@@ -536,6 +532,44 @@ fn take_away(table: &Facts) -> pg::Result<()> {
     }
     error::server_log("table unprotected", &format!("Table {name}."));
     Ok(())
+}
+
+/// The record of protection with what happened to the table since: a renamed or dropped column, an index that now is
+/// another table's.
+fn as_it_stands(table: &Facts, mut options: Options) -> Options {
+    options.org_column = table::org_column_of(table.relid)
+        .and_then(|attnum| {
+            run(
+                "SELECT attname::pg_catalog.text FROM pg_catalog.pg_attribute
+                 WHERE attrelid OPERATOR(pg_catalog.=) $1 AND attnum OPERATOR(pg_catalog.=) $2::pg_catalog.int8",
+                &[Arg::Oid(table.relid), Arg::Oid(pg_sys::Oid::from(attnum as u32))],
+                |row| row.get::<String>(1),
+            )
+            .pop()
+            .flatten()
+        })
+        .or_else(|| column_exists(table, &options.org_column).then(|| options.org_column.clone()))
+        .unwrap_or_default();
+    options.before.index = options.before.index.filter(|index| {
+        !run(
+            "SELECT 1 FROM pg_catalog.pg_index WHERE indrelid OPERATOR(pg_catalog.=) $1
+               AND indexrelid OPERATOR(pg_catalog.=) pg_catalog.to_regclass($2)::pg_catalog.oid",
+            &[Arg::Oid(table.relid), Arg::Text(index)],
+            |_| (),
+        )
+        .is_empty()
+    });
+    options
+}
+
+fn column_exists(table: &Facts, column: &str) -> bool {
+    !run(
+        "SELECT 1 FROM pg_catalog.pg_attribute WHERE attrelid OPERATOR(pg_catalog.=) $1
+           AND attname OPERATOR(pg_catalog.=) $2::pg_catalog.name AND attnum OPERATOR(pg_catalog.>) 0 AND NOT attisdropped",
+        &[Arg::Oid(table.relid), Arg::Name(column)],
+        |_| (),
+    )
+    .is_empty()
 }
 
 /// All protected tables back to plain ones, for uninstall().

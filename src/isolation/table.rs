@@ -106,15 +106,18 @@ fn read(relid: pg_sys::Oid) -> Option<Table> {
         |row| row.get::<i16>(1).unwrap_or_default(),
     );
     let number = |name: &str| columns.iter().find(|(_, n)| n == name).map(|(i, _)| *i);
-    let column_actions = options
+    let column_actions: Vec<_> = options
         .columns
         .iter()
         .filter_map(|(column, action)| Some((number(column)?, column.clone(), action.clone())))
         .collect();
+    // A column with an action of its own that is not found is no reason to let it be written freely.
+    let whole = column_actions.len() == options.columns.len();
+    let org_attnum = org_column_of(relid).filter(|_| whole).unwrap_or(0);
     Some(Table {
         relid,
         object,
-        org_attnum: number(&options.org_column).unwrap_or(0),
+        org_attnum,
         column_actions,
         key,
         foreign_keys: foreign_keys(relid, guard, &columns),
@@ -123,20 +126,37 @@ fn read(relid: pg_sys::Oid) -> Option<Table> {
     })
 }
 
+/// The column that our policies compare, by their recorded dependency: right also after it was renamed. None where it
+/// is not one uuid column: what the guards then read would not be an id.
+pub fn org_column_of(relid: pg_sys::Oid) -> Option<i16> {
+    let columns = latest(
+        "SELECT DISTINCT d.refobjsubid::pg_catalog.int2
+         FROM pg_catalog.pg_policy AS p
+              JOIN pg_catalog.pg_depend AS d ON d.objid OPERATOR(pg_catalog.=) p.oid
+              JOIN pg_catalog.pg_attribute AS a ON a.attrelid OPERATOR(pg_catalog.=) p.polrelid
+                                               AND a.attnum OPERATOR(pg_catalog.=) d.refobjsubid
+                                               AND a.atttypid OPERATOR(pg_catalog.=) 'pg_catalog.uuid'::pg_catalog.regtype
+         WHERE p.polrelid OPERATOR(pg_catalog.=) $1 AND p.polname OPERATOR(pg_catalog.=) 'tenancy_select_boundary'
+           AND d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_policy'::pg_catalog.regclass
+           AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass
+           AND d.refobjid OPERATOR(pg_catalog.=) $1 AND d.refobjsubid OPERATOR(pg_catalog.>) 0",
+        &[Arg::Oid(relid)],
+        |row| row.get::<i16>(1),
+    );
+    match columns.as_slice() {
+        [one] => *one,
+        _ => None,
+    }
+}
+
 fn foreign_keys(
     relid: pg_sys::Oid,
     guard: pg_sys::Oid,
     columns: &[(i16, String)],
 ) -> Vec<GuardedKey> {
-    latest(
+    let mut keys = latest(
         "SELECT c.oid, c.conname::pg_catalog.text, c.confrelid, c.conindid, c.conkey::pg_catalog.int2[],
-                c.confkey::pg_catalog.int2[], c.conpfeqop::pg_catalog.oid[], i.indkey::pg_catalog.int2[],
-                pg_catalog.convert_from(pg_catalog.substring(t.tgargs, 1, pg_catalog.length(t.tgargs) OPERATOR(pg_catalog.-) 1),
-                                        pg_catalog.getdatabaseencoding()),
-                (SELECT pg_catalog.array_agg(a.attnum) FROM pg_catalog.pg_attribute AS a
-                 WHERE a.attrelid OPERATOR(pg_catalog.=) c.confrelid AND NOT a.attisdropped AND a.attnum OPERATOR(pg_catalog.>) 0),
-                (SELECT pg_catalog.array_agg(a.attname::pg_catalog.text) FROM pg_catalog.pg_attribute AS a
-                 WHERE a.attrelid OPERATOR(pg_catalog.=) c.confrelid AND NOT a.attisdropped AND a.attnum OPERATOR(pg_catalog.>) 0)
+                c.confkey::pg_catalog.int2[], c.conpfeqop::pg_catalog.oid[], i.indkey::pg_catalog.int2[]
          FROM pg_catalog.pg_constraint AS c
               JOIN pg_catalog.pg_index AS i ON i.indexrelid OPERATOR(pg_catalog.=) c.conindid
               JOIN pg_catalog.pg_trigger AS t ON t.tgrelid OPERATOR(pg_catalog.=) c.confrelid
@@ -148,13 +168,6 @@ fn foreign_keys(
             let numbers = |n| row.get::<Vec<i16>>(n).unwrap_or_default();
             let (child, parent, index) = (numbers(5), numbers(6), numbers(8));
             let operators = row.get::<Vec<pg_sys::Oid>>(7).unwrap_or_default();
-            let options = Options::parse(&row.get::<String>(9).unwrap_or_default());
-            let names = row.get::<Vec<String>>(11).unwrap_or_default();
-            let org_attnum = names
-                .iter()
-                .position(|n| *n == options.org_column)
-                .and_then(|at| numbers(10).get(at).copied())
-                .unwrap_or(0);
             GuardedKey {
                 constraint: row.get(1).unwrap_or(pg_sys::InvalidOid),
                 name: row.get(2).unwrap_or_default(),
@@ -168,7 +181,8 @@ fn foreign_keys(
                 probe: Probe {
                     parent: row.get(3).unwrap_or(pg_sys::InvalidOid),
                     index: row.get(4).unwrap_or(pg_sys::InvalidOid),
-                    org_attnum,
+                    org_attnum: 0, // read below
+
                     keys: parent
                         .iter()
                         .zip(operators)
@@ -180,5 +194,9 @@ fn foreign_keys(
                 },
             }
         },
-    )
+    );
+    for key in &mut keys {
+        key.probe.org_attnum = org_column_of(key.probe.parent).unwrap_or(0);
+    }
+    keys
 }

@@ -113,16 +113,16 @@ fn raise(message: &str) {
 fn check_org<'a>(
     trigger: &'a PgTrigger<'a>,
 ) -> Result<Option<PgHeapTuple<'a, AllocatedByPostgres>>, PgTriggerError> {
-    if let (Some(old), Some(new)) = (trigger.old(), trigger.new()) {
-        if column(&old, "id") != column(&new, "id") || text(&old, "slug") != text(&new, "slug") {
-            crate::pg::fail(
-                PgSqlErrorCode::ERRCODE_CHECK_VIOLATION,
-                "an organization's id and slug never change",
-            )
-            .set_detail("Rows, links and audit logs name the organization by them.")
-            .set_hint("Change its name instead.")
-            .report(PgLogLevel::ERROR);
-        }
+    if let (Some(old), Some(new)) = (trigger.old(), trigger.new())
+        && (column(&old, "id") != column(&new, "id") || text(&old, "slug") != text(&new, "slug"))
+    {
+        crate::pg::fail(
+            PgSqlErrorCode::ERRCODE_CHECK_VIOLATION,
+            "an organization's id and slug never change",
+        )
+        .set_detail("Rows, links and audit logs name the organization by them.")
+        .set_hint("Change its name instead.")
+        .report(PgLogLevel::ERROR);
     }
     Ok(trigger.new())
 }

@@ -72,8 +72,12 @@ fn attempt(probe: &Probe, key: &[Value], org: &[u8; 16]) -> Option<Parent> {
         let found =
             pg_sys::index_getnext_slot(scan, pg_sys::ScanDirection::ForwardScanDirection, slot);
         let answer = if found {
-            let mut null = false;
-            let datum = pg_sys::slot_getattr(slot, probe.org_attnum as i32, &mut null);
+            let mut null = true;
+            let datum = match probe.org_attnum {
+                1.. => pg_sys::slot_getattr(slot, probe.org_attnum as i32, &mut null),
+                // The parent's protection is damaged: nobody knows whose the row is.
+                _ => pg_sys::Datum::from(0),
+            };
             if null || *datum.cast_mut_ptr::<[u8; 16]>() != *org {
                 Some(Parent::Foreign)
             } else {
@@ -88,6 +92,25 @@ fn attempt(probe: &Probe, key: &[Value], org: &[u8; 16]) -> Option<Parent> {
         pg_sys::index_close(index, pg_sys::NoLock as i32);
         pg_sys::table_close(relation, pg_sys::NoLock as i32);
         answer
+    }
+}
+
+/// Whether the version of a row at this place is still the live one, as PostgreSQL asks before it checks a key late.
+pub fn is_live(table: pg_sys::Oid, place: pg_sys::ItemPointerData) -> bool {
+    // SAFETY: the table is one that this transaction wrote to; everything opened is closed.
+    unsafe {
+        let relation = pg_sys::table_open(table, pg_sys::AccessShareLock as i32);
+        let slot = pg_sys::table_slot_create(relation, std::ptr::null_mut());
+        let mut place = place;
+        let live = pg_sys::table_tuple_fetch_row_version(
+            relation,
+            &mut place,
+            &raw mut pg_sys::SnapshotSelfData,
+            slot,
+        );
+        pg_sys::ExecDropSingleTupleTableSlot(slot);
+        pg_sys::table_close(relation, pg_sys::NoLock as i32);
+        live
     }
 }
 
@@ -165,6 +188,10 @@ unsafe fn hold(
 }
 
 /// The error of a missing parent, with the key's values for those whom `ri_ReportViolation()` would tell them.
+#[allow(
+    clippy::useless_conversion,
+    reason = "an AclMode is wider from PostgreSQL 16 on"
+)]
 pub fn violation(
     child: pg_sys::Relation,
     child_name: &str,

@@ -72,7 +72,7 @@ impl Call {
     }
 
     /// The row before, for UPDATE and DELETE.
-    pub fn old(&self) -> Option<RowImage> {
+    pub fn old_row(&self) -> Option<RowImage> {
         match self.event {
             // SAFETY: an AFTER ROW trigger's tuple, valid while it runs.
             Event::Update | Event::Delete => unsafe { self.image((*self.data).tg_trigtuple) },
@@ -81,7 +81,7 @@ impl Call {
     }
 
     /// The row after, for INSERT and UPDATE.
-    pub fn new(&self) -> Option<RowImage> {
+    pub fn new_row(&self) -> Option<RowImage> {
         match self.event {
             // SAFETY: as above.
             Event::Insert => unsafe { self.image((*self.data).tg_trigtuple) },
@@ -136,6 +136,12 @@ impl RowImage {
         unsafe {
             (*self.desc).attrs.as_slice((*self.desc).natts as usize)[attnum as usize - 1].atttypid
         }
+    }
+
+    /// Where this version is stored.
+    pub fn place(&self) -> pg_sys::ItemPointerData {
+        // SAFETY: the tuple is one that was fetched from the table.
+        unsafe { (*self.tuple).t_self }
     }
 
     pub fn to_jsonb(self) -> pg_sys::Datum {

@@ -220,6 +220,8 @@ const OPEN_TO_EVERYBODY: &[&str] = &[
     "my_orgs()",
     "enter(uuid,uuid)",
     "leave()",
+    // In the policies: says why a row is refused, and does nothing else.
+    "refuse_row()",
     // What may a role do.
     "has_permission(text)",
     "has_permission(text,text)",

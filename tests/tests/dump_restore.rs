@@ -407,3 +407,25 @@ fn the_extension_is_the_superusers_to_create() {
         dba.run("SELECT tenancy.uninstall(); DROP EXTENSION pg_tenancy");
     }
 }
+
+#[test]
+fn a_schema_of_somebody_elses_is_not_moved_into() {
+    // Its owner could drop what is in it, or put functions beside ours.
+    for schema in ["tenancy", "tenancy_audit"] {
+        let db = Db::empty(Cluster::shared());
+        let squatter = db.role("squatter");
+        let mut dba = db.superuser();
+        dba.run(&format!(
+            "CREATE ROLE {squatter} LOGIN; GRANT CREATE ON DATABASE {} TO {squatter}",
+            db.name
+        ));
+        db.login(&squatter).run(&format!("CREATE SCHEMA {schema}"));
+        let result = dba.attempt("CREATE EXTENSION pg_tenancy").and_then(|_| {
+            let user = dba.text("SELECT tenancy.create_user('a@example.test')");
+            dba.attempt(&format!(
+                "SELECT tenancy.create_org('A', 'a', owner => '{user}')"
+            ))
+        });
+        result.expect_err(schema);
+    }
+}

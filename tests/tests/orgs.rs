@@ -678,3 +678,39 @@ fn an_administrator_binds_no_superuser() {
         "42704",
     );
 }
+
+#[test]
+fn c4_an_error_inside_our_functions_leaves_no_rights_behind() {
+    let world = World::people();
+    let mut session = world.session("acme.owner");
+    let me = session.text("SELECT current_user || ' ' || current_setting('search_path')");
+    for act in [
+        "PERFORM tenancy.create_org('x', 'acme')".to_string(),
+        format!(
+            "PERFORM tenancy.add_member('{}', gen_random_uuid(), 'viewer')",
+            world.acme.id
+        ),
+        format!(
+            "PERFORM tenancy.remove_member('{}', '{}')",
+            world.acme.id,
+            world.user("acme.owner")
+        ),
+        "PERFORM tenancy.protect('tenancy.orgs')".to_string(),
+        "PERFORM tenancy.org_if('no:action')".to_string(),
+    ] {
+        session.run(&format!(
+            "DO $$ BEGIN {act}; RAISE EXCEPTION 'it passed' USING ERRCODE = 'XX001';
+             EXCEPTION WHEN insufficient_privilege OR integrity_constraint_violation OR invalid_parameter_value
+                 OR wrong_object_type OR no_data_found OR data_exception THEN NULL; END $$"
+        ));
+        assert_eq!(
+            session.text("SELECT current_user || ' ' || current_setting('search_path')"),
+            me,
+            "{act}"
+        );
+        fails(
+            session.attempt("SELECT * FROM tenancy.login_bindings"),
+            "42501",
+        );
+    }
+}

@@ -18,6 +18,11 @@ pub use denial::{no_right, owner_only, refused, stranger, without_context};
 pub use principal::{Principal, is_administrator, principal};
 pub use standing::{Standing, is_void, pin, refresh, standing};
 
+/// Whether the transaction worked for an organization already.
+pub fn is_pinned() -> bool {
+    transaction::pinned().is_some()
+}
+
 pub fn init() {
     settings::init();
     authority::init();

@@ -35,6 +35,10 @@ unsafe fn before(query: *mut pg_sys::QueryDesc) {
         if (*plan).parallelModeNeeded && context::is_void() {
             (*plan).parallelModeNeeded = false;
         }
+        // Where only workers evaluate the policies, this process would not know which organization was read.
+        if (*plan).parallelModeNeeded {
+            isolation::pin_for(&relations(plan)).unwrap_or_report();
+        }
         if (*plan).commandType == pg_sys::CmdType::CMD_MERGE {
             for relid in merged_unread(plan) {
                 isolation::check_unread_merge(relid).unwrap_or_report();
@@ -48,6 +52,28 @@ unsafe fn before(query: *mut pg_sys::QueryDesc) {
                 isolation::check_locking_read(relid).unwrap_or_report();
             }
         }
+    }
+}
+
+/// Every table in the plan's range table, those below views included.
+///
+/// SAFETY: `plan` is a valid plan.
+unsafe fn relations(plan: *mut pg_sys::PlannedStmt) -> Vec<pg_sys::Oid> {
+    // SAFETY: the list holds RangeTblEntry nodes.
+    unsafe {
+        let list = (*plan).rtable;
+        if list.is_null() {
+            return vec![];
+        }
+        (0..(*list).length as usize)
+            .map(|i| {
+                (*(*list).elements.add(i))
+                    .ptr_value
+                    .cast::<pg_sys::RangeTblEntry>()
+            })
+            .filter(|entry| (**entry).rtekind == pg_sys::RTEKind::RTE_RELATION)
+            .map(|entry| (*entry).relid)
+            .collect()
     }
 }
 
@@ -151,6 +177,19 @@ unsafe fn direction_for(
     query: *mut pg_sys::QueryDesc,
     direction: pg_sys::ScanDirection::Type,
 ) -> pg_sys::ScanDirection::Type {
+    // A cursor that is fetched from again: an index scan took its key at the first fetch and would not notice that the
+    // right is gone.
+    // SAFETY: as the function's own.
+    unsafe {
+        if (*query).already_executed
+            && !transaction::in_parallel_worker()
+            && context::is_pinned()
+            && !identity::break_glass()
+        {
+            context::refresh();
+            isolation::check_reading(&relations((*query).plannedstmt)).unwrap_or_report();
+        }
+    }
     if !isolation::hides_any() || !identity::in_referential_action() {
         return direction;
     }

@@ -298,3 +298,29 @@ pub fn check_unread_merge(relid: pg_sys::Oid) -> pg::Result<()> {
         "Name a column of the target in the ON clause.",
     ))
 }
+
+/// Pins the transaction to its organization where one of these tables is protected.
+pub fn pin_for(relations: &[pg_sys::Oid]) -> pg::Result<()> {
+    let now = context::standing();
+    if now.org.is_some() && relations.iter().any(|r| table::protected(*r).is_some()) {
+        context::pin(&now)?;
+    }
+    Ok(())
+}
+
+/// Whether what a cursor reads may still be read: the next FETCH after a revocation is refused (spec 3.6).
+pub fn check_reading(relations: &[pg_sys::Oid]) -> pg::Result<()> {
+    for relation in relations {
+        let Some(table) = table::protected(*relation) else {
+            continue;
+        };
+        let now = context::standing();
+        let on = format!("on table {}", table.object);
+        if now.org.is_none() {
+            return Err(context::without_context(&now, &format!("read {on}")));
+        }
+        require(&now, &table.options.select, &on)?;
+        context::pin(&now)?;
+    }
+    Ok(())
+}

@@ -118,24 +118,21 @@ impl RowImage {
         // SAFETY: attnum is one of the descriptor's columns, as the table's layout was read from the catalog and is
         // read anew after each change of it.
         unsafe {
-            let attribute =
-                (*self.desc).attrs.as_slice((*self.desc).natts as usize)[attnum as usize - 1];
+            let attribute = attribute(self.desc, attnum);
             let mut null = false;
             let datum = pg_sys::heap_getattr(self.tuple, attnum as i32, self.desc, &mut null);
             Value {
                 datum,
                 null,
-                length: attribute.attlen,
-                by_value: attribute.attbyval,
+                length: (*attribute).attlen,
+                by_value: (*attribute).attbyval,
             }
         }
     }
 
     pub fn type_of(&self, attnum: i16) -> pg_sys::Oid {
         // SAFETY: as `value`.
-        unsafe {
-            (*self.desc).attrs.as_slice((*self.desc).natts as usize)[attnum as usize - 1].atttypid
-        }
+        unsafe { (*attribute(self.desc, attnum)).atttypid }
     }
 
     /// Where this version is stored.
@@ -147,5 +144,19 @@ impl RowImage {
     pub fn to_jsonb(self) -> pg_sys::Datum {
         // SAFETY: tuple and descriptor belong together.
         unsafe { super::value::row_to_jsonb(self.tuple, self.desc) }
+    }
+}
+
+/// SAFETY: `attnum` is one of the descriptor's columns.
+unsafe fn attribute(desc: pg_sys::TupleDesc, attnum: i16) -> *const pg_sys::FormData_pg_attribute {
+    // SAFETY: as the function's own.
+    #[cfg(not(feature = "pg18"))]
+    unsafe {
+        (*desc).attrs.as_ptr().add(attnum as usize - 1)
+    }
+    // SAFETY: as the function's own.
+    #[cfg(feature = "pg18")]
+    unsafe {
+        pg_sys::TupleDescAttr(desc, attnum as i32 - 1)
     }
 }

@@ -1413,7 +1413,7 @@ fn a_membership_expires_during_an_open_session() {
     assert_eq!(open.count("EXECUTE q"), 3);
     assert_eq!(world.seen(&mut idle, "servers"), ACME);
     assert!(
-        start.elapsed() < Duration::from_millis(1500),
+        start.elapsed() < Duration::from_secs(3),
         "too slow a machine"
     );
     std::thread::sleep(Duration::from_millis(3100).saturating_sub(start.elapsed()));
@@ -1530,5 +1530,57 @@ fn read_only_transactions_read() {
         assert_eq!(app.count("SELECT count(*) FROM tenancy.my_orgs()"), 1);
         assert!(app.count("SELECT count(*) FROM tenancy.audit_log") > 0);
         app.run("COMMIT");
+    }
+}
+
+/// A table of many rows, of which each of the two orgs has half.
+fn many_rows(world: &World) {
+    world.break_glass().run(&format!(
+        "CREATE TABLE big (id int PRIMARY KEY, org_id uuid NOT NULL);
+         INSERT INTO big SELECT i, CASE WHEN i % 2 = 0 THEN '{}' ELSE '{}' END::uuid FROM generate_series(1, 20000) i;
+         SELECT tenancy.protect('big'); GRANT ALL ON big TO PUBLIC; ANALYZE big",
+        world.acme.id, world.globex.id
+    ));
+}
+
+#[test]
+fn a2_c13_a_plan_that_only_workers_run_pins_too() {
+    let world = World::new();
+    many_rows(&world);
+    let mut session = world.session("agency");
+    session.run(
+        "SET parallel_leader_participation = off; SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0;
+         SET min_parallel_table_scan_size = 0; SET enable_indexscan = off; SET enable_bitmapscan = off;
+         SET enable_indexonlyscan = off; SET plan_cache_mode = force_generic_plan",
+    );
+    session.run("PREPARE q AS SELECT count(*) FROM big");
+    assert_eq!(session.count("EXECUTE q"), 10000);
+    session.run("BEGIN");
+    assert_eq!(session.count("EXECUTE q"), 10000);
+    let result = session
+        .attempt(&set_local(world.globex))
+        .and_then(|_| session.attempt("EXECUTE q"));
+    refused(result, "25001");
+}
+
+#[test]
+fn a10_an_open_cursor_gives_no_more_rows_after_the_revocation() {
+    let world = World::new();
+    many_rows(&world);
+    for (who, scan) in [
+        ("agency", "enable_seqscan"),
+        ("acme.member", "enable_indexscan"),
+    ] {
+        let mut session = world.session(who);
+        session.run(&format!("SET {scan} = off; BEGIN"));
+        session.run("DECLARE c CURSOR FOR SELECT id FROM big");
+        assert_eq!(session.run("FETCH 2 FROM c"), 2);
+        remove(&world, who);
+        match session.attempt("FETCH 100 FROM c") {
+            Ok(n) => assert_eq!(n, 0, "{scan} off"),
+            Err(error) => {
+                refused::<()>(Err(error), "42501");
+            }
+        }
     }
 }

@@ -704,3 +704,90 @@ fn a_reference_needs_no_right_to_read_the_parent() {
         ))
     });
 }
+
+#[test]
+fn d4_a_crowd_of_writers_makes_no_reference_across_orgs() {
+    // Ids are taken by either org, given up and taken again, while children of both refer to them.
+    for deferrable in ["NOT DEFERRABLE", "DEFERRABLE INITIALLY DEFERRED"] {
+        let world = std::sync::Arc::new(World::people());
+        world.superuser().run(&format!(
+            "CREATE TABLE nodes (id int PRIMARY KEY, org_id uuid);
+             CREATE TABLE links (id bigserial PRIMARY KEY, org_id uuid, node int REFERENCES nodes {deferrable});
+             SELECT tenancy.protect('nodes', audit => false); SELECT tenancy.protect('links', audit => false);
+             GRANT ALL ON nodes, links, links_id_seq TO PUBLIC"
+        ));
+        let threads: Vec<_> = (0..8u64)
+            .map(|thread| {
+                let world = world.clone();
+                std::thread::spawn(move || {
+                    let (org, who) = if thread % 2 == 0 {
+                        (world.acme, "acme.admin")
+                    } else {
+                        (world.globex, "globex.admin")
+                    };
+                    let mut app = world.app();
+                    let mut random = thread * 7919 + 88172645463325252;
+                    let mut done = 0;
+                    for _ in 0..150 {
+                        let mut next = |n: u64| {
+                            random ^= random << 13;
+                            random ^= random >> 7;
+                            random ^= random << 17;
+                            random % n
+                        };
+                        world.begin(&mut app, org, who);
+                        app.run("SET LOCAL lock_timeout = '2s'");
+                        let mut whole = true;
+                        for _ in 0..=next(3) {
+                            let id = next(12);
+                            let sql = match next(7) {
+                                0 | 1 => format!("INSERT INTO nodes VALUES ({id}) ON CONFLICT DO NOTHING"),
+                                2 => format!("DELETE FROM nodes WHERE id = {id} AND NOT EXISTS (SELECT FROM links WHERE node = {id})"),
+                                3 => format!("DELETE FROM links WHERE node = {id}"),
+                                4 => format!("UPDATE links SET node = {id} WHERE node % 3 = 0"),
+                                _ => format!("INSERT INTO links (node) VALUES ({id})"),
+                            };
+                            match app.attempt_within(&sql) {
+                                Ok(_) => {}
+                                Err(error) => {
+                                    let code = error.as_db_error().map(|e| e.code().code().to_string());
+                                    assert!(
+                                        ["23503", "40P01", "55P03", "23505"].contains(&code.as_deref().unwrap_or("gone")),
+                                        "{sql}: {error:?}"
+                                    );
+                                    whole = code.as_deref() == Some("23503");
+                                    if !whole {
+                                        break;
+                                    }
+                                }
+                            }
+                        }
+                        match app.attempt("COMMIT") {
+                            Ok(_) => done += u32::from(whole),
+                            Err(error) => {
+                                fails::<()>(Err(error), "23503");
+                                app.run("ROLLBACK");
+                            }
+                        }
+                    }
+                    done
+                })
+            })
+            .collect();
+        let done: u32 = threads
+            .into_iter()
+            .map(|t| t.join().expect("a writer"))
+            .sum();
+        assert!(done > 100, "{done}");
+        let mut dba = world.superuser();
+        assert_eq!(
+            dba.rows(
+                "SELECT l.id, l.node FROM links l LEFT JOIN nodes n ON n.id = l.node
+                 WHERE l.node IS NOT NULL AND n.org_id IS DISTINCT FROM l.org_id"
+            ),
+            Vec::<Vec<Option<String>>>::new(),
+            "{deferrable}"
+        );
+        assert!(dba.count("SELECT count(*) FROM links") > 0);
+    }
+}

@@ -3,7 +3,7 @@
 use super::Test;
 use crate::pg::identity::as_owner;
 use crate::pg::query::{Arg, latest, run};
-use crate::pg::value::{self, Value};
+use crate::pg::value::Value;
 use pgrx::prelude::*;
 
 pub const TESTS: &[Test] = &[
@@ -16,10 +16,6 @@ pub const TESTS: &[Test] = &[
         identity_comes_back_after_an_error,
     ),
     ("values_compare_by_content", values_compare_by_content),
-    (
-        "jsonb_loses_the_named_keys_only",
-        jsonb_loses_the_named_keys_only,
-    ),
     (
         "latest_sees_what_this_transaction_wrote",
         latest_sees_what_this_transaction_wrote,
@@ -95,16 +91,6 @@ fn values_compare_by_content() {
         ..text_value("")
     };
     assert!(null.same(&null) && !null.same(&text_value("")));
-}
-
-fn jsonb_loses_the_named_keys_only() {
-    let object = pgrx::JsonB(serde_json::json!({"a": 1, "b": 2, "c": null}))
-        .into_datum()
-        .expect("jsonb");
-    let left = value::jsonb_without(object, &["a", "zz"]);
-    // SAFETY: the datum is the jsonb just made.
-    let left = unsafe { pgrx::JsonB::from_datum(left, false) }.expect("jsonb");
-    assert_eq!(left.0, serde_json::json!({"b": 2, "c": null}));
 }
 
 fn latest_sees_what_this_transaction_wrote() {

@@ -1,4 +1,5 @@
-//! What the audit costs a write: nothing at all, ours, and the triggers that applications write themselves.
+//! What the audit costs a write: none, ours, and the triggers that applications write themselves (sql/audit.sql): by
+//! row with to_jsonb, by statement with transition tables, and in the style of the record-version extensions.
 
 use std::time::Duration;
 
@@ -8,18 +9,18 @@ use serde_json::Value;
 use crate::Result;
 use crate::items::{self, Writer};
 use crate::report::Report;
-use crate::rounds::{Samples, Side, interleave};
+use crate::rounds::{Samples, Side, interleave, sittings};
 use crate::scale::Scale;
 use crate::server::PLAIN;
 use crate::world::World;
 
 const PART: &str = "audit";
-const BARE: &str = "no audit, bare table";
-const OFF: &str = "no audit, protected";
+const BARE: &str = "bare table, no audit";
+const OFF: &str = "protected, no audit";
 const OURS: &str = "pg_tenancy";
-const ROW: &str = "plpgsql row trigger, to_jsonb";
-const STATEMENT: &str = "plpgsql statement trigger, transition tables";
-const VERSION: &str = "record-version style trigger";
+const ROW: &str = "plpgsql row trigger";
+const STATEMENT: &str = "plpgsql statement trigger";
+const VERSION: &str = "record-version style";
 
 /// Side, table, and the log that it fills.
 const SIDES: [(&str, &str, Option<&str>); 6] = [
@@ -106,17 +107,7 @@ fn empty_our_log(admin: &mut Client) -> Result<()> {
 }
 
 pub fn measure(world: &World, scale: &Scale, report: &mut Report) -> Result<()> {
-    let mut sides: Vec<Audited> = SIDES
-        .iter()
-        .map(|(name, table, log)| {
-            let client = match *name {
-                OFF | OURS => world.app("a", &world.large())?,
-                _ => world.other(PLAIN, "a")?,
-            };
-            let writer = Writer::new(world, name, table, client)?;
-            Ok(Audited { writer, log: *log })
-        })
-        .collect::<Result<_>>()?;
+    let mut sides = sides(world)?;
     let rows = scale.bulk();
 
     let inserts = interleave(scale.bulk_rounds, bulk(&mut sides, rows, Audited::insert))?;
@@ -132,9 +123,23 @@ pub fn measure(world: &World, scale: &Scale, report: &mut Report) -> Result<()> 
     let updates = interleave(scale.bulk_rounds, bulk(&mut sides, rows, Audited::update))?;
     compare(report, &format!("update {rows} rows"), &updates, 2.0);
 
-    let single = single_updates(world, scale, &mut sides)?;
+    let single = sittings(scale.sittings, || single_updates(world, scale))?;
     compare(report, "update a single row", &single, 1.35);
     Ok(())
+}
+
+fn sides(world: &World) -> Result<Vec<Audited>> {
+    SIDES
+        .iter()
+        .map(|(name, table, log)| {
+            let client = match *name {
+                OFF | OURS => world.app("a", &world.large())?,
+                _ => world.other(PLAIN, "a")?,
+            };
+            let writer = Writer::new(world, name, table, client)?;
+            Ok(Audited { writer, log: *log })
+        })
+        .collect()
 }
 
 fn bulk<'a>(
@@ -156,9 +161,10 @@ fn bulk<'a>(
         .collect()
 }
 
-fn single_updates(world: &World, scale: &Scale, sides: &mut [Audited]) -> Result<Samples> {
+fn single_updates(world: &World, scale: &Scale) -> Result<Samples> {
     let (org, rows) = (world.large(), scale.bulk() as i64);
-    let sides = sides
+    let mut audited = sides(world)?;
+    let sides = audited
         .iter_mut()
         .map(|side| {
             let writer = &mut side.writer;

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::reads::{OURS, STYLES, probes, written};
 use crate::report::Report;
-use crate::rounds::{Side, interleave};
+use crate::rounds::{Samples, Side, interleave, sittings};
 use crate::scale::Scale;
 use crate::server::{HAND, PLAIN, POOLED};
 use crate::world::World;
@@ -21,32 +21,22 @@ const SET_BOTH: &str = "set_config(org), set_config(user)";
 pub fn measure(world: &World, scale: &Scale, report: &mut Report) -> Result<()> {
     three_messages(world, scale, report)?;
     one_message(world, scale, report)?;
-    if scale.wants("reads") {
-        with_a_read(world, scale, report)?;
-    }
+    with_a_read(world, scale, report)?;
     report.not_yet(PART, "enter(.., seal => true)", "set_config(.., true)", 1.3);
     Ok(())
 }
 
-fn compare(
-    scale: &Scale,
-    report: &mut Report,
-    how: &str,
-    pairs: &[(&str, &str)],
-    sides: Vec<Side>,
-) -> Result<()> {
-    let samples = interleave(scale.rounds, sides)?;
+fn compare(report: &mut Report, how: &str, samples: &Samples) {
     report.samples(
         PART,
         &format!("BEGIN; context; COMMIT {how}"),
-        &samples,
+        samples,
         Value::Null,
     );
-    for (ours, base) in pairs {
+    for (ours, base) in [(ENTER_ORG, SET_ORG), (ENTER_BOTH, SET_BOTH)] {
         let name = format!("BEGIN; {ours}; COMMIT {how}");
         report.bound(PART, &name, base, samples.ratio(ours, base), 1.3);
     }
-    Ok(())
 }
 
 /// A transaction of a pooled connection: BEGIN, one prepared statement with organization and user, COMMIT.
@@ -92,37 +82,28 @@ impl Transaction {
 }
 
 fn three_messages(world: &World, scale: &Scale, report: &mut Report) -> Result<()> {
-    let both =
-        "SELECT set_config('app.current_org', $1, true), set_config('app.current_user_id', $2, true)";
-    let mut a = Transaction::new(world, POOLED, "SELECT tenancy.enter($1)")?;
-    let mut b = Transaction::new(
-        world,
-        PLAIN,
-        "SELECT set_config('app.current_org', $1, true)",
-    )?;
-    let mut c = Transaction::new(world, POOLED, "SELECT tenancy.enter($1, $2)")?;
-    let mut d = Transaction::new(world, PLAIN, both)?;
-    compare(
-        scale,
-        report,
-        "(3 messages)",
-        &[(ENTER_ORG, SET_ORG), (ENTER_BOTH, SET_BOTH)],
-        vec![
+    let both = "SELECT set_config('app.current_org', $1, true), set_config('app.current_user_id', $2, true)";
+    let one = "SELECT set_config('app.current_org', $1, true)";
+    let samples = sittings(scale.sittings, || {
+        let mut a = Transaction::new(world, POOLED, "SELECT tenancy.enter($1)")?;
+        let mut b = Transaction::new(world, PLAIN, one)?;
+        let mut c = Transaction::new(world, POOLED, "SELECT tenancy.enter($1, $2)")?;
+        let mut d = Transaction::new(world, PLAIN, both)?;
+        let sides = vec![
             Side::quick(ENTER_ORG, || a.once(world)),
             Side::quick(SET_ORG, || b.once(world)),
             Side::quick(ENTER_BOTH, || c.once(world)),
             Side::quick(SET_BOTH, || d.once(world)),
-        ],
-    )
+        ];
+        interleave(scale.rounds, sides)
+    })?;
+    compare(report, "(3 messages)", &samples);
+    Ok(())
 }
 
 /// All in one message of the simple protocol: without the waiting between messages, the harshest comparison.
 fn one_message(world: &World, scale: &Scale, report: &mut Report) -> Result<()> {
     let user = world.user;
-    let mut clients: Vec<Client> = [POOLED, PLAIN, POOLED, PLAIN]
-        .iter()
-        .map(|login| world.server.login(login, &world.database))
-        .collect::<Result<_>>()?;
     let write: [fn(Uuid, Uuid) -> String; 4] = [
         |org, _| format!("tenancy.enter('{org}')"),
         |org, _| format!("set_config('app.current_org', '{org}', true)"),
@@ -134,11 +115,13 @@ fn one_message(world: &World, scale: &Scale, report: &mut Report) -> Result<()> 
         },
     ];
     let names = [ENTER_ORG, SET_ORG, ENTER_BOTH, SET_BOTH];
-    let sides = names
-        .into_iter()
-        .zip(&mut clients)
-        .zip(write)
-        .map(|((name, client), write)| {
+    let samples = sittings(scale.sittings, || {
+        let mut clients: Vec<Client> = [POOLED, PLAIN, POOLED, PLAIN]
+            .iter()
+            .map(|login| world.server.login(login, &world.database))
+            .collect::<Result<_>>()?;
+        let sides = names.into_iter().zip(&mut clients).zip(write);
+        let sides = sides.map(|((name, client), write)| {
             let mut turn = 0;
             Side::quick(name, move || {
                 turn += 1;
@@ -146,15 +129,11 @@ fn one_message(world: &World, scale: &Scale, report: &mut Report) -> Result<()> 
                 client.simple_query(&format!("BEGIN; SELECT {}; COMMIT", write(org, user)))?;
                 Ok(())
             })
-        })
-        .collect();
-    compare(
-        scale,
-        report,
-        "(1 message)",
-        &[(ENTER_ORG, SET_ORG), (ENTER_BOTH, SET_BOTH)],
-        sides,
-    )
+        });
+        interleave(scale.rounds, sides.collect())
+    })?;
+    compare(report, "(1 message)", &samples);
+    Ok(())
 }
 
 /// The transaction that an application runs most: context, one read by primary key.
@@ -165,17 +144,16 @@ fn with_a_read(world: &World, scale: &Scale, report: &mut Report) -> Result<()> 
         "SELECT e.id, e.at, e.kind, e.title FROM events e WHERE {e}e.id = $1::bigint",
         None,
     );
-    let mut ours = world.other(POOLED, "ours")?;
-    let enter = ours.prepare("SELECT tenancy.enter($1, $2)")?;
-    let read = ours.prepare(&sql)?;
-    let mut hand = world.other(HAND[0], "hand")?;
-    let set = hand.prepare("SELECT set_config('app.current_org', $1, true)")?;
-    let hand_read = hand.prepare(&sql)?;
     let text = org.to_string();
-    let (mut i, mut j) = (0, 0);
-    let samples = interleave(
-        scale.rounds,
-        vec![
+    let samples = sittings(scale.sittings, || {
+        let mut ours = world.other(POOLED, "ours")?;
+        let enter = ours.prepare("SELECT tenancy.enter($1, $2)")?;
+        let read = ours.prepare(&sql)?;
+        let mut hand = world.other(HAND[0], "hand")?;
+        let set = hand.prepare("SELECT set_config('app.current_org', $1, true)")?;
+        let hand_read = hand.prepare(&sql)?;
+        let (mut i, mut j) = (0, 0);
+        let sides = vec![
             Side::quick(OURS, || {
                 i += 1;
                 ours.batch_execute("BEGIN")?;
@@ -190,8 +168,9 @@ fn with_a_read(world: &World, scale: &Scale, report: &mut Report) -> Result<()> 
                 hand.query_one(&hand_read, &[&probes[j % probes.len()]])?;
                 Ok(hand.batch_execute("COMMIT")?)
             }),
-        ],
-    )?;
+        ];
+        interleave(scale.rounds, sides)
+    })?;
     let name = "BEGIN; context; point read; COMMIT";
     report.samples(PART, name, &samples, Value::Null);
     report.rival(PART, name, STYLES[0], samples.ratio(OURS, STYLES[0]));

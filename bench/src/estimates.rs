@@ -1,12 +1,13 @@
 //! The planner's row estimate against the actual number, for every organization: large, small, and new since ANALYZE.
 
 use postgres::Client;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::Result;
 use crate::reader::explain;
 use crate::report::Report;
 use crate::rounds::{Samples, Stat};
+use crate::server::LITERAL;
 use crate::world::World;
 
 /// Rows that the organization which is new, but not empty, has.
@@ -37,14 +38,7 @@ pub fn measure(world: &mut World, report: &mut Report) -> Result<()> {
     }
     let part = "estimates";
     let bound = |report: &mut Report, name: &str, value: Stat| {
-        report.absolute(
-            part,
-            name,
-            "actual rows, factor between them",
-            value,
-            "x",
-            2.0,
-        );
+        report.absolute(part, name, "actual rows", value, "x", 2.0);
     };
     let at = |i: usize| format!("{} rows", counts[i].1);
     let last = counts.len() - 1;
@@ -82,6 +76,12 @@ pub fn measure(world: &mut World, report: &mut Report) -> Result<()> {
         let guess = estimate(&mut client)?;
         bound(report, &name, Stat::exactly(factor(guess, actual)));
     }
+    let mut literal = world.other(LITERAL, "ours")?;
+    let sql = format!("SELECT * FROM events WHERE org_id = '{new}'");
+    let guess = rows_of(&explain(&mut literal, &sql)?)?;
+    let name = format!("new org since ANALYZE, {NEW_ROWS} rows: with a literal WHERE");
+    let value = Stat::exactly(factor(guess, NEW_ROWS));
+    report.figure(part, &name, "actual rows", value, "x");
     let samples = Samples { sides: Vec::new() };
     let extra = json!({"orgs": factors.len(), "within_2x": within});
     report.samples(part, "all orgs", &samples, extra);
@@ -89,9 +89,12 @@ pub fn measure(world: &mut World, report: &mut Report) -> Result<()> {
 }
 
 fn estimate(client: &mut Client) -> Result<i64> {
-    explain(client, "SELECT * FROM events")?["Plan Rows"]
-        .as_i64()
-        .ok_or_else(|| "a plan without an estimate".into())
+    rows_of(&explain(client, "SELECT * FROM events")?)
+}
+
+fn rows_of(plan: &Value) -> Result<i64> {
+    let rows = plan["Plan Rows"].as_i64();
+    rows.ok_or_else(|| "a plan without an estimate".into())
 }
 
 /// PostgreSQL never estimates less than one row.

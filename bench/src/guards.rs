@@ -7,7 +7,7 @@ use crate::Result;
 use crate::items::{self, Writer};
 use crate::reads::STYLES;
 use crate::report::Report;
-use crate::rounds::{Samples, Side, interleave};
+use crate::rounds::{Samples, Side, interleave, sittings};
 use crate::scale::Scale;
 use crate::server::{HAND, PLAIN};
 use crate::world::World;
@@ -18,7 +18,7 @@ const COMPOSITE: &str = "composite key";
 const PLPGSQL: &str = "plain key, plpgsql row guard";
 const OURS_NO_KEY: &str = "pg_tenancy, no key";
 const OURS: &str = "pg_tenancy, key guarded";
-const HAND_KEY: &str = "(b) policy on current_setting(), plain key";
+const HAND_KEY: &str = "(b) current_setting() policy, plain key";
 
 pub fn load(world: &World, scale: &Scale) -> Result<()> {
     let mut admin = world.superuser()?;
@@ -80,8 +80,9 @@ fn bulk(
     let sides = writers
         .iter_mut()
         .map(|w| {
-            let side = Side::bulk(w.name, scale.bulk(), || w.bulk_insert(parent));
-            if slow.contains(&w.name) {
+            let name = w.name;
+            let side = Side::bulk(name, scale.bulk(), || w.bulk_insert(parent));
+            if slow.contains(&name) {
                 side.at_most(3)
             } else {
                 side
@@ -91,23 +92,32 @@ fn bulk(
     interleave(scale.bulk_rounds, sides)
 }
 
-fn singles(writers: &mut [Writer], scale: &Scale, parents: &[i64]) -> Result<Samples> {
-    let sides = writers
-        .iter_mut()
-        .map(|w| Side::batches(w.name, |n| w.single_inserts(n, parents)))
-        .collect();
-    interleave(scale.rounds, sides)
+fn singles(
+    scale: &Scale,
+    parents: &[i64],
+    writers: impl Fn() -> Result<Vec<Writer>>,
+) -> Result<Samples> {
+    sittings(scale.sittings, || {
+        let mut writers = writers()?;
+        let sides = writers
+            .iter_mut()
+            .map(|w| Side::batches(w.name, |n| w.single_inserts(n, parents)))
+            .collect();
+        interleave(scale.rounds, sides)
+    })
 }
 
 pub fn foreign_keys(world: &World, scale: &Scale, report: &mut Report) -> Result<()> {
-    let mut writers = vec![
-        plain(world, KEY, "w.key")?,
-        ours(world, OURS, "w.ours")?,
-        plain(world, NO_KEY, "w.no_key")?,
-        ours(world, OURS_NO_KEY, "w.ours_no_key")?,
-        plain(world, COMPOSITE, "w.composite")?,
-        plain(world, PLPGSQL, "w.plpgsql")?,
-    ];
+    let writers = || {
+        Ok(vec![
+            plain(world, KEY, "w.key")?,
+            ours(world, OURS, "w.ours")?,
+            plain(world, NO_KEY, "w.no_key")?,
+            ours(world, OURS_NO_KEY, "w.ours_no_key")?,
+            plain(world, COMPOSITE, "w.composite")?,
+            plain(world, PLPGSQL, "w.plpgsql")?,
+        ])
+    };
     let parents = items::parents(world)?;
     let rows = scale.bulk();
     for (name, parent, bound) in [
@@ -124,8 +134,8 @@ pub fn foreign_keys(world: &World, scale: &Scale, report: &mut Report) -> Result
         ("insert a single row".to_string(), None, 1.10),
     ] {
         let samples = match parent {
-            Some(parent) => bulk(&mut writers, scale, parent, &[])?,
-            None => singles(&mut writers, scale, &parents)?,
+            Some(parent) => bulk(&mut writers()?, scale, parent, &[])?,
+            None => singles(scale, &parents, writers)?,
         };
         let part = "foreign-key guard";
         report.samples(part, &name, &samples, Value::Null);
@@ -134,17 +144,11 @@ pub fn foreign_keys(world: &World, scale: &Scale, report: &mut Report) -> Result
         let alone = samples.derived(&[OURS, OURS_NO_KEY, KEY, NO_KEY], |t| {
             (t[0] - t[1] + t[3]) / t[2]
         });
-        report.bound(
-            part,
-            &name,
-            "plain key (the guard alone: protection's own cost taken off)",
-            alone,
-            bound,
-        );
+        report.bound(part, &name, "plain key: the guard alone", alone, bound);
         report.figure(
             part,
             &name,
-            "the same table protected, without key",
+            "pg_tenancy, no key",
             samples.ratio(OURS, OURS_NO_KEY),
             "",
         );
@@ -158,21 +162,25 @@ pub fn foreign_keys(world: &World, scale: &Scale, report: &mut Report) -> Result
 pub fn inserts(world: &World, scale: &Scale, report: &mut Report) -> Result<()> {
     const BARE: &str = "pg_tenancy";
     let part = "protected insert";
-    let mut writers = vec![
-        ours(world, BARE, "w.ours_no_key")?,
-        by_hand(world, STYLES[0], "w.hand", 0)?,
-        by_hand(world, STYLES[1], "w.hand", 1)?,
-        by_hand(world, STYLES[2], "w.hand", 2)?,
-    ];
-    let mut keyed = vec![
-        ours(world, OURS, "w.ours")?,
-        by_hand(world, HAND_KEY, "w.hand_key", 0)?,
-    ];
+    let bare = || {
+        Ok(vec![
+            ours(world, BARE, "w.ours_no_key")?,
+            by_hand(world, STYLES[0], "w.hand", 0)?,
+            by_hand(world, STYLES[1], "w.hand", 1)?,
+            by_hand(world, STYLES[2], "w.hand", 2)?,
+        ])
+    };
+    let keyed = || {
+        Ok(vec![
+            ours(world, OURS, "w.ours")?,
+            by_hand(world, HAND_KEY, "w.hand_key", 0)?,
+        ])
+    };
     let parents = items::parents(world)?;
     let rows = scale.bulk();
 
-    let all = bulk(&mut writers, scale, "random", &[STYLES[2]])?;
-    let one = singles(&mut writers, scale, &parents)?;
+    let all = bulk(&mut bare()?, scale, "random", &[STYLES[2]])?;
+    let one = singles(scale, &parents, bare)?;
     for (name, samples) in [
         (format!("insert {rows} rows, no key"), all),
         ("insert a single row, no key".to_string(), one),
@@ -184,8 +192,8 @@ pub fn inserts(world: &World, scale: &Scale, report: &mut Report) -> Result<()> 
             report.rival(part, &name, style, samples.ratio(BARE, style));
         }
     }
-    let all = bulk(&mut keyed, scale, "random", &[])?;
-    let one = singles(&mut keyed, scale, &parents)?;
+    let all = bulk(&mut keyed()?, scale, "random", &[])?;
+    let one = singles(scale, &parents, keyed)?;
     for (name, samples) in [
         (
             format!("insert {rows} rows, key guarded, random parents"),

@@ -1,16 +1,19 @@
 //! The table that is written to: ten columns, rows of about 174 bytes, the primary key as its only index. The less a
 //! bare table costs, the harsher it is as a base.
 
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use postgres::{Client, Statement};
 
-use crate::{Result, Uuid};
 use crate::scale::Scale;
 use crate::world::World;
+use crate::{Result, Uuid};
 
-const COLUMNS: &str =
-    "id, org_id, parent_id, name, status, region, cpus, price, created_at, note";
+const COLUMNS: &str = "id, org_id, parent_id, name, status, region, cpus, price, created_at, note";
+
+/// Several writers may share a table: each has ids of its own, above those of the staged rows.
+static FIRST_ID: AtomicI64 = AtomicI64::new(10_000_000);
 
 /// The rows to insert, all of the large organization: `stage.rows`, with two ways to choose the parent.
 pub fn stage(world: &World, scale: &Scale, parents: &str) -> Result<()> {
@@ -80,12 +83,7 @@ pub struct Writer {
 }
 
 impl Writer {
-    pub fn new(
-        world: &World,
-        name: &'static str,
-        table: &str,
-        client: Client,
-    ) -> Result<Writer> {
+    pub fn new(world: &World, name: &'static str, table: &str, client: Client) -> Result<Writer> {
         Ok(Writer {
             name,
             client,
@@ -93,7 +91,7 @@ impl Writer {
             table: table.into(),
             org: world.large(),
             insert: None,
-            last_id: 1_000_000,
+            last_id: FIRST_ID.fetch_add(10_000_000, Ordering::Relaxed),
         })
     }
 
@@ -114,8 +112,7 @@ impl Writer {
         for _ in 0..n {
             self.last_id += 1;
             let parent = parents[self.last_id as usize % parents.len()];
-            self.client
-                .execute(&statement, &[&self.last_id, &parent])?;
+            self.client.execute(&statement, &[&self.last_id, &parent])?;
         }
         let time = start.elapsed();
         self.insert = Some(statement);

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use crate::Result;
+use crate::items;
 use crate::report::Report;
 use crate::rounds::{Side, Stat, interleave};
 use crate::scale::Scale;
@@ -41,9 +42,7 @@ pub fn measure(world: &World, scale: &Scale, report: &mut Report) -> Result<()> 
     }
     let sides = clients
         .iter_mut()
-        .map(|(name, client, sql)| {
-            Side::quick(name, || Ok(client.simple_query(sql).map(drop)?)).of(ROWS)
-        })
+        .map(|(name, client, sql)| Side::bulk(*name, ROWS, || items::timed(client, sql)))
         .collect();
     let samples = interleave(scale.rounds, sides)?;
     report.samples(PART, "has_permission", &samples, Value::Null);

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use postgres::{Client, SimpleQueryMessage, Statement};
 use serde_json::Value;
 
-use crate::Result;
+use crate::server::backend;
+use crate::{Result, pin};
 
 #[derive(Clone, Copy, PartialEq)]
 pub enum Protocol {
@@ -46,6 +47,12 @@ impl Reader {
             },
             next: 0,
         })
+    }
+
+    /// Lets the backend run on any core, for clients side by side.
+    pub fn unpinned(mut self) -> Result<Reader> {
+        pin::release(backend(&mut self.client)?);
+        Ok(self)
     }
 
     /// Another place to begin among the probes, so that clients side by side read different rows.
@@ -146,6 +153,7 @@ pub fn together(readers: &mut [Reader], n: usize) -> Result<Duration> {
             .map(|reader| {
                 let ready = &ready;
                 scope.spawn(move || -> Result<()> {
+                    pin::release(0);
                     ready.wait();
                     for _ in 0..n {
                         reader.once()?;

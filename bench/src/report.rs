@@ -142,50 +142,62 @@ impl Report {
         json!({"about": about, "lines": lines, "measures": self.measures})
     }
 
+    /// Every line.
     pub fn table(&self) -> String {
-        let widths = self.lines.iter().fold((7, 7), |(m, a), l| {
-            (
-                m.max(l.measure.chars().count()),
-                a.max(l.against.chars().count()),
-            )
-        });
-        let mut out = String::new();
-        let mut row = |cells: [&str; 6]| {
-            let [measure, against, bound, ratio, spread, verdict] = cells;
-            let (m, a) = widths;
-            let text = format!(
-                "{measure:<m$}  {against:<a$}  {bound:>8}  {ratio:>8}  {spread:>17}  {verdict}"
-            );
-            out.push_str(text.trim_end());
-            out.push('\n');
-        };
-        row([
-            "measure", "against", "bound", "ratio", "spread", "verdict",
-        ]);
-        let mut part = "";
-        for l in &self.lines {
-            if l.part != part {
-                part = l.part;
-                row([&format!("-- {part}"), "", "", "", "", ""]);
-            }
-            let show = |v: f64| shown(v, l.unit);
-            row([
-                &l.measure,
-                &l.against,
-                &l.bound.map_or(String::new(), show),
-                &l.value.map_or("-".into(), |v| show(v.median)),
-                &l.value.map_or(String::new(), |v| {
-                    format!("{} .. {}", shown(v.q1, ""), shown(v.q3, ""))
-                }),
-                l.verdict,
-            ]);
-        }
-        out
+        table(self.lines.iter())
+    }
+
+    /// The lines that a bound holds to.
+    pub fn bounds(&self) -> String {
+        table(self.lines.iter().filter(|l| l.bound.is_some()))
+    }
+
+    /// The alternatives that are faster.
+    pub fn behind(&self) -> String {
+        table(self.lines.iter().filter(|l| l.verdict == "behind"))
     }
 
     pub fn count(&self, verdict: &str) -> usize {
         self.lines.iter().filter(|l| l.verdict == verdict).count()
     }
+}
+
+fn table<'a>(lines: impl Iterator<Item = &'a Line>) -> String {
+    let lines: Vec<&Line> = lines.collect();
+    let width = |cell: fn(&Line) -> &str| {
+        let widths = lines.iter().map(|l| cell(l).chars().count());
+        widths.fold(7, usize::max)
+    };
+    let (m, a) = (width(|l| &l.measure), width(|l| &l.against));
+    let mut out = String::new();
+    let mut row = |cells: [&str; 6]| {
+        let [measure, against, bound, ratio, spread, verdict] = cells;
+        let text = format!(
+            "{measure:<m$}  {against:<a$}  {bound:>7}  {ratio:>7}  {spread:>14}  {verdict}"
+        );
+        out.push_str(text.trim_end());
+        out.push('\n');
+    };
+    row(["measure", "against", "bound", "ratio", "spread", "verdict"]);
+    let mut part = "";
+    for l in lines {
+        if l.part != part {
+            part = l.part;
+            row([&format!("-- {part}"), "", "", "", "", ""]);
+        }
+        let show = |v: f64| shown(v, l.unit);
+        row([
+            &l.measure,
+            &l.against,
+            &l.bound.map_or(String::new(), show),
+            &l.value.map_or("-".into(), |v| show(v.median)),
+            &l.value.map_or(String::new(), |v| {
+                format!("{} .. {}", shown(v.q1, ""), shown(v.q3, ""))
+            }),
+            l.verdict,
+        ]);
+    }
+    out
 }
 
 fn shown(value: f64, unit: &str) -> String {

@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use crate::Result;
 
 /// What a batch of a quick operation should last: long against the clock's grain, short against the machine's moods.
-const BATCH: Duration = Duration::from_millis(50);
+const BATCH: Duration = Duration::from_millis(20);
 
 /// One alternative of a comparison.
 pub struct Side<'a> {
-    name: &'static str,
+    name: String,
     rounds: usize,
     /// Operations a batch; None: as many as last `BATCH`.
     batch: Option<usize>,
@@ -21,7 +21,7 @@ pub struct Side<'a> {
 
 impl<'a> Side<'a> {
     /// A quick operation, done many times a batch.
-    pub fn quick(name: &'static str, mut once: impl FnMut() -> Result<()> + 'a) -> Side<'a> {
+    pub fn quick(name: impl Into<String>, mut once: impl FnMut() -> Result<()> + 'a) -> Side<'a> {
         Side::batches(name, move |n| {
             let start = Instant::now();
             for _ in 0..n {
@@ -33,11 +33,11 @@ impl<'a> Side<'a> {
 
     /// A quick operation that times its own batches.
     pub fn batches(
-        name: &'static str,
+        name: impl Into<String>,
         run: impl FnMut(usize) -> Result<Duration> + 'a,
     ) -> Side<'a> {
         Side {
-            name,
+            name: name.into(),
             rounds: usize::MAX,
             batch: None,
             units: 1.0,
@@ -47,12 +47,12 @@ impl<'a> Side<'a> {
 
     /// A long operation on `units` rows, done once a round; it returns the time that counts.
     pub fn bulk(
-        name: &'static str,
+        name: impl Into<String>,
         units: usize,
         mut run: impl FnMut() -> Result<Duration> + 'a,
     ) -> Side<'a> {
         Side {
-            name,
+            name: name.into(),
             rounds: usize::MAX,
             batch: Some(1),
             units: units as f64,
@@ -75,7 +75,7 @@ impl<'a> Side<'a> {
 
 /// Microseconds per unit: one list of samples for each side, in the order of the rounds.
 pub struct Samples {
-    pub sides: Vec<(&'static str, Vec<f64>)>,
+    pub sides: Vec<(String, Vec<f64>)>,
 }
 
 /// A median with its interquartile range.
@@ -92,10 +92,15 @@ pub fn interleave(rounds: usize, mut sides: Vec<Side>) -> Result<Samples> {
         *batch = match side.batch {
             Some(n) => n,
             None => {
-                // The first runs fill caches and settle the plan of a prepared statement; the next ones are timed.
-                (side.run)(8)?;
-                let trial = (side.run)(8)? / 8;
-                (BATCH.as_secs_f64() / trial.as_secs_f64().max(1e-7)).clamp(1.0, 20_000.0) as usize
+                if (side.run)(1)? > BATCH {
+                    1
+                } else {
+                    // These fill caches and settle the plan of a prepared statement; the next ones are timed.
+                    (side.run)(8)?;
+                    let trial = (side.run)(8)? / 8;
+                    (BATCH.as_secs_f64() / trial.as_secs_f64().max(1e-7)).clamp(1.0, 20_000.0)
+                        as usize
+                }
             }
         };
         if side.batch.is_some() {
@@ -114,15 +119,27 @@ pub fn interleave(rounds: usize, mut sides: Vec<Side>) -> Result<Samples> {
         }
     }
     Ok(Samples {
-        sides: sides.iter().map(|s| s.name).zip(times).collect(),
+        sides: sides.into_iter().map(|s| s.name).zip(times).collect(),
     })
+}
+
+/// Several interleavings with connections of their own: where a process lies in memory makes it some percent faster
+/// or slower for as long as it lives.
+pub fn sittings(count: usize, mut sitting: impl FnMut() -> Result<Samples>) -> Result<Samples> {
+    let mut all = sitting()?;
+    for _ in 1..count {
+        for ((_, times), (_, more)) in all.sides.iter_mut().zip(sitting()?.sides) {
+            times.extend(more);
+        }
+    }
+    Ok(all)
 }
 
 impl Samples {
     fn of(&self, name: &str) -> &[f64] {
         self.sides
             .iter()
-            .find(|(n, _)| *n == name)
+            .find(|(n, _)| n == name)
             .map_or_else(|| panic!("no side {name}"), |(_, times)| times)
     }
 
@@ -151,7 +168,10 @@ impl Stat {
         values.sort_by(f64::total_cmp);
         let at = |share: f64| {
             let place = share * (values.len() - 1) as f64;
-            let (low, high) = (values[place.floor() as usize], values[place.ceil() as usize]);
+            let (low, high) = (
+                values[place.floor() as usize],
+                values[place.ceil() as usize],
+            );
             low + (high - low) * place.fract()
         };
         Stat {
@@ -184,7 +204,10 @@ mod tests {
     fn ratios_are_taken_within_a_round() {
         // The machine was ten times slower in the second round; the ratio does not see it.
         let samples = Samples {
-            sides: vec![("a", vec![2.0, 20.0, 2.0]), ("b", vec![1.0, 10.0, 1.0])],
+            sides: vec![
+                ("a".into(), vec![2.0, 20.0, 2.0]),
+                ("b".into(), vec![1.0, 10.0, 1.0]),
+            ],
         };
         let ratio = samples.ratio("a", "b");
         assert_eq!((ratio.q1, ratio.median, ratio.q3), (2.0, 2.0, 2.0));

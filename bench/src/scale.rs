@@ -16,8 +16,12 @@ pub struct Scale {
     pub full: bool,
     pub rows: usize,
     pub orgs: usize,
-    /// Rounds of quick operations.
+    /// How often connections are made anew.
+    pub sittings: usize,
+    /// Rounds of quick operations in a sitting.
     pub rounds: usize,
+    /// Rounds of reads of the whole table in a sitting.
+    pub heavy_rounds: usize,
     /// Rounds of operations on many rows.
     pub bulk_rounds: usize,
     only: Option<Vec<String>>,
@@ -41,32 +45,23 @@ impl Scale {
         };
         let only: Option<Vec<String>> =
             variable("BENCH_ONLY").map(|v| v.split(',').map(String::from).collect());
-        if let Some(wrong) = only
-            .iter()
-            .flatten()
-            .find(|p| !PARTS.contains(&p.as_str()))
-        {
+        if let Some(wrong) = only.iter().flatten().find(|p| !PARTS.contains(&p.as_str())) {
             return Err(format!("BENCH_ONLY={wrong}: one of {}", PARTS.join(" ")));
         }
         let trial = rows < 1_000_000;
+        let (sittings, rounds, heavy_rounds, bulk_rounds) = match (full, trial) {
+            (_, true) => (2, 5, 2, 3),
+            (false, false) => (3, 13, 3, 7),
+            (true, false) => (9, 15, 4, 21),
+        };
         Ok(Scale {
             full,
             rows,
             orgs: if trial { 100 } else { 1_000 },
-            rounds: if full {
-                41
-            } else if trial {
-                5
-            } else {
-                15
-            },
-            bulk_rounds: if full {
-                21
-            } else if trial {
-                3
-            } else {
-                7
-            },
+            sittings,
+            rounds,
+            heavy_rounds,
+            bulk_rounds,
             only,
         })
     }

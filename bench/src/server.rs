@@ -8,7 +8,7 @@ use pg_tenancy_tests::Cluster;
 use postgres::{Client, NoTls};
 use serde_json::{Value, json};
 
-use crate::Result;
+use crate::{Result, pin};
 
 /// Trusted with scope session, for what is measured over many statements.
 pub const APP: &str = "app";
@@ -67,6 +67,8 @@ impl Server {
         for login in [APP, POOLED, PLAIN].iter().chain(&HAND) {
             admin.batch_execute(&format!("CREATE ROLE {login} LOGIN"))?;
         }
+        // Not before the server has started: its processes inherit where they may run.
+        pin::to_one_core(0);
         Ok(server)
     }
 
@@ -101,7 +103,9 @@ impl Server {
     }
 
     pub fn login(&self, login: &str, database: &str) -> Result<Client> {
-        Ok(self.cluster.config(login, database).connect(NoTls)?)
+        let mut client = self.cluster.config(login, database).connect(NoTls)?;
+        pin::to_one_core(backend(&mut client)?);
+        Ok(client)
     }
 
     /// A login with a session's settings: schema search path and, where given, organization and user.
@@ -141,6 +145,11 @@ impl Server {
     }
 }
 
+/// The process that serves a connection.
+pub fn backend(client: &mut Client) -> Result<i32> {
+    Ok(client.query_one("SELECT pg_backend_pid()", &[])?.get(0))
+}
+
 fn machine() -> Value {
     let value_of = |file: &str, key: &str| {
         let text = std::fs::read_to_string(file).unwrap_or_default();
@@ -151,7 +160,7 @@ fn machine() -> Value {
     let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     json!({
         "processor": value_of("/proc/cpuinfo", "model name"),
-        "cores": std::thread::available_parallelism().map_or(0, usize::from),
+        "cores": pin::cores(),
         "memory": value_of("/proc/meminfo", "MemTotal"),
         "load_at_end": load.split(' ').next(),
     })

@@ -74,7 +74,8 @@ impl<'a> World<'a> {
              FROM generate_series($2::bigint, $3) AS n",
             &[&self.user, &first, &last],
         )?;
-        self.orgs.extend(rows.iter().map(|row| row.get::<_, Uuid>(0)));
+        self.orgs
+            .extend(rows.iter().map(|row| row.get::<_, Uuid>(0)));
         Ok(())
     }
 

@@ -4,16 +4,17 @@
 use super::store;
 use crate::context;
 use crate::context::authority::Id;
-use crate::context::settings::{self, Setting};
+use crate::context::settings::Setting;
 use crate::isolation::Table;
-use crate::pg::query::run;
+use crate::pg::scan;
 use crate::pg::trigger::{Event, RowImage};
 use crate::pg::{heap, identity, transaction, value};
 use pgrx::JsonB;
 use pgrx::datum::{Inet, Uuid};
 use pgrx::prelude::*;
 use serde_json::Value;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 
 /// A governance act: who may do what changed.
 pub struct Act<'a> {
@@ -32,6 +33,20 @@ thread_local! {
 
 pub fn at_transaction_end() {
     NEXT.set(0);
+    // Their memory was the transaction's.
+    AUTHOR.set(None);
+    STORE.set(None);
+    heap::forget();
+}
+
+/// Stores the lines that wait: at the end of each statement, before a read of the log, before commit.
+pub fn flush() {
+    heap::store_waiting();
+}
+
+pub fn at_subtransaction_abort(level: i32) {
+    heap::drop_waiting(level);
+    STORE.set(None);
 }
 
 pub fn record(act: &Act) {
@@ -61,55 +76,41 @@ pub fn capture(
     else {
         return;
     };
-    let unchanged: Vec<&str> = match (old, new) {
-        (Some(old), Some(new)) => table
-            .columns
-            .iter()
-            .filter(|(attnum, _)| old.value(*attnum).same(&new.value(*attnum)))
-            .map(|(_, name)| name.as_str())
-            .collect(),
-        _ => vec![],
-    };
-    if event == Event::Update && unchanged.len() == table.columns.len() {
-        return;
-    }
-    let beside_key: Vec<&str> = table
+    let written: Vec<i16> = table
         .columns
         .iter()
-        .filter(|(attnum, _)| !table.key.contains(attnum))
-        .map(|(_, name)| name.as_str())
+        .map(|(attnum, _)| *attnum)
+        .filter(|attnum| match (old, new) {
+            (Some(old), Some(new)) => !old.value(*attnum).same(&new.value(*attnum)),
+            _ => true,
+        })
         .collect();
-    let old_json = old.map(|row| row.to_jsonb());
-    let new_json = new.map(|row| row.to_jsonb());
+    if written.is_empty() && event == Event::Update {
+        return;
+    }
     // A changed primary key is found under what it was; old and new say what it became.
-    let key = (!table.key.is_empty())
-        .then(|| old_json.or(new_json))
-        .flatten()
-        .map(|row| value::jsonb_without(row, &beside_key));
+    let key = old
+        .or(new)
+        .filter(|_| !table.key.is_empty())
+        .map(|row| table.to_jsonb(row, &table.key));
     append(Line {
         org,
         operation: event.name(),
         object: &table.object,
         key,
-        old: old_json.map(|row| value::jsonb_without(row, &unchanged)),
-        new: new_json.map(|row| value::jsonb_without(row, &unchanged)),
+        old: old.map(|row| table.to_jsonb(row, &written)),
+        new: new.map(|row| table.to_jsonb(row, &written)),
         break_glass,
     });
 }
 
 /// A TRUNCATE under break-glass: a line in the log of every organization that loses rows by it.
 pub fn record_truncate(table: &Table) {
-    let losers = run(
-        &format!(
-            "SELECT DISTINCT t.{} FROM {} AS t JOIN tenancy.orgs AS o ON o.id OPERATOR(pg_catalog.=) t.{}",
-            pgrx::spi::quote_identifier(&table.options.org_column),
-            table.object,
-            pgrx::spi::quote_identifier(&table.options.org_column),
-        ),
-        &[],
-        |row| row.uuid(1),
-    );
-    for org in losers.into_iter().flatten() {
+    let mut losers = BTreeSet::new();
+    scan::for_each_row(table.relid, |row| {
+        losers.extend(row.value(table.org_attnum).as_uuid());
+    });
+    for org in losers {
         append(Line {
             org,
             operation: Event::Truncate.name(),
@@ -132,35 +133,89 @@ struct Line<'a> {
     break_glass: bool,
 }
 
+/// What all lines of a context have in common, as datums that live as long as this is kept.
+struct Author {
+    version: u64,
+    runner: identity::Runner,
+    actor_id: Option<pg_sys::Datum>,
+    actor_type: Option<pg_sys::Datum>,
+    db_role: pg_sys::Datum,
+    client_addr: Option<pg_sys::Datum>,
+    request_id: Option<pg_sys::Datum>,
+}
+
+thread_local! {
+    static AUTHOR: RefCell<Option<Author>> = const { RefCell::new(None) };
+    static STORE: Cell<Option<(u64, Id, pg_sys::Oid)>> = const { Cell::new(None) };
+}
+
+/// The author as of now; made anew when the context, a setting, the login or the transaction changed.
+fn with_author<T>(use_it: impl FnOnce(&Author) -> T) -> T {
+    let runner = identity::runner();
+    let known = AUTHOR.with_borrow(|a| {
+        a.as_ref()
+            .is_some_and(|a| a.version == context::version() && a.runner == runner)
+    });
+    if !known {
+        let now = context::standing();
+        let version = context::version();
+        let name = identity::role_name(identity::session_user()).unwrap_or_default();
+        let address = client_addr(&now.principal);
+        let request = context::honoured(&now.principal, Setting::RequestId);
+        let author = transaction::in_transaction_memory(|| Author {
+            version,
+            runner,
+            actor_id: now.user.and_then(|u| Uuid::from_bytes(u).into_datum()),
+            actor_type: now.actor_type.into_datum(),
+            db_role: value::name_datum(&name),
+            client_addr: address.and_then(|a| Inet(a).into_datum()),
+            request_id: request.and_then(|r| r.into_datum()),
+        });
+        AUTHOR.set(Some(author));
+    }
+    AUTHOR.with_borrow(|author| use_it(author.as_ref().expect("just made")))
+}
+
+fn store_for(org: &Id) -> pg_sys::Oid {
+    match STORE.get() {
+        Some((version, known, table)) if version == context::version() && known == *org => table,
+        _ => {
+            let table = store::table_for(org);
+            STORE.set(Some((context::version(), *org, table)));
+            table
+        }
+    }
+}
+
 fn append(line: Line) {
-    let now = context::standing();
     let n = NEXT.get();
     NEXT.set(n + 1);
-    let db_role = identity::role_name(identity::session_user()).unwrap_or_default();
     let text = |t: &str| t.into_datum();
-    let table = store::table_for(&line.org);
-    heap::append(
-        table,
-        &[
-            Some(transaction::now().into()),
-            Uuid::from_bytes(line.org).into_datum(),
-            now.user.and_then(|u| Uuid::from_bytes(u).into_datum()),
-            text(now.actor_type),
-            None,
-            Some(value::name_datum(&db_role)),
-            text(line.operation),
-            text(line.object),
-            line.key,
-            line.old,
-            line.new,
-            text("completed"),
-            client_addr(&now.principal).and_then(|a| Inet(a).into_datum()),
-            settings::text(Setting::RequestId).and_then(|r| r.into_datum()),
-            Some(pg_sys::Datum::from(transaction::full_id())),
-            n.into_datum(),
-            line.break_glass.into_datum(),
-        ],
-    );
+    let table = store_for(&line.org);
+    with_author(|author| {
+        heap::append(
+            table,
+            &[
+                Some(transaction::now().into()),
+                Uuid::from_bytes(line.org).into_datum(),
+                author.actor_id,
+                author.actor_type,
+                None,
+                Some(author.db_role),
+                text(line.operation),
+                text(line.object),
+                line.key,
+                line.old,
+                line.new,
+                text("completed"),
+                author.client_addr,
+                author.request_id,
+                Some(pg_sys::Datum::from(transaction::full_id())),
+                n.into_datum(),
+                line.break_glass.into_datum(),
+            ],
+        );
+    });
 }
 
 /// The connection's address, or the one that a trusted application names for its user. NULL on a unix socket.
@@ -168,7 +223,7 @@ fn client_addr(principal: &context::Principal) -> Option<String> {
     if matches!(
         principal,
         context::Principal::Application { .. } | context::Principal::Dba
-    ) && let Some(named) = settings::text(Setting::ClientAddr)
+    ) && let Some(named) = context::honoured(principal, Setting::ClientAddr)
     {
         return named
             .parse::<std::net::IpAddr>()

@@ -59,6 +59,7 @@ fn query(filter: &Filter) -> pg::Result<String> {
         return Err(context::no_right(&now, "org:audit", "on the audit log"));
     }
     context::pin(&now)?;
+    super::flush();
     let whose = format!(
         "org_id OPERATOR(pg_catalog.=) '{}'::pg_catalog.uuid",
         uuid::Uuid::from_bytes(org).hyphenated()

@@ -7,7 +7,8 @@
 
 use super::authority::Id;
 use super::standing;
-use crate::pg::identity;
+use crate::pg::identity::{self, Runner};
+use crate::pg::transaction;
 use pgrx::pg_sys::panic::ErrorReportable;
 use pgrx::prelude::*;
 use pgrx::{FromDatum, pg_guard};
@@ -27,7 +28,7 @@ fn intern(id: Id) -> *const Id {
 #[repr(C)]
 struct CallSite {
     version: u64,
-    login: pg_sys::Oid,
+    runner: Runner,
     org: *const Id,
 }
 
@@ -65,7 +66,7 @@ pub unsafe extern "C-unwind" fn tenancy_org_if(fcinfo: pg_sys::FunctionCallInfo)
         let site = (*(*fcinfo).flinfo).fn_extra.cast::<CallSite>();
         if !site.is_null()
             && (*site).version == standing::version()
-            && (*site).login == identity::session_user()
+            && (*site).runner == identity::runner()
         {
             return answer(fcinfo, (*site).org);
         }
@@ -76,11 +77,16 @@ pub unsafe extern "C-unwind" fn tenancy_org_if(fcinfo: pg_sys::FunctionCallInfo)
 #[pg_guard]
 unsafe extern "C-unwind" fn org_if_slowly(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
     let version = standing::version();
+    let runner = identity::runner();
     // SAFETY: STRICT, so the argument is there; a text datum.
     let action = unsafe {
         let arg = (*fcinfo).args.as_slice(1)[0];
         String::from_datum(arg.value, arg.isnull).unwrap_or_default()
     };
+    // A row that was waited for is checked again by a plan of its own, whose call sites come here: what was revoked
+    // meanwhile must be heard.
+    transaction::accept_invalidations();
+    let version = standing::version().max(version);
     let now = standing::standing();
     let Some(index) = now.matrix.action(&action) else {
         crate::access::unknown_action(&now.matrix, &action).report(PgLogLevel::ERROR);
@@ -104,7 +110,7 @@ unsafe extern "C-unwind" fn org_if_slowly(fcinfo: pg_sys::FunctionCallInfo) -> p
             }
             *site = CallSite {
                 version,
-                login: identity::session_user(),
+                runner,
                 org,
             };
         }
@@ -125,7 +131,7 @@ pub unsafe extern "C-unwind" fn tenancy_current_org(
         let site = (*(*fcinfo).flinfo).fn_extra.cast::<CallSite>();
         if !site.is_null()
             && (*site).version == standing::version()
-            && (*site).login == identity::session_user()
+            && (*site).runner == identity::runner()
         {
             return answer(fcinfo, (*site).org);
         }
@@ -136,6 +142,7 @@ pub unsafe extern "C-unwind" fn tenancy_current_org(
 #[pg_guard]
 unsafe extern "C-unwind" fn current_org_slowly(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
     let version = standing::version();
+    let runner = identity::runner();
     let now = standing::standing();
     // A deferred trigger that asks after a switch must not act for the other organization.
     standing::hold_to_pin(&now).unwrap_or_report();
@@ -150,7 +157,7 @@ unsafe extern "C-unwind" fn current_org_slowly(fcinfo: pg_sys::FunctionCallInfo)
         }
         *site = CallSite {
             version,
-            login: identity::session_user(),
+            runner,
             org,
         };
         answer(fcinfo, org)

@@ -16,7 +16,7 @@ mod transaction;
 pub use api::known_org;
 pub use denial::{no_right, owner_only, refused, stranger, without_context};
 pub use principal::{Principal, is_administrator, principal};
-pub use standing::{Standing, is_void, pin, refresh, standing};
+pub use standing::{Standing, honoured, is_void, pin, refresh, standing, version};
 
 /// Whether the transaction worked for an organization already.
 pub fn is_pinned() -> bool {

@@ -49,6 +49,10 @@ impl Principal {
 pub fn principal() -> Principal {
     let session = identity::session_user();
     let login = identity::role_name(session).unwrap_or_default();
+    // Index functions and the like, run by ANALYZE or autovacuum as the table's owner: nobody's principal is theirs.
+    if identity::is_restricted() {
+        return Principal::Nobody { login };
+    }
     match authority::binding(&login) {
         Some(Binding::User { user }) => Principal::User { user },
         Some(Binding::Application {
@@ -58,7 +62,8 @@ pub fn principal() -> Principal {
             session_scope,
             service_role,
         },
-        None if identity::is_superuser(session) => Principal::Dba,
+        // A weaker role's definer function that a superuser calls does not become the DBA by it.
+        None if identity::is_superuser(session) && !identity::is_lent() => Principal::Dba,
         None => Principal::Nobody { login },
     }
 }
@@ -66,15 +71,21 @@ pub fn principal() -> Principal {
 /// Whether the caller may run the DBA's functions: a superuser, or a member of a role that
 /// `grant_administration()` named. SECURITY DEFINER functions lend this to nobody.
 pub fn is_administrator() -> bool {
-    let caller = identity::outer_user();
-    identity::is_superuser(caller)
-        || latest(
-            "SELECT a.oid FROM tenancy.administrators AS t
-                    JOIN pg_catalog.pg_roles AS a ON a.rolname OPERATOR(pg_catalog.=) t.role",
-            &[],
-            |row| row.get::<pgrx::pg_sys::Oid>(1),
-        )
-        .into_iter()
-        .flatten()
-        .any(|role| identity::has_privileges_of(caller, role))
+    if identity::both(identity::is_superuser) {
+        return true;
+    }
+    let administrators: Vec<pgrx::pg_sys::Oid> = latest(
+        "SELECT a.oid FROM tenancy.administrators AS t
+                JOIN pg_catalog.pg_roles AS a ON a.rolname OPERATOR(pg_catalog.=) t.role",
+        &[],
+        |row| row.get::<pgrx::pg_sys::Oid>(1),
+    )
+    .into_iter()
+    .flatten()
+    .collect();
+    identity::both(|caller| {
+        administrators
+            .iter()
+            .any(|role| identity::has_privileges_of(caller, *role))
+    })
 }

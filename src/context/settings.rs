@@ -81,8 +81,9 @@ pub fn text(setting: Setting) -> Option<String> {
 }
 
 thread_local! {
-    // While the settings are being defined, the stamp for values that a session set before the library was loaded.
-    static LOADING: Cell<Option<u64>> = const { Cell::new(None) };
+    // While a setting is being defined, how many of the values that a session set before the library was loaded are
+    // older than this transaction: 0 or 1, and then the first that PostgreSQL applies.
+    static LOADING: Cell<Option<usize>> = const { Cell::new(None) };
 }
 
 /// Refuses what can be neither uuid nor key, and stamps the value. No catalog access here: it runs at start-up too.
@@ -103,7 +104,13 @@ unsafe extern "C-unwind" fn check(
         }
         // Only a SET of the session can belong to a transaction; ALTER ROLE, ALTER DATABASE and PGOPTIONS cannot.
         let stamp = match source {
-            pg_sys::GucSource::PGC_S_SESSION => LOADING.get().unwrap_or_else(transaction::serial),
+            pg_sys::GucSource::PGC_S_SESSION => match LOADING.get() {
+                Some(older @ 1..) => {
+                    LOADING.set(Some(older - 1));
+                    0
+                }
+                _ => transaction::serial(),
+            },
             _ => 0,
         };
         let memory = allocate(size_of::<u64>()).cast::<u64>();
@@ -157,7 +164,7 @@ fn define(
     check: pg_sys::GucStringCheckHook,
     assign: AssignHook,
 ) {
-    LOADING.set(Some(stamp_before_load(name)));
+    LOADING.set(Some(older_values(name)));
     // SAFETY: name and text are static, the variable lives as long as the backend, the hooks do not panic.
     unsafe {
         pg_sys::DefineCustomStringVariable(
@@ -176,47 +183,58 @@ fn define(
     LOADING.set(None);
 }
 
-/// The stamp for a value that stood as a placeholder before the library was loaded: this transaction's where it was
-/// set in this transaction (the placeholder then has a stack to restore at its end), nobody's where it is older.
-fn stamp_before_load(name: &CStr) -> u64 {
-    #[cfg(feature = "pg15")]
+/// How many values of this placeholder were set in an earlier transaction: PostgreSQL applies them again, oldest first.
+/// One at most: the session's value, at the bottom of the stack of what this transaction set over it.
+fn older_values(name: &CStr) -> usize {
+    // SAFETY: a custom setting that is a placeholder is a string setting.
+    unsafe {
+        let Some(placeholder) = find(name) else {
+            return 0;
+        };
+        let mut entry = (*placeholder).gen_.stack;
+        if entry.is_null() {
+            return 1;
+        }
+        while !(*entry).prev.is_null() {
+            entry = (*entry).prev;
+        }
+        usize::from((*entry).prior.val.stringval != (*placeholder).reset_val)
+    }
+}
+
+/// SAFETY: the name is that of a string setting, if it is known at all.
+#[cfg(feature = "pg15")]
+unsafe fn find(name: &CStr) -> Option<*mut pg_sys::config_string> {
     // SAFETY: the array holds GetNumConfigOptions() pointers to settings, each with a name.
     unsafe {
         let all = pg_sys::get_guc_variables();
-        for i in 0..pg_sys::GetNumConfigOptions() as usize {
-            let generic = *all.add(i);
-            if CStr::from_ptr((*generic).name) == name {
-                return if (*generic).stack.is_null() {
-                    0
-                } else {
-                    transaction::serial()
-                };
-            }
-        }
-        0
+        (0..pg_sys::GetNumConfigOptions() as usize)
+            .map(|i| *all.add(i))
+            .find(|generic| CStr::from_ptr((**generic).name) == name)
+            .map(|generic| generic.cast())
     }
-    #[cfg(not(feature = "pg15"))]
+}
+
+/// SAFETY: as above.
+#[cfg(not(feature = "pg15"))]
+unsafe fn find(name: &CStr) -> Option<*mut pg_sys::config_string> {
+    unsafe extern "C-unwind" {
+        fn find_option(
+            name: *const c_char,
+            create_placeholders: bool,
+            skip_errors: bool,
+            elevel: std::ffi::c_int,
+        ) -> *mut pg_sys::config_generic;
+    }
     // SAFETY: answers NULL for an unknown name when it may neither create nor complain.
     unsafe {
-        unsafe extern "C-unwind" {
-            fn find_option(
-                name: *const c_char,
-                create_placeholders: bool,
-                skip_errors: bool,
-                elevel: std::ffi::c_int,
-            ) -> *mut pg_sys::config_generic;
-        }
         let generic = find_option(
             name.as_ptr(),
             false,
             true,
             pg_sys::DEBUG5 as std::ffi::c_int,
         );
-        if generic.is_null() || (*generic).stack.is_null() {
-            0
-        } else {
-            transaction::serial()
-        }
+        (!generic.is_null()).then_some(generic.cast())
     }
 }
 

@@ -1,16 +1,15 @@
 //! The claim checked against authority: the effective organization, role and rights, or the reason there are none.
 //!
 //! Computed once and kept while `VERSION` stands still. Everything that could change the answer bumps it: the assign
-//! hooks of the settings, the bell of authority, the end of a (sub)transaction. The login is compared at each use,
-//! since SET SESSION AUTHORIZATION passes no hook.
+//! hooks of the settings, the bell of authority, the end of a (sub)transaction. Login and role in force are compared at
+//! each use, since SET SESSION AUTHORIZATION and definer functions pass no hook.
 
 use super::authority::{self, Id, Org};
 use super::principal::{Principal, principal};
 use super::settings::{self, ONE_ORG_PER_TRANSACTION, Setting};
 use super::{denial, transaction};
 use crate::access::matrix::{Action, Level, Matrix};
-use crate::pg::{self, identity};
-use pgrx::pg_sys;
+use crate::pg::{self, identity, identity::Runner};
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -79,7 +78,7 @@ impl Standing {
 
 struct Kept {
     version: u64,
-    login: pg_sys::Oid,
+    runner: Runner,
     standing: Rc<Standing>,
 }
 
@@ -89,10 +88,10 @@ thread_local! {
 
 /// Who the session acts as, where and with which rights, now.
 pub fn standing() -> Rc<Standing> {
-    let login = identity::session_user();
+    let runner = identity::runner();
     let kept = KEPT.with_borrow(|kept| {
         kept.as_ref()
-            .filter(|k| k.version == version() && k.login == login)
+            .filter(|k| k.version == version() && k.runner == runner)
             .map(|k| k.standing.clone())
     });
     if let Some(standing) = kept.filter(|s| !s.expired()) {
@@ -103,7 +102,7 @@ pub fn standing() -> Rc<Standing> {
     let standing = Rc::new(assess());
     KEPT.set(Some(Kept {
         version,
-        login,
+        runner,
         standing: standing.clone(),
     }));
     standing
@@ -202,10 +201,18 @@ fn claimed_user(principal: &Principal) -> Result<Option<Id>, Reason> {
     }
 }
 
+/// A setting's value, where this principal's context may still rest on it: a pooler's next client inherits nothing of
+/// a transaction-scoped login's.
+pub fn honoured(principal: &Principal, setting: Setting) -> Option<String> {
+    settings::claimed(setting)
+        .filter(|c| c.in_this_transaction || !principal.transaction_scoped())
+        .map(|c| c.text)
+}
+
 /// Only a trusted application (or the DBA) says whether a person, an AI or a service acts.
 fn actor_type(principal: &Principal, has_user: bool) -> &'static str {
     let named = match principal {
-        Principal::Application { .. } | Principal::Dba => settings::text(Setting::ActorType),
+        Principal::Application { .. } | Principal::Dba => honoured(principal, Setting::ActorType),
         _ => None,
     };
     match named.as_deref() {

@@ -44,7 +44,10 @@ pub fn pin(org: [u8; 16], user: Option<[u8; 16]>) {
 unsafe extern "C-unwind" fn at_end(event: pg_sys::XactEvent::Type, _arg: *mut std::ffi::c_void) {
     use pg_sys::XactEvent::*;
     match event {
-        XACT_EVENT_PRE_COMMIT | XACT_EVENT_PRE_PREPARE => crate::isolation::before_commit(),
+        XACT_EVENT_PRE_COMMIT | XACT_EVENT_PRE_PREPARE => {
+            crate::isolation::before_commit();
+            crate::audit::flush();
+        }
         XACT_EVENT_COMMIT
         | XACT_EVENT_ABORT
         | XACT_EVENT_PREPARE
@@ -77,8 +80,10 @@ unsafe extern "C-unwind" fn at_subtransaction_end(
             }
             standing::invalidate();
             crate::isolation::at_subtransaction_abort(level);
-            crate::audit::at_subtransaction_abort();
+            crate::audit::at_subtransaction_abort(level);
         }
+        // Before the subtransaction's own id is gone.
+        SUBXACT_EVENT_PRE_COMMIT_SUB => crate::audit::flush(),
         SUBXACT_EVENT_COMMIT_SUB => {
             if let Some(pin) = PIN.get().filter(|p| p.level >= level) {
                 PIN.set(Some(Pin {

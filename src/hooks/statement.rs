@@ -2,7 +2,7 @@
 //! locking SELECT by a role that may not update.
 
 use crate::pg::{catalog, identity, transaction, value};
-use crate::{context, isolation};
+use crate::{audit, context, isolation};
 use pgrx::pg_sys::panic::ErrorReportable;
 use pgrx::prelude::*;
 
@@ -200,9 +200,10 @@ unsafe fn direction_for(
             return direction;
         }
         let key = value::parameters((*query).params);
+        let text = std::ffi::CStr::from_ptr((*query).sourceText).to_string_lossy();
         if locked_relations(plan)
             .iter()
-            .any(|parent| isolation::hides(*parent, &key))
+            .any(|parent| isolation::hides(*parent, &key, &text))
         {
             pg_sys::ScanDirection::NoMovementScanDirection
         } else {
@@ -211,11 +212,30 @@ unsafe fn direction_for(
     }
 }
 
+static mut PREVIOUS_FINISH: pg_sys::ExecutorFinish_hook_type = None;
+
+/// ExecutorFinish: the row triggers have fired; what they wrote down for the audit is stored.
+///
+/// SAFETY: called by PostgreSQL with a query that ran; chains to the previous hook.
+#[pg_guard]
+unsafe extern "C-unwind" fn executor_finish(query: *mut pg_sys::QueryDesc) {
+    // SAFETY: as the function's own.
+    unsafe {
+        match PREVIOUS_FINISH {
+            Some(previous) => previous(query),
+            None => pg_sys::standard_ExecutorFinish(query),
+        }
+    }
+    audit::flush();
+}
+
 pub fn init() {
     // SAFETY: one thread; hooks are chained as PostgreSQL's own modules do it.
     unsafe {
         PREVIOUS = pg_sys::ExecutorStart_hook;
         pg_sys::ExecutorStart_hook = Some(executor_start);
+        PREVIOUS_FINISH = pg_sys::ExecutorFinish_hook;
+        pg_sys::ExecutorFinish_hook = Some(executor_finish);
         PREVIOUS_RUN = pg_sys::ExecutorRun_hook;
         pg_sys::ExecutorRun_hook = Some(executor_run);
     }

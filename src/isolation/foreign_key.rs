@@ -21,7 +21,8 @@ use std::collections::HashSet;
 /// Parents remembered at most; past that the memory starts anew.
 const REMEMBERED: usize = 200_000;
 
-type Held = (pg_sys::Oid, [u8; 16], Vec<u8>);
+/// Constraint, organization, and each column's bytes apart: ('ab', 'c') is not ('a', 'bc').
+type Held = (pg_sys::Oid, [u8; 16], Vec<Vec<u8>>);
 
 /// A reference whose parent was not there, or not this organization's, when the row was written.
 struct Pending {
@@ -32,8 +33,8 @@ struct Pending {
     key: Vec<Value>,
     text: String,
     level: i32,
-    /// The parent table, where its row is another organization's and must not be found.
-    hidden_in: Option<pg_sys::Oid>,
+    /// Where its parent is another organization's and must not be found: the table and the key's columns there.
+    hidden_in: Option<(pg_sys::Oid, Vec<String>)>,
 }
 
 thread_local! {
@@ -71,7 +72,7 @@ fn check_one(table: &Table, key: &GuardedKey, values: Vec<Value>, org: [u8; 16],
     let held: Held = (
         key.constraint,
         org,
-        values.iter().flat_map(Value::bytes).collect(),
+        values.iter().map(Value::bytes).collect(),
     );
     if HELD.with_borrow(|h| h.contains(&held)) {
         return;
@@ -92,7 +93,10 @@ fn check_one(table: &Table, key: &GuardedKey, values: Vec<Value>, org: [u8; 16],
                 text: text_of(key, &values, new),
                 key: values.iter().map(Value::kept_for_transaction).collect(),
                 level: pg::transaction::nest_level(),
-                hidden_in: (absent == Parent::Foreign).then_some(key.probe.parent),
+                hidden_in: (absent == Parent::Foreign).then(|| {
+                    let columns = key.probe.keys.iter().map(|k| k.parent_column.clone());
+                    (key.probe.parent, columns.collect())
+                }),
             };
             HIDDEN.set(HIDDEN.get() + usize::from(pending.hidden_in.is_some()));
             PENDING.with_borrow_mut(|p| p.push(pending));
@@ -116,12 +120,44 @@ pub fn hides_any() -> bool {
     HIDDEN.get() > 0
 }
 
-/// Whether the check that looks for `key` in `parent` is to find nothing.
-pub fn hides(parent: pg_sys::Oid, key: &[Value]) -> bool {
+/// Whether a key's own check, which looks for `key` in `parent` with the query `text`, is to find nothing. The columns
+/// count too: the same values may stand in another unique key of the parent.
+pub fn hides(parent: pg_sys::Oid, key: &[Value], text: &str) -> bool {
     PENDING.with_borrow(|p| {
-        p.iter()
-            .any(|one| one.hidden_in == Some(parent) && same_key(&one.key, key))
+        p.iter().any(|one| {
+            one.hidden_in
+                .as_ref()
+                .is_some_and(|(table, columns)| *table == parent && asks_for(text, columns))
+                && same_key(&one.key, key)
+        })
     })
+}
+
+/// Whether PostgreSQL's query for a key, `SELECT 1 FROM ONLY t x WHERE "a" = $1 AND "b" = $2 ...` with qualified
+/// operators, compares these columns in this order.
+fn asks_for(text: &str, columns: &[String]) -> bool {
+    let Some((_, condition)) = text.split_once(" x WHERE ") else {
+        return false;
+    };
+    let mut rest = condition;
+    for (i, column) in columns.iter().enumerate() {
+        let quoted = format!("\"{}\"", column.replace('"', "\"\""));
+        let wanted = if i == 0 {
+            quoted
+        } else {
+            format!(" AND {quoted}")
+        };
+        let found = if i == 0 {
+            rest.starts_with(&wanted).then_some(0)
+        } else {
+            rest.find(&wanted)
+        };
+        match found {
+            Some(at) => rest = &rest[at + wanted.len()..],
+            None => return false,
+        }
+    }
+    !rest.contains(" AND \"")
 }
 
 fn text_of(key: &GuardedKey, values: &[Value], row: &RowImage) -> String {
@@ -185,4 +221,26 @@ pub fn at_subtransaction_commit(level: i32) {
             one.level = level - 1;
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::asks_for;
+
+    fn columns(names: &[&str]) -> Vec<String> {
+        names.iter().map(|n| n.to_string()).collect()
+    }
+
+    #[test]
+    fn a_check_is_known_by_its_columns() {
+        let one = r#"SELECT 1 FROM ONLY "public"."p" x WHERE "a" OPERATOR(pg_catalog.=) $1 FOR KEY SHARE OF x"#;
+        assert!(asks_for(one, &columns(&["a"])));
+        assert!(!asks_for(one, &columns(&["b"])));
+        assert!(!asks_for(one, &columns(&["a", "b"])));
+        let two = r#"SELECT 1 FROM ONLY "public"."p" x WHERE "a" OPERATOR(pg_catalog.=) $1 AND "b""x"::text OPERATOR(pg_catalog.=) $2 FOR KEY SHARE OF x"#;
+        assert!(asks_for(two, &columns(&["a", "b\"x"])));
+        assert!(!asks_for(two, &columns(&["b\"x", "a"])));
+        assert!(!asks_for(two, &columns(&["a"])));
+        assert!(!asks_for("SELECT 1", &columns(&["a"])));
+    }
 }

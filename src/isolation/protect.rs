@@ -1,14 +1,18 @@
 //! protect() and unprotect(): the checks come first, all of them, and nothing is changed before they pass.
 
 use super::plan::{self, Before, Options, Permissions, Quoted};
-use super::table;
+use super::table::{self, GuardedKey};
 use crate::access;
 use crate::context::{self, authority};
-use crate::pg::query::{Arg, Row, execute, run};
+use crate::pg::probe;
+use crate::pg::query::{self, Arg, execute, run};
+use crate::pg::scan;
+use crate::pg::value::Value;
 use crate::pg::{self, catalog, error, fail, identity};
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 use pgrx::{JsonB, PgRelation, spi};
+use std::collections::HashMap;
 
 /// The table as the catalog describes it.
 struct Facts {
@@ -67,7 +71,7 @@ fn facts(relid: pg_sys::Oid) -> pg::Result<Facts> {
 /// For owners of the table and for the DBA; the extension's own and the system's tables are nobody's to change here.
 fn require_owner(table: &Facts) -> pg::Result<()> {
     if context::is_administrator()
-        || identity::has_privileges_of(identity::outer_user(), table.owner)
+        || identity::both(|role| identity::has_privileges_of(role, table.owner))
     {
         return Ok(());
     }
@@ -149,6 +153,7 @@ fn require_plain_table(table: &Facts) -> pg::Result<()> {
 
 /// The organization column as it is now.
 struct OrgColumn {
+    attnum: i16,
     quoted: String,
     before: Before,
     indexed: bool,
@@ -209,6 +214,7 @@ fn org_column(table: &Facts, name: &str) -> pg::Result<OrgColumn> {
         .set_hint("Use an ordinary uuid column."));
     }
     Ok(OrgColumn {
+        attnum: number_of(&table::columns_of(table.relid), name),
         quoted: spi::quote_identifier(name),
         indexed,
         before: Before {
@@ -222,31 +228,38 @@ fn org_column(table: &Facts, name: &str) -> pg::Result<OrgColumn> {
     })
 }
 
-fn count(sql: &str) -> i64 {
-    run(sql, &[], |row| row.get::<i64>(1))
-        .pop()
-        .flatten()
-        .unwrap_or(0)
+fn number_of(columns: &[(i16, String)], name: &str) -> i16 {
+    columns
+        .iter()
+        .find(|(_, n)| n == name)
+        .map_or(0, |(attnum, _)| *attnum)
 }
 
 /// Rows that would belong to nobody, or to an organization that does not exist.
-fn check_rows(table: &Facts, column: &OrgColumn) -> pg::Result<()> {
-    let (name, org) = (table.quoted(), &column.quoted);
-    let homeless = count(&format!(
-        "SELECT pg_catalog.count(*) FROM {name} WHERE {org} IS NULL"
-    ));
+///
+/// Existing rows are read without a query, as the table's owner, restricted: planning one would evaluate what the owner
+/// wrote into partial indexes and checks, with our rights.
+fn check_rows(table: &Facts, org: i16) -> pg::Result<()> {
+    let mut homeless = 0_u64;
+    let mut rows_of: HashMap<[u8; 16], u64> = HashMap::new();
+    identity::as_table_owner(table.owner, || {
+        scan::for_each_row(table.relid, |row| match row.value(org).as_uuid() {
+            Some(id) => *rows_of.entry(id).or_default() += 1,
+            None => homeless += 1,
+        });
+    });
     if homeless > 0 {
         return Err(fail(
             PgSqlErrorCode::ERRCODE_NOT_NULL_VIOLATION,
             format!("table \"{}\" has {homeless} rows without an organization", table.name),
         )
         .set_detail("Every row of a protected table belongs to exactly one organization. Nothing was changed.")
-        .set_hint(format!("Fill {org} in these rows, or delete them, and protect the table again.")));
+        .set_hint("Fill the organization column in these rows, or delete them, and protect the table again."));
     }
-    let unknown = count(&format!(
-        "SELECT pg_catalog.count(*) FROM {name} AS t
-         WHERE NOT EXISTS (SELECT FROM tenancy.orgs AS o WHERE o.id OPERATOR(pg_catalog.=) t.{org})"
-    ));
+    for known in run("SELECT id FROM tenancy.orgs", &[], |row| row.uuid(1)) {
+        rows_of.remove(&known.unwrap_or_default());
+    }
+    let unknown: u64 = rows_of.values().sum();
     if unknown > 0 {
         ErrorReport::new(
             PgSqlErrorCode::ERRCODE_WARNING,
@@ -263,71 +276,71 @@ fn check_rows(table: &Facts, column: &OrgColumn) -> pg::Result<()> {
 }
 
 /// Existing references between protected tables that cross organizations, in both directions.
-fn check_references(table: &Facts, org_name: &str) -> pg::Result<()> {
-    let guard = catalog::house().guard_row;
-    let edges = run(
-        "SELECT c.conname::pg_catalog.text, cn.nspname::pg_catalog.text, cc.relname::pg_catalog.text,
-                pn.nspname::pg_catalog.text, pc.relname::pg_catalog.text, c.conrelid, c.confrelid,
-                (SELECT pg_catalog.array_agg(pg_catalog.format('c.%I OPERATOR(%I.%s) p.%I', ca.attname, opn.nspname, op.oprname, pa.attname))
-                 FROM ROWS FROM (pg_catalog.unnest(c.conkey), pg_catalog.unnest(c.confkey), pg_catalog.unnest(c.conpfeqop)) AS k (child, parent, operator)
-                      JOIN pg_catalog.pg_attribute AS ca ON ca.attrelid OPERATOR(pg_catalog.=) c.conrelid AND ca.attnum OPERATOR(pg_catalog.=) k.child
-                      JOIN pg_catalog.pg_attribute AS pa ON pa.attrelid OPERATOR(pg_catalog.=) c.confrelid AND pa.attnum OPERATOR(pg_catalog.=) k.parent
-                      JOIN pg_catalog.pg_operator AS op ON op.oid OPERATOR(pg_catalog.=)
-                           coalesce((SELECT x.oprcom FROM pg_catalog.pg_operator AS x WHERE x.oid OPERATOR(pg_catalog.=) k.operator
-                                     AND x.oprleft OPERATOR(pg_catalog.<>) x.oprright), k.operator)
-                      JOIN pg_catalog.pg_namespace AS opn ON opn.oid OPERATOR(pg_catalog.=) op.oprnamespace),
-                ct.tgargs, pt.tgargs
-         FROM pg_catalog.pg_constraint AS c
-              JOIN pg_catalog.pg_class AS cc ON cc.oid OPERATOR(pg_catalog.=) c.conrelid
-              JOIN pg_catalog.pg_namespace AS cn ON cn.oid OPERATOR(pg_catalog.=) cc.relnamespace
-              JOIN pg_catalog.pg_class AS pc ON pc.oid OPERATOR(pg_catalog.=) c.confrelid
-              JOIN pg_catalog.pg_namespace AS pn ON pn.oid OPERATOR(pg_catalog.=) pc.relnamespace
-              LEFT JOIN pg_catalog.pg_trigger AS ct ON ct.tgrelid OPERATOR(pg_catalog.=) c.conrelid AND ct.tgfoid OPERATOR(pg_catalog.=) $2
-              LEFT JOIN pg_catalog.pg_trigger AS pt ON pt.tgrelid OPERATOR(pg_catalog.=) c.confrelid AND pt.tgfoid OPERATOR(pg_catalog.=) $2
-         WHERE c.contype OPERATOR(pg_catalog.=) 'f'
-           AND (c.conrelid OPERATOR(pg_catalog.=) $1 OR c.confrelid OPERATOR(pg_catalog.=) $1)
-         ORDER BY c.conname",
-        &[Arg::Oid(table.relid), Arg::Oid(guard)],
-        |row: &Row| {
-            let text = |n| row.get::<String>(n).unwrap_or_default();
-            let org_of = |relid: Option<pg_sys::Oid>, n| {
-                if relid == Some(table.relid) {
-                    return Some(org_name.to_string());
-                }
-                let bytes = row.get::<Vec<u8>>(n)?;
-                let argument = String::from_utf8_lossy(bytes.strip_suffix(&[0]).unwrap_or(&bytes)).into_owned();
-                Some(Options::parse(&argument).org_column)
-            };
-            (
-                text(1),
-                spi::quote_qualified_identifier(text(2), text(3)),
-                spi::quote_qualified_identifier(text(4), text(5)),
-                row.get::<Vec<String>>(8).unwrap_or_default(),
-                org_of(row.get(6), 9),
-                org_of(row.get(7), 10),
-            )
-        },
+fn check_references(target: &Facts, org_name: &str) -> pg::Result<()> {
+    let children = run(
+        "SELECT DISTINCT c.conrelid FROM pg_catalog.pg_constraint AS c
+              JOIN pg_catalog.pg_trigger AS t ON t.tgrelid OPERATOR(pg_catalog.=) c.conrelid
+                                             AND t.tgfoid OPERATOR(pg_catalog.=) $2
+         WHERE c.contype OPERATOR(pg_catalog.=) 'f' AND c.confrelid OPERATOR(pg_catalog.=) $1
+           AND c.conrelid OPERATOR(pg_catalog.<>) $1",
+        &[Arg::Oid(target.relid), Arg::Oid(catalog::house().guard_row)],
+        |row| row.get::<pg_sys::Oid>(1),
     );
-    for (constraint, child, parent, conditions, child_org, parent_org) in edges {
-        let (Some(child_org), Some(parent_org)) = (child_org, parent_org) else {
+    let org_of = |relid: pg_sys::Oid| {
+        if relid == target.relid {
+            Some(number_of(&table::columns_of(relid), org_name))
+        } else {
+            current_options(relid).and(table::org_column_of(relid))
+        }
+    };
+    for child in children.into_iter().flatten().chain([target.relid]) {
+        let Some(child_org) = org_of(child) else {
             continue;
         };
-        let crossing = count(&format!(
-            "SELECT pg_catalog.count(*) FROM {child} AS c JOIN {parent} AS p ON {}
-             WHERE c.{} IS DISTINCT FROM p.{}",
-            conditions.join(" AND "),
-            spi::quote_identifier(&child_org),
-            spi::quote_identifier(&parent_org),
-        ));
-        if crossing > 0 {
+        let keys: Vec<GuardedKey> = table::all_keys(child, &table::columns_of(child))
+            .into_iter()
+            .filter(|key| child == target.relid || key.probe.parent == target.relid)
+            .filter_map(|mut key| {
+                key.probe.org_attnum = org_of(key.probe.parent)?;
+                Some(key)
+            })
+            .collect();
+        check_keys(&facts(child)?, child_org, &keys)?;
+    }
+    Ok(())
+}
+
+fn check_keys(child: &Facts, child_org: i16, keys: &[GuardedKey]) -> pg::Result<()> {
+    if keys.is_empty() {
+        return Ok(());
+    }
+    let mut crossing = vec![0_u64; keys.len()];
+    identity::as_table_owner(child.owner, || {
+        scan::for_each_row(child.relid, |row| {
+            let Some(org) = row.value(child_org).as_uuid() else {
+                return;
+            };
+            for (key, count) in keys.iter().zip(&mut crossing) {
+                let values: Vec<Value> = key.columns.iter().map(|(i, _)| row.value(*i)).collect();
+                if values.iter().all(|v| !v.null) && probe::is_foreign(&key.probe, &values, &org) {
+                    *count += 1;
+                }
+            }
+        });
+    });
+    for (key, count) in keys.iter().zip(crossing) {
+        if count > 0 {
             return Err(fail(
                 PgSqlErrorCode::ERRCODE_FOREIGN_KEY_VIOLATION,
                 format!(
-                    "{crossing} rows of {child} refer to another organization's rows in {parent}"
+                    "{count} rows of {} refer to another organization's rows in {}",
+                    child.quoted(),
+                    facts(key.probe.parent)?.quoted()
                 ),
             )
             .set_detail(format!(
-                "Foreign key \"{constraint}\". Nothing was changed."
+                "Foreign key \"{}\". Nothing was changed.",
+                key.name
             ))
             .set_hint("Correct these references, and protect the table again."));
         }
@@ -402,7 +415,7 @@ fn protect(
     if let Some(present) = current_options(relid) {
         return protected_already(&table, &present, &options);
     }
-    check_rows(&table, &column)?;
+    check_rows(&table, column.attnum)?;
     check_references(&table, org_column)?;
     apply(&table, &column, &mut options);
     Ok(())
@@ -446,6 +459,16 @@ fn protected_already(table: &Facts, present: &Options, wanted: &Options) -> pg::
     .set_hint("BEGIN; SELECT tenancy.unprotect(...); SELECT tenancy.protect(...); COMMIT changes it without a gap."))
 }
 
+/// Runs a statement of the plan. ALTER TABLE looks through the table's own checks, evaluating functions in them, so it
+/// runs as the table's owner; the others need our triggers' EXECUTE.
+fn change(table: &Facts, statement: &str) {
+    if statement.starts_with("ALTER TABLE") {
+        identity::as_table_owner(table.owner, || query::execute_as_is(statement));
+    } else {
+        execute(statement, &[]);
+    }
+}
+
 fn apply(table: &Facts, column: &OrgColumn, options: &mut Options) {
     let name = table.quoted();
     let literal = |text: &str| spi::quote_literal(text);
@@ -471,7 +494,7 @@ fn apply(table: &Facts, column: &OrgColumn, options: &mut Options) {
         .pop();
     }
     for statement in plan::protect(options, &quoted, false) {
-        execute(&statement, &[]);
+        change(table, &statement);
     }
     error::server_log(
         "table protected",
@@ -528,7 +551,7 @@ fn take_away(table: &Facts) -> pg::Result<()> {
     .filter(|t| plan::TRIGGERS.contains(&t.as_str()))
     .collect();
     for statement in plan::unprotect(&options, &quoted, &policies, &triggers) {
-        execute(&statement, &[]);
+        change(table, &statement);
     }
     error::server_log("table unprotected", &format!("Table {name}."));
     Ok(())

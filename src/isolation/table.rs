@@ -5,8 +5,10 @@
 
 use super::plan::Options;
 use crate::pg::catalog;
-use crate::pg::probe::{Probe, ProbeKey};
+use crate::pg::probe::{self, Probe, ProbeKey};
 use crate::pg::query::{Arg, latest};
+use crate::pg::trigger::RowImage;
+use crate::pg::value::Projection;
 use pgrx::pg_sys;
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
@@ -36,6 +38,21 @@ pub struct Table {
     /// Those of the primary key; empty where there is none.
     pub key: Vec<i16>,
     pub foreign_keys: Vec<GuardedKey>,
+    /// Sets of columns that were written to the log before, with what turns them into jsonb.
+    projections: RefCell<HashMap<Vec<i16>, Projection>>,
+}
+
+impl Table {
+    /// These columns of a row of this table, as jsonb.
+    pub fn to_jsonb(&self, row: &RowImage, attnums: &[i16]) -> pg_sys::Datum {
+        let known = self.projections.borrow().get(attnums).copied();
+        let projection = known.unwrap_or_else(|| {
+            let made = row.projection(attnums);
+            self.projections.borrow_mut().insert(attnums.to_vec(), made);
+            made
+        });
+        row.to_jsonb(projection, attnums)
+    }
 }
 
 thread_local! {
@@ -93,12 +110,7 @@ fn read(relid: pg_sys::Oid) -> Option<Table> {
     )
     .pop()?;
     let options = Options::parse(&arguments);
-    let columns = latest(
-        "SELECT attnum, attname::pg_catalog.text FROM pg_catalog.pg_attribute
-         WHERE attrelid OPERATOR(pg_catalog.=) $1 AND attnum OPERATOR(pg_catalog.>) 0 AND NOT attisdropped ORDER BY attnum",
-        &[Arg::Oid(relid)],
-        |row| (row.get::<i16>(1).unwrap_or_default(), row.get::<String>(2).unwrap_or_default()),
-    );
+    let columns = columns_of(relid);
     let key = latest(
         "SELECT k.attnum FROM pg_catalog.pg_index AS i, pg_catalog.unnest(i.indkey::pg_catalog.int2[]) AS k (attnum)
          WHERE i.indrelid OPERATOR(pg_catalog.=) $1 AND i.indisprimary",
@@ -123,6 +135,7 @@ fn read(relid: pg_sys::Oid) -> Option<Table> {
         foreign_keys: foreign_keys(relid, guard, &columns),
         columns,
         options,
+        projections: RefCell::default(),
     })
 }
 
@@ -149,25 +162,54 @@ pub fn org_column_of(relid: pg_sys::Oid) -> Option<i16> {
     }
 }
 
+/// The foreign keys of a table that lead to protected ones.
 fn foreign_keys(
     relid: pg_sys::Oid,
     guard: pg_sys::Oid,
     columns: &[(i16, String)],
 ) -> Vec<GuardedKey> {
-    let mut keys = latest(
+    let mut keys = all_keys(relid, columns);
+    let protected: HashSet<pg_sys::Oid> = latest(
+        "SELECT t.tgrelid FROM pg_catalog.pg_trigger AS t
+              JOIN pg_catalog.pg_constraint AS c ON c.confrelid OPERATOR(pg_catalog.=) t.tgrelid
+         WHERE t.tgfoid OPERATOR(pg_catalog.=) $1 AND c.conrelid OPERATOR(pg_catalog.=) $2",
+        &[Arg::Oid(guard), Arg::Oid(relid)],
+        |row| row.get::<pg_sys::Oid>(1),
+    )
+    .into_iter()
+    .flatten()
+    .collect();
+    keys.retain(|key| protected.contains(&key.probe.parent));
+    for key in &mut keys {
+        key.probe.org_attnum = org_column_of(key.probe.parent).unwrap_or(0);
+    }
+    keys
+}
+
+/// Every foreign key of a table; which column of the parent holds the organization is the caller's to say.
+pub fn all_keys(relid: pg_sys::Oid, columns: &[(i16, String)]) -> Vec<GuardedKey> {
+    latest(
         "SELECT c.oid, c.conname::pg_catalog.text, c.confrelid, c.conindid, c.conkey::pg_catalog.int2[],
-                c.confkey::pg_catalog.int2[], c.conpfeqop::pg_catalog.oid[], i.indkey::pg_catalog.int2[]
+                c.confkey::pg_catalog.int2[], c.conpfeqop::pg_catalog.oid[], i.indkey::pg_catalog.int2[],
+                (SELECT pg_catalog.array_agg(a.atttypid ORDER BY k.n)
+                 FROM ROWS FROM (pg_catalog.unnest(c.conkey)) WITH ORDINALITY AS k (attnum, n)
+                      JOIN pg_catalog.pg_attribute AS a ON a.attrelid OPERATOR(pg_catalog.=) c.conrelid
+                                                       AND a.attnum OPERATOR(pg_catalog.=) k.attnum),
+                (SELECT pg_catalog.array_agg(a.attname::pg_catalog.text ORDER BY k.n)
+                 FROM ROWS FROM (pg_catalog.unnest(c.confkey)) WITH ORDINALITY AS k (attnum, n)
+                      JOIN pg_catalog.pg_attribute AS a ON a.attrelid OPERATOR(pg_catalog.=) c.confrelid
+                                                       AND a.attnum OPERATOR(pg_catalog.=) k.attnum)
          FROM pg_catalog.pg_constraint AS c
               JOIN pg_catalog.pg_index AS i ON i.indexrelid OPERATOR(pg_catalog.=) c.conindid
-              JOIN pg_catalog.pg_trigger AS t ON t.tgrelid OPERATOR(pg_catalog.=) c.confrelid
-                                             AND t.tgfoid OPERATOR(pg_catalog.=) $2
          WHERE c.conrelid OPERATOR(pg_catalog.=) $1 AND c.contype OPERATOR(pg_catalog.=) 'f'
          ORDER BY c.conname",
-        &[Arg::Oid(relid), Arg::Oid(guard)],
+        &[Arg::Oid(relid)],
         |row| {
             let numbers = |n| row.get::<Vec<i16>>(n).unwrap_or_default();
+            let ids = |n| row.get::<Vec<pg_sys::Oid>>(n).unwrap_or_default();
             let (child, parent, index) = (numbers(5), numbers(6), numbers(8));
-            let operators = row.get::<Vec<pg_sys::Oid>>(7).unwrap_or_default();
+            let (operators, types) = (ids(7), ids(9));
+            let names = row.get::<Vec<String>>(10).unwrap_or_default();
             GuardedKey {
                 constraint: row.get(1).unwrap_or(pg_sys::InvalidOid),
                 name: row.get(2).unwrap_or_default(),
@@ -181,22 +223,32 @@ fn foreign_keys(
                 probe: Probe {
                     parent: row.get(3).unwrap_or(pg_sys::InvalidOid),
                     index: row.get(4).unwrap_or(pg_sys::InvalidOid),
-                    org_attnum: 0, // read below
-
-                    keys: parent
-                        .iter()
-                        .zip(operators)
-                        .map(|(attnum, operator)| ProbeKey {
-                            index_column: index.iter().position(|i| i == attnum).unwrap_or(0) as i16 + 1,
-                            operator,
+                    org_attnum: 0,
+                    keys: (0..parent.len())
+                        .map(|i| ProbeKey {
+                            index_column: index.iter().position(|k| *k == parent[i]).unwrap_or(0) as i16 + 1,
+                            operator: operators[i],
+                            parent_column: names[i].clone(),
+                            cast: probe::cast_for(types[i], operators[i]),
                         })
                         .collect(),
                 },
             }
         },
-    );
-    for key in &mut keys {
-        key.probe.org_attnum = org_column_of(key.probe.parent).unwrap_or(0);
-    }
-    keys
+    )
+}
+
+/// The live columns of a table, in order.
+pub fn columns_of(relid: pg_sys::Oid) -> Vec<(i16, String)> {
+    latest(
+        "SELECT attnum, attname::pg_catalog.text FROM pg_catalog.pg_attribute
+         WHERE attrelid OPERATOR(pg_catalog.=) $1 AND attnum OPERATOR(pg_catalog.>) 0 AND NOT attisdropped ORDER BY attnum",
+        &[Arg::Oid(relid)],
+        |row| {
+            (
+                row.get::<i16>(1).unwrap_or_default(),
+                row.get::<String>(2).unwrap_or_default(),
+            )
+        },
+    )
 }

@@ -61,6 +61,8 @@ fn add_member(
         ));
     }
     lock_org(org, false)?;
+    // Asked again: the wait for the lock may have been one for a transfer of ownership.
+    access::require(org, "team:invite", "in the organization")?;
     if authority::user(&id_text(user)) != Some(*user) {
         return Err(invalid(
             "this is no registered user",
@@ -100,7 +102,9 @@ fn set_member_role(org: Uuid, user_id: Uuid, role: &str) -> pg::Result<()> {
     let (org, user) = (org.as_bytes(), user_id.as_bytes());
     access::require(org, "team:role", "in the organization")?;
     assignable(role)?;
-    if lock_org(org, false)? == *user {
+    let owner = lock_org(org, false)?;
+    access::require(org, "team:role", "in the organization")?;
+    if owner == *user {
         return Err(owner_rule(
             "an organization has exactly one owner",
             "The owner cannot be given another role while owning it.",
@@ -141,7 +145,11 @@ fn remove_member(org: Uuid, user_id: Uuid) -> pg::Result<()> {
     if !leaving {
         access::require(org, "team:remove", "in the organization")?;
     }
-    if lock_org(org, false)? == *user {
+    let owner = lock_org(org, false)?;
+    if !leaving {
+        access::require(org, "team:remove", "in the organization")?;
+    }
+    if owner == *user {
         return Err(owner_rule(
             "the owner cannot be removed from the organization",
             "An organization has exactly one owner, always.",

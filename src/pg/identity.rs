@@ -7,6 +7,53 @@ use std::ffi::CStr;
 unsafe extern "C-unwind" {
     // Declared here without pgrx's guard: they read a variable, never raise, and stand on the per-row path.
     fn GetSessionUserId() -> pg_sys::Oid;
+    fn GetUserIdAndSecContext(user: *mut pg_sys::Oid, context: *mut i32);
+}
+
+/// Everything about who runs the present line of code that an answer may rest on: the login, the role in force, and
+/// whether PostgreSQL has put restrictions on it. Compared on the per-row path.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Runner {
+    login: pg_sys::Oid,
+    user: pg_sys::Oid,
+    context: i32,
+}
+
+#[inline]
+pub fn runner() -> Runner {
+    let (mut user, mut context) = (pg_sys::InvalidOid, 0);
+    // SAFETY: reads backend variables.
+    unsafe { GetUserIdAndSecContext(&mut user, &mut context) };
+    Runner {
+        login: session_user(),
+        user,
+        context,
+    }
+}
+
+/// Whether code runs that is not the caller's own to vouch for: PostgreSQL runs the functions in a table's indexes,
+/// views and the like as the table's owner, restricted, whoever started ANALYZE (a superuser, autovacuum).
+pub fn is_restricted() -> bool {
+    // SAFETY: reads a backend variable.
+    unsafe { pg_sys::InSecurityRestrictedOperation() }
+}
+
+/// The role in force right now: a SECURITY DEFINER function's owner inside of it.
+fn current_user() -> pg_sys::Oid {
+    // SAFETY: reads a backend variable.
+    unsafe { pg_sys::GetUserId() }
+}
+
+/// Whether a SECURITY DEFINER function (or a demotion by PostgreSQL) is in effect.
+pub fn is_lent() -> bool {
+    current_user() != outer_user()
+}
+
+/// Whether both the caller and the role in force satisfy `test`, unrestricted: strength is neither lent by a definer
+/// function to its caller, nor by a caller to the code he runs into.
+pub fn both(test: impl Fn(pg_sys::Oid) -> bool) -> bool {
+    !is_restricted() && test(outer_user()) && test(current_user())
 }
 
 /// The login: what the connection authenticated as, or SET SESSION AUTHORIZATION made of it.
@@ -43,10 +90,15 @@ pub fn has_privileges_of(member: pg_sys::Oid, role: pg_sys::Oid) -> bool {
 }
 
 /// Break-glass (spec 1): `SET row_security = off` by a role that may bypass row security. pg_dump and pg_restore
-/// set it themselves. The outer role decides, so that a definer function of a superuser is no way in.
+/// set it themselves. The caller and the role in force must both have the right: a definer function of a superuser is no
+/// way in, nor is code of a weaker role that a superuser runs into.
 pub fn break_glass() -> bool {
-    // SAFETY: reads a GUC variable, then a syscache look-up.
-    unsafe { !pg_sys::row_security && pg_sys::has_bypassrls_privilege(outer_user()) }
+    // SAFETY: reads a GUC variable.
+    if unsafe { pg_sys::row_security } {
+        return false;
+    }
+    // SAFETY: syscache look-ups.
+    both(|role| unsafe { pg_sys::has_bypassrls_privilege(role) })
 }
 
 /// Whether PostgreSQL's own referential-integrity query is running (it runs as the table's owner without row security).
@@ -80,18 +132,31 @@ impl Drop for Acting {
     }
 }
 
+/// Runs `work` as a table's owner, restricted, the way PostgreSQL itself maintains tables: what the table brings along
+/// (casts, constraint and index expressions that get evaluated) runs with no more rights than its owner has.
+pub fn as_table_owner<R>(owner: pg_sys::Oid, work: impl FnOnce() -> R) -> R {
+    acting_as(
+        owner,
+        (pg_sys::SECURITY_RESTRICTED_OPERATION | pg_sys::SECURITY_NOFORCE_RLS) as i32,
+        work,
+    )
+}
+
 /// Runs `work` as the extension's owner with `search_path = pg_catalog, pg_temp`, as a SECURITY DEFINER function
 /// would; the caller has been checked by then. Queries inside still qualify every name.
 pub fn as_owner<R>(work: impl FnOnce() -> R) -> R {
-    let owner = catalog::house().owner;
+    acting_as(catalog::house().owner, 0, work)
+}
+
+fn acting_as<R>(role: pg_sys::Oid, restrictions: i32, work: impl FnOnce() -> R) -> R {
     // SAFETY: the same sequence as fmgr_security_definer(); undone by `Acting` on every way out.
     let _acting = unsafe {
         let (mut user, mut context) = (pg_sys::InvalidOid, 0);
         pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
         let nest = pg_sys::NewGUCNestLevel();
         pg_sys::SetUserIdAndSecContext(
-            owner,
-            context | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32,
+            role,
+            context | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32 | restrictions,
         );
         let acting = Acting {
             user,

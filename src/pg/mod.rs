@@ -8,6 +8,7 @@ pub mod heap;
 pub mod identity;
 pub mod probe;
 pub mod query;
+pub mod scan;
 pub mod setting;
 pub mod srf;
 pub mod transaction;

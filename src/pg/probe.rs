@@ -17,6 +17,42 @@ pub struct Probe {
 pub struct ProbeKey {
     pub index_column: i16,
     pub operator: pg_sys::Oid,
+    /// The parent's column, as its name stands in PostgreSQL's own query for the key.
+    pub parent_column: String,
+    pub cast: Cast,
+}
+
+/// What makes the child's value one that the operator understands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cast {
+    /// The same type, or one stored alike.
+    None,
+    Function(pg_sys::Oid),
+    /// PostgreSQL converts by way of text or element by element; we do not.
+    Unknown,
+}
+
+/// The cast that a foreign key's check applies to the child's value, by the rule of `ri_HashCompareOp()`.
+pub fn cast_for(child_type: pg_sys::Oid, operator: pg_sys::Oid) -> Cast {
+    // SAFETY: catalog look-ups by id.
+    unsafe {
+        let (mut left, mut right) = (pg_sys::InvalidOid, pg_sys::InvalidOid);
+        pg_sys::op_input_types(operator, &mut left, &mut right);
+        if child_type == right || pg_sys::IsBinaryCoercible(child_type, right) {
+            return Cast::None;
+        }
+        let mut function = pg_sys::InvalidOid;
+        match pg_sys::find_coercion_pathway(
+            right,
+            pg_sys::getBaseType(child_type),
+            pg_sys::CoercionContext::COERCION_IMPLICIT,
+            &mut function,
+        ) {
+            pg_sys::CoercionPathType::COERCION_PATH_FUNC => Cast::Function(function),
+            pg_sys::CoercionPathType::COERCION_PATH_RELABELTYPE => Cast::None,
+            _ => Cast::Unknown,
+        }
+    }
 }
 
 /// What stands at the other end of a key.
@@ -36,14 +72,23 @@ const ATTEMPTS: usize = 100;
 /// would be an answer. Our own is locked FOR KEY SHARE, so that nobody replaces it under another organization.
 pub fn find(probe: &Probe, key: &[Value], org: &[u8; 16]) -> Parent {
     for _ in 0..ATTEMPTS {
-        if let Some(parent) = attempt(probe, key, org) {
+        if let Some(parent) = attempt(probe, key, org, true) {
             return parent;
         }
     }
     Parent::Missing
 }
 
-fn attempt(probe: &Probe, key: &[Value], org: &[u8; 16]) -> Option<Parent> {
+/// `find()` without the lock: whether an existing reference crosses organizations.
+pub fn is_foreign(probe: &Probe, key: &[Value], org: &[u8; 16]) -> bool {
+    attempt(probe, key, org, false) == Some(Parent::Foreign)
+}
+
+fn attempt(probe: &Probe, key: &[Value], org: &[u8; 16], lock: bool) -> Option<Parent> {
+    // A key that we cannot look up is not vouched for: PostgreSQL's check will find no parent either.
+    if probe.keys.iter().any(|k| k.cast == Cast::Unknown) {
+        return Some(Parent::Foreign);
+    }
     // SAFETY: relation and index are opened with the lock that PostgreSQL's own check takes, and closed; the scan keys
     // are built from the index's own operator family; the slot belongs to the relation. An error in between is
     // cleaned up by the transaction's abort.
@@ -81,7 +126,7 @@ fn attempt(probe: &Probe, key: &[Value], org: &[u8; 16]) -> Option<Parent> {
             if null || *datum.cast_mut_ptr::<[u8; 16]>() != *org {
                 Some(Parent::Foreign)
             } else {
-                hold(relation, slot, snapshot, command).then_some(Parent::Held)
+                (!lock || hold(relation, slot, snapshot, command)).then_some(Parent::Held)
             }
         } else {
             Some(Parent::Missing)
@@ -151,9 +196,27 @@ unsafe fn scan_key(index: pg_sys::Relation, key: &ProbeKey, value: &Value) -> pg
             right,
             *(*index).rd_indcollation.add(column),
             pg_sys::get_opcode(key.operator),
-            value.datum,
+            converted(key.cast, value.datum),
         );
         entry
+    }
+}
+
+/// SAFETY: the datum is of the type that the cast was chosen for.
+unsafe fn converted(cast: Cast, datum: pg_sys::Datum) -> pg_sys::Datum {
+    match cast {
+        // SAFETY: as the function's own; a cast function takes the value, a type modifier and whether it is explicit,
+        // and ignores what it does not declare.
+        Cast::Function(function) => unsafe {
+            pg_sys::OidFunctionCall3Coll(
+                function,
+                pg_sys::DEFAULT_COLLATION_OID,
+                datum,
+                pg_sys::Datum::from(-1_i32),
+                pg_sys::Datum::from(false),
+            )
+        },
+        _ => datum,
     }
 }
 

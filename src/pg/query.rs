@@ -165,25 +165,31 @@ pub fn run<T>(sql: &str, args: &[Arg], mut map: impl FnMut(&Row) -> T) -> Vec<T>
 
 /// `run` for a statement whose rows nobody needs; answers how many it touched.
 pub fn execute(sql: &str, args: &[Arg]) -> u64 {
-    let mut touched = 0;
-    as_owner(|| {
-        let (mut values, nulls, mut types) = bind(args);
-        let text = CString::new(sql).expect("query text has no NUL");
-        // SAFETY: as in `run`.
-        unsafe {
-            pg_sys::SPI_connect();
-            pg_sys::SPI_execute_with_args(
-                text.as_ptr(),
-                types.len() as i32,
-                types.as_mut_ptr(),
-                values.as_mut_ptr(),
-                nulls.as_ptr(),
-                false,
-                0,
-            );
-            touched = pg_sys::SPI_processed;
-            pg_sys::SPI_finish();
-        }
-    });
-    touched
+    as_owner(|| perform(sql, args))
+}
+
+/// `execute` in whatever identity is in force.
+pub fn execute_as_is(sql: &str) {
+    perform(sql, &[]);
+}
+
+fn perform(sql: &str, args: &[Arg]) -> u64 {
+    let (mut values, nulls, mut types) = bind(args);
+    let text = CString::new(sql).expect("query text has no NUL");
+    // SAFETY: as in `run`.
+    unsafe {
+        pg_sys::SPI_connect();
+        pg_sys::SPI_execute_with_args(
+            text.as_ptr(),
+            types.len() as i32,
+            types.as_mut_ptr(),
+            values.as_mut_ptr(),
+            nulls.as_ptr(),
+            false,
+            0,
+        );
+        let touched = pg_sys::SPI_processed;
+        pg_sys::SPI_finish();
+        touched
+    }
 }

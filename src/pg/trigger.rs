@@ -1,6 +1,6 @@
 //! What a native trigger gets to see.
 
-use super::value::Value;
+use super::value::{self, Projection, Value};
 use pgrx::prelude::*;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -113,6 +113,11 @@ pub struct RowImage {
 }
 
 impl RowImage {
+    /// SAFETY: the tuple is one of the descriptor's, and both outlive the image.
+    pub(super) unsafe fn new(tuple: pg_sys::HeapTuple, desc: pg_sys::TupleDesc) -> RowImage {
+        RowImage { tuple, desc }
+    }
+
     /// Column `attnum`, from 1.
     pub fn value(&self, attnum: i16) -> Value {
         // SAFETY: attnum is one of the descriptor's columns, as the table's layout was read from the catalog and is
@@ -141,9 +146,17 @@ impl RowImage {
         unsafe { (*self.tuple).t_self }
     }
 
-    pub fn to_jsonb(self) -> pg_sys::Datum {
-        // SAFETY: tuple and descriptor belong together.
-        unsafe { super::value::row_to_jsonb(self.tuple, self.desc) }
+    /// These columns as a row type of their own.
+    pub fn projection(&self, attnums: &[i16]) -> Projection {
+        // SAFETY: the numbers are the table's columns, as it was read from the catalog.
+        unsafe { value::projection(self.desc, attnums) }
+    }
+
+    /// The columns that `projection` was made of, as jsonb.
+    pub fn to_jsonb(self, projection: Projection, attnums: &[i16]) -> pg_sys::Datum {
+        let values: Vec<Value> = attnums.iter().map(|attnum| self.value(*attnum)).collect();
+        // SAFETY: the values are those of the projection's columns.
+        unsafe { value::to_jsonb(projection, &values) }
     }
 }
 

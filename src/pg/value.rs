@@ -111,14 +111,41 @@ thread_local! {
     static TO_JSONB: RefCell<HashMap<pg_sys::Oid, *mut pg_sys::FmgrInfo>> = RefCell::default();
 }
 
-/// A whole row as jsonb, exactly as to_jsonb(row) makes it.
+/// Some columns of a row type, as a row type of their own.
+#[derive(Clone, Copy, Debug)]
+pub struct Projection {
+    desc: pg_sys::TupleDesc,
+}
+
+/// The projection of `desc` to these columns, registered with PostgreSQL for the backend's life (equal ones are one).
 ///
-/// SAFETY: `tuple` is a valid tuple of `desc`.
-pub unsafe fn row_to_jsonb(tuple: pg_sys::HeapTuple, desc: pg_sys::TupleDesc) -> pg_sys::Datum {
-    // SAFETY: as the function's own; the composite datum is a copy with toasted values flattened.
+/// SAFETY: the numbers are columns of the descriptor.
+pub unsafe fn projection(desc: pg_sys::TupleDesc, attnums: &[i16]) -> Projection {
+    // SAFETY: as the function's own; the descriptor is made in memory that lives as long as the backend.
     unsafe {
-        let composite = pg_sys::heap_copy_tuple_as_datum(tuple, desc);
-        let call = prepared_to_jsonb((*desc).tdtypeid);
+        let before = pg_sys::MemoryContextSwitchTo(pg_sys::TopMemoryContext);
+        let part = pg_sys::CreateTemplateTupleDesc(attnums.len() as i32);
+        for (i, attnum) in attnums.iter().enumerate() {
+            pg_sys::TupleDescCopyEntry(part, i as i16 + 1, desc, *attnum);
+        }
+        let part = pg_sys::BlessTupleDesc(part);
+        pg_sys::MemoryContextSwitchTo(before);
+        Projection { desc: part }
+    }
+}
+
+/// These values as jsonb, exactly as to_jsonb(row) makes it.
+///
+/// SAFETY: the values are those of the projection's columns, in their order.
+pub unsafe fn to_jsonb(projection: Projection, values: &[Value]) -> pg_sys::Datum {
+    let mut datums: Vec<pg_sys::Datum> = values.iter().map(|v| v.datum).collect();
+    let mut nulls: Vec<bool> = values.iter().map(|v| v.null).collect();
+    // SAFETY: as the function's own.
+    unsafe {
+        let tuple =
+            pg_sys::heap_form_tuple(projection.desc, datums.as_mut_ptr(), nulls.as_mut_ptr());
+        let composite = pg_sys::HeapTupleHeaderGetDatum((*tuple).t_data);
+        let call = prepared_to_jsonb((*projection.desc).tdtypeid);
         pg_sys::FunctionCall1Coll(call, pg_sys::InvalidOid, composite)
     }
 }
@@ -147,22 +174,6 @@ unsafe fn prepared_to_jsonb(row_type: pg_sys::Oid) -> *mut pg_sys::FmgrInfo {
         TO_JSONB.with_borrow_mut(|calls| calls.insert(row_type, call));
         call
     }
-}
-
-/// The object without these keys.
-pub fn jsonb_without(object: pg_sys::Datum, keys: &[&str]) -> pg_sys::Datum {
-    if keys.is_empty() {
-        return object;
-    }
-    let keys: Vec<String> = keys.iter().map(|k| k.to_string()).collect();
-    // SAFETY: jsonb - text[], neither NULL.
-    unsafe {
-        pgrx::direct_function_call_as_datum(
-            pg_sys::jsonb_delete_array,
-            &[Some(object), keys.into_datum()],
-        )
-    }
-    .expect("jsonb - text[] is never NULL")
 }
 
 /// A `name` datum, truncated as PostgreSQL truncates names.

@@ -48,6 +48,8 @@ rm -rf "$dir"
 pub struct Cluster {
     dir: PathBuf,
     bin: PathBuf,
+    /// Whom the server runs as where we are root, who may not run one.
+    user: Option<(u32, u32)>,
     keeper: Child,
     /// Never written to. Its closing is the message.
     stdin: Option<ChildStdin>,
@@ -64,6 +66,7 @@ impl Cluster {
         let bin = bindir();
         let temp = std::env::temp_dir();
         let root = id("-u", None) == 0;
+        let user = root.then(|| (id("-u", Some("postgres")), id("-g", Some("postgres"))));
         // A socket's path has 107 bytes at most; and a private TMPDIR of root is closed to the server's own user.
         let base = if root || temp.as_os_str().len() > 60 {
             Path::new("/tmp")
@@ -88,12 +91,7 @@ impl Cluster {
                 command.env_remove(name);
             }
         }
-        if root {
-            // Setting the user as root also clears the supplementary groups.
-            command
-                .uid(id("-u", Some("postgres")))
-                .gid(id("-g", Some("postgres")));
-        }
+        become_user(&mut command, user);
         let mut keeper = command.spawn().expect("sh starts");
         let stdin = keeper.stdin.take();
         let mut out = BufReader::new(keeper.stdout.take().expect("a piped stdout"));
@@ -108,6 +106,7 @@ impl Cluster {
         Cluster {
             dir: dir.into(),
             bin,
+            user,
             keeper,
             stdin,
         }
@@ -147,7 +146,11 @@ impl Cluster {
 
     /// Runs one of PostgreSQL's own programs against a database of this cluster, as superuser.
     pub fn client_program(&self, program: &str, database: &str, args: &[&str]) -> String {
-        let out = Command::new(self.bin.join(program))
+        let mut command = Command::new(self.bin.join(program));
+        // What it writes is the keeper's to remove.
+        become_user(&mut command, self.user);
+        let out = command
+            .current_dir("/")
             .arg("--host")
             .arg(&self.dir)
             .args([
@@ -173,6 +176,13 @@ impl Drop for Cluster {
     fn drop(&mut self) {
         drop(self.stdin.take());
         self.keeper.wait().ok();
+    }
+}
+
+/// Setting the user as root also clears the supplementary groups.
+fn become_user(command: &mut Command, user: Option<(u32, u32)>) {
+    if let Some((uid, gid)) = user {
+        command.uid(uid).gid(gid);
     }
 }
 

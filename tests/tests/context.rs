@@ -1584,3 +1584,127 @@ fn a10_an_open_cursor_gives_no_more_rows_after_the_revocation() {
         }
     }
 }
+
+#[test]
+fn a4_actor_request_and_address_are_void_with_the_rest() {
+    let world = World::new();
+    for load_first in [false, true] {
+        let mut pooled = world.app();
+        if load_first {
+            pooled.run("SELECT tenancy.current_org()");
+        }
+        pooled.run("SET app.actor_type = 'ai'; SET app.request_id = 'forged'; SET app.client_addr = '6.6.6.6'");
+        world.begin(&mut pooled, world.acme, "acme.member");
+        assert_eq!(pooled.whoami()["actor_type"], "human");
+        pooled.run("UPDATE sites SET visits = visits + 1 WHERE id = 1");
+        pooled.run("COMMIT");
+        let rows = world.session("acme.admin").json(
+            "SELECT actor_type, request_id, client_addr FROM tenancy.audit_log WHERE object LIKE '%sites'",
+        );
+        let last = rows.last().unwrap();
+        assert_eq!(last["actor_type"], "human", "{load_first}");
+        assert!(last["request_id"].is_null(), "{last}");
+        assert!(last["client_addr"].is_null(), "{last}");
+    }
+}
+
+#[test]
+fn a4_a_void_context_is_not_revived_by_loading_the_library() {
+    let world = World::new();
+    let mut pooled = world.app();
+    // One client, before anything of ours is loaded.
+    pooled.run(&format!(
+        "SET app.current_org = '{}'; SET app.current_user_id = '{}'",
+        world.acme.id,
+        world.user("acme.member")
+    ));
+    // The next one, whose own context is given up again.
+    pooled.run("BEGIN; SAVEPOINT s");
+    pooled.run(&world.claim(world.globex, "globex.member"));
+    assert_eq!(
+        pooled.text("SELECT tenancy.current_org()"),
+        world.globex.id.to_string()
+    );
+    pooled.run("ROLLBACK TO s");
+    assert_eq!(world.seen(&mut pooled, "servers"), NOTHING);
+    assert_eq!(pooled.value("SELECT tenancy.current_org()"), None);
+    pooled.run("COMMIT");
+    assert_eq!(world.seen(&mut pooled, "servers"), NOTHING);
+}
+
+#[test]
+fn a10_a_row_waited_for_is_not_handed_to_who_was_removed_meanwhile() {
+    let world = World::new();
+    for (sql, who) in [
+        (
+            "SELECT name FROM sites WHERE id = 1 FOR UPDATE",
+            "acme.member",
+        ),
+        (
+            "SELECT name FROM sites WHERE id = 1 FOR NO KEY UPDATE",
+            "agency",
+        ),
+        (
+            "UPDATE sites SET visits = 0 WHERE id = 1 RETURNING name",
+            "acme.admin",
+        ),
+    ] {
+        let mut holder = world.session("acme.owner");
+        holder.run("BEGIN; UPDATE sites SET name = 'acme-secret' WHERE id = 1");
+        let mut session = world.session(who);
+        assert_eq!(world.seen(&mut session, "sites"), (6, 0));
+        let waiting = std::thread::spawn(move || session.try_rows(sql).map_err(|e| e.to_string()));
+        std::thread::sleep(Duration::from_millis(300));
+        remove(&world, who);
+        holder.run("COMMIT");
+        if let Ok(rows) = waiting.join().unwrap() {
+            assert!(rows.is_empty(), "{sql}: {rows:?}");
+        }
+        holder.run("UPDATE sites SET name = 'acme-site-1' WHERE id = 1");
+    }
+}
+
+#[test]
+fn errors_are_the_same_with_the_library_loaded() {
+    // Its hooks stand around every statement; what they pass on is whole, down to the fields that drivers read.
+    let world = World::people();
+    let mut session = world.bound("acme.member");
+    session.run(
+        "CREATE DOMAIN pg_temp.small AS int CHECK (VALUE < 10);
+         CREATE TEMP TABLE q (id int PRIMARY KEY, n int NOT NULL DEFAULT 0, s pg_temp.small, CHECK (n < 100));
+         CREATE TEMP TABLE r (id int REFERENCES q, d int REFERENCES q DEFERRABLE INITIALLY DEFERRED);
+         INSERT INTO q VALUES (1);
+         CREATE FUNCTION pg_temp.deep(int) RETURNS int LANGUAGE plpgsql AS $$ BEGIN
+             RETURN 1 / $1;
+         END $$",
+    );
+    let statements = [
+        "INSERT INTO q VALUES (1)",
+        "INSERT INTO q VALUES (2, NULL)",
+        "INSERT INTO q VALUES (2, 100)",
+        "INSERT INTO q (id, s) VALUES (2, 11)",
+        "INSERT INTO r VALUES (7)",
+        "INSERT INTO r (d) VALUES (7)",
+        "DELETE FROM q WHERE id = 1; INSERT INTO r VALUES (1)",
+        "SELECT pg_temp.deep(0)",
+        "SELECT 1 / n FROM q",
+        "SELEC 1",
+        "SELECT no_such_column FROM q",
+        "SELECT 'x'::int",
+        "DO $$ BEGIN RAISE EXCEPTION 'm' USING DETAIL = 'd', HINT = 'h', ERRCODE = 'ZZ001', COLUMN = 'c', CONSTRAINT = 'k',
+             DATATYPE = 'y', TABLE = 't', SCHEMA = 's'; END $$",
+        "SELECT * FROM generate_series(1, 3) i, LATERAL (SELECT 1 / (2 - i)) q",
+    ];
+    let all = |session: &mut Session| {
+        statements.map(|sql| {
+            let error = session.attempt(sql).expect_err(sql);
+            error.as_db_error().expect("an error of the server").clone()
+        })
+    };
+    let before = all(&mut session);
+    session.run("SELECT tenancy.current_org()");
+    let after = all(&mut session);
+    for (before, after) in before.iter().zip(&after) {
+        assert_same_error(after, before, &[]);
+    }
+}

@@ -253,10 +253,51 @@ fn a_dump_restored_on_another_server_is_the_same_world() {
         );
         behaves(&copy);
     }
+    // Over what is there: everything is dropped and made anew.
+    let file = world.db.cluster.file("custom");
+    let clean = [
+        "--clean",
+        "--if-exists",
+        "--exit-on-error",
+        file.to_str().unwrap(),
+    ];
+    let copy = world.moved_to(Db::empty(server.clone()));
+    server.client_program("pg_restore", &copy.db.name, &clean[2..]);
+    copy.session("acme.admin").run("DELETE FROM sites");
+    server.client_program("pg_restore", &copy.db.name, &clean);
+    for ((name, old), (_, new)) in before.iter().zip(facts(&mut copy.superuser())) {
+        assert_eq!(old, &new, "over what was there: {name}");
+    }
+    behaves(&copy);
     // The source has not been touched by being dumped.
     assert_eq!(facts(&mut source), before);
     assert_eq!(world.session("acme.owner").column(AUDIT), logs[0]);
     behaves(&world);
+}
+
+#[test]
+fn the_order_in_which_a_dump_is_loaded_does_not_matter() {
+    // Several jobs load the tables in any order, members before their orgs.
+    let world = world_with_a_past();
+    let before = facts(&mut world.superuser());
+    let folder = world.db.cluster.file("folder");
+    let folder = folder.to_str().expect("a path in UTF-8");
+    world.db.cluster.client_program(
+        "pg_dump",
+        &world.db.name,
+        &["--format", "directory", "--jobs", "2", "--file", folder],
+    );
+    let copy = world.moved_to(Db::empty(Cluster::shared()));
+    world.db.cluster.client_program(
+        "pg_restore",
+        &copy.db.name,
+        &["--exit-on-error", "--jobs", "4", folder],
+    );
+    std::fs::remove_dir_all(folder).expect("a folder of our own");
+    for ((name, old), (_, new)) in before.iter().zip(facts(&mut copy.superuser())) {
+        assert_eq!(old, &new, "{name}");
+    }
+    behaves(&copy);
 }
 
 #[test]

@@ -791,3 +791,131 @@ fn d4_a_crowd_of_writers_makes_no_reference_across_orgs() {
         assert!(dba.count("SELECT count(*) FROM links") > 0);
     }
 }
+
+#[test]
+fn d1_columns_of_a_key_are_told_apart() {
+    // ('ab', 'c') and ('a', 'bc') are two keys, also in the memory of what was found.
+    let world = World::people();
+    world.superuser().run(
+        "CREATE TABLE p (a text, b text, org_id uuid, PRIMARY KEY (a, b));
+         CREATE TABLE c (id int, a text, b text, org_id uuid, FOREIGN KEY (a, b) REFERENCES p);
+         SELECT tenancy.protect('p'); SELECT tenancy.protect('c'); GRANT ALL ON p, c TO PUBLIC",
+    );
+    world
+        .session("globex.admin")
+        .run("INSERT INTO p VALUES ('a', 'bc')");
+    let mut acme = world.session("acme.admin");
+    acme.run("INSERT INTO p VALUES ('ab', 'c')");
+    fails(
+        acme.attempt("INSERT INTO c (id, a, b) VALUES (1, 'ab', 'c'), (2, 'a', 'bc')"),
+        "23503",
+    );
+    acme.run("BEGIN; INSERT INTO c (id, a, b) VALUES (1, 'ab', 'c')");
+    fails(
+        acme.attempt("INSERT INTO c (id, a, b) VALUES (2, 'a', 'bc')"),
+        "23503",
+    );
+}
+
+#[test]
+fn d1_whatever_the_types_of_parent_and_child() {
+    // Each pair that PostgreSQL lets a foreign key have: a parent of one's own is found, another's is missing, nothing crashes.
+    let world = World::people();
+    for (i, (parent, child)) in [
+        ("int", "bigint"),
+        ("bigint", "int"),
+        ("bigint", "smallint"),
+        ("smallint", "bigint"),
+        ("numeric", "int"),
+        ("numeric", "bigint"),
+        ("numeric", "numeric(10,2)"),
+        ("float8", "int"),
+        ("float4", "int"),
+        ("float8", "numeric"),
+        ("float8", "float4"),
+        ("text", "varchar(20)"),
+        ("text", "char(3)"),
+        ("text", "\"char\""),
+        ("text", "name"),
+        ("varchar(20)", "text"),
+        ("char(5)", "char(3)"),
+        ("name", "text"),
+        ("oid", "int"),
+        ("inet", "cidr"),
+        ("uuid", "uuid"),
+        ("date", "date"),
+        ("timestamptz", "date"),
+        ("timestamp", "date"),
+    ]
+    .iter()
+    .enumerate()
+    {
+        let mut dba = world.superuser();
+        let made = dba.attempt(&format!(
+            "CREATE TABLE p{i} (k {parent} PRIMARY KEY, org_id uuid);
+             CREATE TABLE c{i} (id int, k {child} REFERENCES p{i}, org_id uuid);
+             SELECT tenancy.protect('p{i}'); SELECT tenancy.protect('c{i}'); GRANT ALL ON p{i}, c{i} TO PUBLIC"
+        ));
+        if let Err(error) = made {
+            // Refused by PostgreSQL (no such key), or by us in words.
+            assert!(error.as_db_error().is_some(), "{parent} {child}: {error:?}");
+            continue;
+        }
+        let value = |n: u8| match *parent {
+            "uuid" => format!("'00000000-0000-0000-0000-00000000000{n}'"),
+            "inet" => format!("'10.0.0.{n}'"),
+            "date" | "timestamptz" | "timestamp" => format!("'2024-01-0{n}'"),
+            _ => format!("'{n}'"),
+        };
+        let mut acme = world.session("acme.admin");
+        let mut globex = world.session("globex.admin");
+        acme.run(&format!("INSERT INTO p{i} VALUES ({})", value(1)));
+        globex.run(&format!("INSERT INTO p{i} VALUES ({})", value(2)));
+        let insert = |n: u8| format!("INSERT INTO c{i} (id, k) VALUES ({n}, {})", value(n));
+        acme.attempt(&insert(1))
+            .unwrap_or_else(|e| panic!("{parent} {child}: own parent: {e:?}"));
+        let other = fails(acme.attempt(&insert(2)), "23503");
+        let missing = fails(acme.attempt(&insert(3)), "23503");
+        assert_same_error(&other, &missing, &[]);
+        // The same under a deferred key, and by another's hand.
+        globex
+            .attempt(&insert(2))
+            .unwrap_or_else(|e| panic!("{parent} {child}: own parent of globex: {e:?}"));
+        fails(globex.attempt(&insert(1)), "23503");
+        assert_eq!(
+            dba.count(&format!(
+                "SELECT count(*) FROM c{i} WHERE org_id <> CASE id WHEN 1 THEN '{}' ELSE '{}' END::uuid",
+                world.acme.id, world.globex.id
+            )),
+            0,
+            "{parent} {child}"
+        );
+    }
+}
+
+#[test]
+fn d2_a_parent_hidden_from_one_key_is_not_hidden_from_another() {
+    let world = World::people();
+    world.superuser().run(
+        "CREATE TABLE p (a int UNIQUE, b int UNIQUE, org_id uuid);
+         CREATE TABLE c (a int REFERENCES p (a) DEFERRABLE INITIALLY DEFERRED, org_id uuid);
+         CREATE TABLE d (b int REFERENCES p (b), org_id uuid);
+         CREATE TABLE e (a int REFERENCES p (a), org_id uuid);
+         SELECT tenancy.protect('p'); SELECT tenancy.protect('c'); SELECT tenancy.protect('d'); SELECT tenancy.protect('e');
+         GRANT ALL ON p, c, d, e TO PUBLIC",
+    );
+    world
+        .session("globex.admin")
+        .run("INSERT INTO p (a) VALUES (100)");
+    let mut acme = world.session("acme.admin");
+    acme.run("INSERT INTO p (b) VALUES (100), (101)");
+    for id in [100, 101] {
+        acme.run(&format!("BEGIN; INSERT INTO c (a) VALUES ({id})"));
+        acme.run(&format!("INSERT INTO d (b) VALUES ({id})"));
+        fails(
+            acme.attempt_within(&format!("INSERT INTO e (a) VALUES ({id})")),
+            "23503",
+        );
+        fails(acme.attempt("COMMIT"), "23503");
+    }
+}

@@ -338,3 +338,51 @@ fn the_owners_account_stays_while_he_owns() {
     dba.run(&delete("acme.owner"));
     assert_whole(&mut dba);
 }
+
+#[test]
+fn a10_an_act_that_waited_for_a_transfer_asks_again_for_the_right() {
+    let world = World::people();
+    let acme = world.acme.id;
+    for act in [
+        format!(
+            "SELECT tenancy.add_member('{acme}', '{}', 'admin')",
+            world.user("stranger")
+        ),
+        format!(
+            "SELECT tenancy.set_member_role('{acme}', '{}', 'admin')",
+            world.user("acme.viewer")
+        ),
+        format!(
+            "SELECT tenancy.remove_member('{acme}', '{}')",
+            world.user("acme.viewer")
+        ),
+        format!(
+            "SELECT tenancy.transfer_ownership('{acme}', '{}')",
+            world.user("acme.viewer")
+        ),
+    ] {
+        let mut first = world.session("acme.owner");
+        first.run(&format!(
+            "BEGIN; SELECT tenancy.transfer_ownership('{acme}', '{}')",
+            world.user("acme.admin")
+        ));
+        let mut second = world.session("acme.owner");
+        let waiting = std::thread::spawn(move || {
+            second
+                .attempt(&act)
+                .map_err(|e| e.as_db_error().map(|e| e.code().code().to_string()))
+                .map_err(|code| (act, code))
+        });
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        first.run("COMMIT");
+        match waiting.join().unwrap() {
+            Err((_, code)) => assert_eq!(code.as_deref(), Some("42501")),
+            Ok(_) => panic!("an act passed whose right had gone while it waited"),
+        }
+        assert_whole(&mut world.superuser());
+        world.superuser().run(&format!(
+            "SELECT tenancy.transfer_ownership('{acme}', '{}')",
+            world.user("acme.owner")
+        ));
+    }
+}

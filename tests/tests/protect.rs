@@ -1445,3 +1445,200 @@ fn tables_that_are_no_plain_tables_are_refused_whole() {
         );
     }
 }
+
+// ---- Nobody's code runs with another's rights (C4, B1)
+
+/// A role that owns a schema of its own, where its traps lie. `trap(int)` runs `catch()` where somebody else executes it.
+fn trapper(world: &World) -> (String, Session) {
+    let role = world.db.role("trapper");
+    world.superuser().run(&format!(
+        "CREATE ROLE {role} LOGIN; CREATE SCHEMA traps AUTHORIZATION {role};
+         SELECT tenancy.bind_login('{role}', '{}')",
+        world.user("stranger")
+    ));
+    let mut session = world.db.login(&role);
+    session.run(&format!(
+        "CREATE TABLE traps.loot (who text, what text); GRANT ALL ON traps.loot TO PUBLIC; GRANT USAGE ON SCHEMA traps TO PUBLIC;
+         CREATE FUNCTION traps.catch() RETURNS int LANGUAGE plpgsql AS $$ BEGIN
+             INSERT INTO traps.loot VALUES (current_user, session_user);
+             ALTER ROLE {role} SUPERUSER;
+             RETURN 1;
+         EXCEPTION WHEN OTHERS THEN RETURN 0; END $$;
+         CREATE FUNCTION traps.trap(int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN
+             IF current_user <> '{role}' THEN PERFORM traps.catch(); END IF; RETURN $1; END $$"
+    ));
+    (role, session)
+}
+
+#[track_caller]
+fn assert_not_risen(world: &World, role: &str, what: &str) {
+    let mut dba = world.superuser();
+    assert!(
+        !dba.is_true(&format!(
+            "SELECT rolsuper FROM pg_roles WHERE rolname = '{role}'"
+        )),
+        "{what}: {role} is superuser"
+    );
+    assert_eq!(
+        dba.column("SELECT DISTINCT who FROM traps.loot"),
+        Vec::<String>::new(),
+        "{what}: code of {role} ran as somebody else"
+    );
+}
+
+#[test]
+fn b1_protect_runs_no_code_of_the_tables_owner_as_another() {
+    let world = World::people();
+    let (role, mut session) = trapper(&world);
+    let org = world.acme.id;
+    session.run(&format!(
+        "CREATE TYPE traps.e AS ENUM ('one', 'two');
+         CREATE FUNCTION traps.e2i(traps.e) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT traps.trap(1)';
+         CREATE CAST (traps.e AS int) WITH FUNCTION traps.e2i(traps.e) AS IMPLICIT;
+         CREATE TABLE traps.partial (id int PRIMARY KEY, org_id uuid, x int);
+         CREATE INDEX ON traps.partial (x) WHERE traps.trap(1) = 1;
+         CREATE TABLE traps.checked (id int PRIMARY KEY, org_id uuid, x int CHECK (traps.trap(x) = x));
+         CREATE TABLE traps.enumerated (id int PRIMARY KEY, org_id uuid, p traps.e REFERENCES traps.enumerated);
+         CREATE TABLE traps.indexed (id int, org_id uuid); CREATE INDEX ON traps.indexed ((traps.trap(id)));
+         CREATE TABLE traps.generated (id int, org_id uuid, g int GENERATED ALWAYS AS (traps.trap(id)) STORED);
+         CREATE TABLE traps.ruled (id int, org_id uuid);
+         CREATE RULE r AS ON DELETE TO traps.ruled DO ALSO SELECT traps.trap(1);
+         CREATE TABLE traps.policed (id int, org_id uuid); ALTER TABLE traps.policed ENABLE ROW LEVEL SECURITY;
+         CREATE POLICY p ON traps.policed USING (traps.trap(id) = id);
+         INSERT INTO traps.partial VALUES (1, '{org}', 1); INSERT INTO traps.checked VALUES (1, '{org}', 1);
+         INSERT INTO traps.enumerated VALUES (1, '{org}', 'one'); INSERT INTO traps.indexed VALUES (1, '{org}');
+         INSERT INTO traps.generated VALUES (1, '{org}'); INSERT INTO traps.policed VALUES (1, '{org}')"
+    ));
+    let tables = [
+        "partial",
+        "checked",
+        "enumerated",
+        "indexed",
+        "generated",
+        "ruled",
+        "policed",
+    ];
+    // Protected and unprotected by the owner, as himself.
+    for table in tables {
+        for constraint_exclusion in ["partition", "on"] {
+            session.run(&format!(
+                "SET constraint_exclusion = {constraint_exclusion}"
+            ));
+            session
+                .attempt(&format!("SELECT tenancy.protect('traps.{table}')"))
+                .ok();
+            session
+                .attempt(&format!("SELECT tenancy.protect('traps.{table}')"))
+                .ok();
+            assert_not_risen(&world, &role, table);
+            session
+                .attempt(&format!("SELECT tenancy.unprotect('traps.{table}')"))
+                .ok();
+            assert_not_risen(&world, &role, table);
+        }
+    }
+    // By the DBA, who trusts the owner no further.
+    let mut dba = world.superuser();
+    for table in tables {
+        dba.attempt(&format!("SELECT tenancy.protect('traps.{table}')"))
+            .ok();
+        assert_not_risen(&world, &role, &format!("{table}, by the DBA"));
+    }
+    assert!(dba.count("SELECT count(*) FROM tenancy.protected_tables") >= 5);
+    // Written to by others, read by them, truncated, and the extension taken away.
+    dba.run("GRANT ALL ON ALL TABLES IN SCHEMA traps TO PUBLIC");
+    dba.attempt("SET row_security = off; TRUNCATE traps.partial")
+        .ok();
+    assert_not_risen(&world, &role, "TRUNCATE in break-glass");
+    dba.run("SELECT tenancy.uninstall()");
+    assert_not_risen(&world, &role, "uninstall");
+}
+
+#[test]
+fn b1_maintenance_by_a_superuser_lends_nobody_his_authority() {
+    // PostgreSQL runs an index's functions as the table's owner; whoever asks us meanwhile is that owner, not the superuser.
+    let world = World::new();
+    let (role, mut session) = trapper(&world);
+    session.run(&format!(
+        "CREATE FUNCTION traps.spring() RETURNS int LANGUAGE plpgsql AS $$ BEGIN
+             BEGIN PERFORM set_config('app.current_org', '{globex}', true);
+                 INSERT INTO traps.loot SELECT 'read', v.name FROM public.servers v; EXCEPTION WHEN OTHERS THEN NULL; END;
+             BEGIN UPDATE public.servers SET name = 'hacked'; EXCEPTION WHEN OTHERS THEN NULL; END;
+             BEGIN PERFORM set_config('row_security', 'off', true); UPDATE public.servers SET name = 'hacked';
+                 EXCEPTION WHEN OTHERS THEN NULL; END;
+             BEGIN PERFORM tenancy.grant_administration('{role}'); EXCEPTION WHEN OTHERS THEN NULL; END;
+             BEGIN PERFORM tenancy.bind_login('{role}', '{victim}'); EXCEPTION WHEN OTHERS THEN NULL; END;
+             BEGIN PERFORM tenancy.trust_application('{role}'); EXCEPTION WHEN OTHERS THEN NULL; END;
+             BEGIN PERFORM tenancy.unprotect('public.servers'); EXCEPTION WHEN OTHERS THEN NULL; END;
+             BEGIN PERFORM tenancy.transfer_ownership('{globex}', '{victim}'); EXCEPTION WHEN OTHERS THEN NULL; END;
+             RETURN 1;
+         END $$;
+         CREATE FUNCTION traps.lure(int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN
+             IF session_user <> '{role}' THEN PERFORM traps.spring(); END IF; RETURN $1; END $$;
+         CREATE TABLE traps.bait (id int, x int); INSERT INTO traps.bait SELECT i, i FROM generate_series(1, 200) i;
+         CREATE INDEX bait_x ON traps.bait ((traps.lure(x)));
+         CREATE MATERIALIZED VIEW traps.view AS SELECT traps.lure(1)",
+        globex = world.globex.id,
+        victim = world.user("globex.admin"),
+    ));
+    let before = world.hash("servers", world.globex);
+    let mut dba = world.superuser();
+    for act in [
+        "ANALYZE traps.bait",
+        "REINDEX TABLE traps.bait",
+        "REFRESH MATERIALIZED VIEW traps.view",
+        "VACUUM ANALYZE traps.bait",
+    ] {
+        dba.attempt(act).ok();
+    }
+    assert_eq!(
+        dba.column("SELECT DISTINCT what FROM traps.loot"),
+        Vec::<String>::new()
+    );
+    assert_eq!(dba.count("SELECT count(*) FROM tenancy.administrators"), 0);
+    assert_eq!(
+        dba.count("SELECT count(*) FROM tenancy.protected_tables"),
+        2
+    );
+    assert_eq!(
+        dba.text(&format!(
+            "SELECT kind || ' ' || user_id FROM tenancy.login_bindings WHERE login = '{role}'"
+        )),
+        format!("user {}", world.user("stranger"))
+    );
+    assert_eq!(world.hash("servers", world.globex), before);
+    assert_eq!(
+        dba.text(&format!(
+            "SELECT owner_id FROM tenancy.orgs WHERE id = '{}'",
+            world.globex.id
+        )),
+        world.user("globex.owner").to_string()
+    );
+}
+
+#[test]
+fn c4_a_definer_function_of_a_weaker_role_gets_nothing_from_a_superuser_who_calls_it() {
+    let world = World::new();
+    let (role, mut session) = trapper(&world);
+    session.run(&format!(
+        "CREATE FUNCTION traps.helpful() RETURNS text LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN
+             BEGIN PERFORM tenancy.grant_administration('{role}'); EXCEPTION WHEN OTHERS THEN NULL; END;
+             BEGIN PERFORM tenancy.trust_application('{role}'); EXCEPTION WHEN OTHERS THEN NULL; END;
+             BEGIN PERFORM tenancy.unprotect('public.sites'); EXCEPTION WHEN OTHERS THEN NULL; END;
+             RETURN 'done';
+         END $$; GRANT EXECUTE ON FUNCTION traps.helpful() TO PUBLIC"
+    ));
+    let mut dba = world.superuser();
+    dba.run("SELECT traps.helpful()");
+    assert_eq!(dba.count("SELECT count(*) FROM tenancy.administrators"), 0);
+    assert_eq!(
+        dba.count("SELECT count(*) FROM tenancy.protected_tables"),
+        2
+    );
+    assert_eq!(
+        dba.text(&format!(
+            "SELECT kind FROM tenancy.login_bindings WHERE login = '{role}'"
+        )),
+        "user"
+    );
+}

@@ -1,0 +1,34 @@
+//! Reading a whole table of somebody else's without a query. Planning one would evaluate what its owner wrote into
+//! partial indexes, checks and casts, with the rights of whoever plans.
+
+use super::trigger::RowImage;
+use pgrx::prelude::*;
+
+/// Calls `see` with every row that is committed now or this transaction's own. The caller holds a lock on the table.
+pub fn for_each_row(table: pg_sys::Oid, mut see: impl FnMut(&RowImage)) {
+    // SAFETY: the relation stays open and the slot's tuple valid while it is looked at; an error on the way is cleaned
+    // up by the transaction's abort.
+    unsafe {
+        let relation = pg_sys::table_open(table, pg_sys::AccessShareLock as i32);
+        let slot = pg_sys::table_slot_create(relation, std::ptr::null_mut());
+        let snapshot = pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot());
+        let scan = pg_sys::table_beginscan(relation, snapshot, 0, std::ptr::null_mut());
+        while pg_sys::table_scan_getnextslot(
+            scan,
+            pg_sys::ScanDirection::ForwardScanDirection,
+            slot,
+        ) {
+            pgrx::check_for_interrupts!();
+            let mut owned = false;
+            let tuple = pg_sys::ExecFetchSlotHeapTuple(slot, false, &mut owned);
+            see(&RowImage::new(tuple, (*relation).rd_att));
+            if owned {
+                pg_sys::heap_freetuple(tuple);
+            }
+        }
+        pg_sys::table_endscan(scan);
+        pg_sys::UnregisterSnapshot(snapshot);
+        pg_sys::ExecDropSingleTupleTableSlot(slot);
+        pg_sys::table_close(relation, pg_sys::NoLock as i32);
+    }
+}

@@ -92,14 +92,11 @@ pub fn interleave(rounds: usize, mut sides: Vec<Side>) -> Result<Samples> {
         *batch = match side.batch {
             Some(n) => n,
             None => {
+                // The first runs fill caches and settle the plan of a prepared statement.
                 if (side.run)(1)? > BATCH {
                     1
                 } else {
-                    // These fill caches and settle the plan of a prepared statement; the next ones are timed.
-                    (side.run)(8)?;
-                    let trial = (side.run)(8)? / 8;
-                    (BATCH.as_secs_f64() / trial.as_secs_f64().max(1e-7)).clamp(1.0, 20_000.0)
-                        as usize
+                    enough(|n| (side.run)(n))?
                 }
             }
         };
@@ -121,6 +118,19 @@ pub fn interleave(rounds: usize, mut sides: Vec<Side>) -> Result<Samples> {
     Ok(Samples {
         sides: sides.into_iter().map(|s| s.name).zip(times).collect(),
     })
+}
+
+/// How many operations last as long as a batch.
+fn enough(mut run: impl FnMut(usize) -> Result<Duration>) -> Result<usize> {
+    let mut n = 8;
+    loop {
+        let time = run(n)?;
+        if time > BATCH / 4 {
+            let share = BATCH.as_secs_f64() / time.as_secs_f64();
+            return Ok(((n as f64 * share) as usize).max(1));
+        }
+        n *= 2;
+    }
 }
 
 /// Several interleavings with connections of their own: where a process lies in memory makes it some percent faster
@@ -223,6 +233,7 @@ mod tests {
                 Ok(Duration::from_millis(1))
             })
         };
+        // One round more, at first, that does not count.
         interleave(3, vec![side("a"), side("b").at_most(1)]).unwrap();
         assert_eq!(*order.borrow(), "ababaa");
     }

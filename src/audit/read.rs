@@ -52,7 +52,7 @@ struct Filter {
 fn query(filter: &Filter) -> pg::Result<String> {
     let now = context::standing();
     let Some(org) = now.org_id() else {
-        return Err(context::without_context(&now, "read the audit log of"));
+        return Err(context::without_context(&now, "read an audit log"));
     };
     let audit = crate::access::action(&now.matrix, "org:audit")?;
     if !now.may(audit) {

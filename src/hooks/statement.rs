@@ -6,21 +6,47 @@ use crate::{audit, context, isolation};
 use pgrx::pg_sys::panic::ErrorReportable;
 use pgrx::prelude::*;
 
+// PostgreSQL's own functions, declared without pgrx's guard: it would turn an error that passes through a hook into one
+// of its own and lose the fields (constraint, table, column) that clients live on. The hooks below are frames that own
+// nothing, so PostgreSQL's jump may pass them; what is ours runs in guarded functions that they call before or after.
+unsafe extern "C-unwind" {
+    fn standard_ExecutorStart(query: *mut pg_sys::QueryDesc, flags: i32);
+    fn standard_ExecutorFinish(query: *mut pg_sys::QueryDesc);
+    #[cfg(not(feature = "pg18"))]
+    fn standard_ExecutorRun(
+        query: *mut pg_sys::QueryDesc,
+        direction: pg_sys::ScanDirection::Type,
+        count: u64,
+        once: bool,
+    );
+    #[cfg(feature = "pg18")]
+    fn standard_ExecutorRun(
+        query: *mut pg_sys::QueryDesc,
+        direction: pg_sys::ScanDirection::Type,
+        count: u64,
+    );
+}
+
 static mut PREVIOUS: pg_sys::ExecutorStart_hook_type = None;
 
 /// SAFETY: called by PostgreSQL with a query descriptor; chains to the previous hook.
-#[pg_guard]
 unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryDesc, flags: i32) {
+    // SAFETY: either the hook that was there before, or PostgreSQL's own function.
+    unsafe {
+        before_start(query);
+        match PREVIOUS {
+            Some(previous) => previous(query, flags),
+            None => standard_ExecutorStart(query, flags),
+        }
+    }
+}
+
+/// SAFETY: `query` is the descriptor of a statement about to start.
+#[pg_guard]
+unsafe extern "C-unwind" fn before_start(query: *mut pg_sys::QueryDesc) {
     if !transaction::in_parallel_worker() && catalog::find_house().is_some() {
         // SAFETY: as the function's own; the plan is read, and one flag of it cleared.
         unsafe { before(query) };
-    }
-    // SAFETY: either the hook that was there before, or PostgreSQL's own function.
-    unsafe {
-        match PREVIOUS {
-            Some(previous) => previous(query, flags),
-            None => pg_sys::standard_ExecutorStart(query, flags),
-        }
     }
 }
 
@@ -137,7 +163,6 @@ static mut PREVIOUS_RUN: pg_sys::ExecutorRun_hook_type = None;
 ///
 /// SAFETY: called by PostgreSQL with a started query descriptor; chains to the previous hook.
 #[cfg(not(feature = "pg18"))]
-#[pg_guard]
 unsafe extern "C-unwind" fn executor_run(
     query: *mut pg_sys::QueryDesc,
     direction: pg_sys::ScanDirection::Type,
@@ -149,14 +174,13 @@ unsafe extern "C-unwind" fn executor_run(
         let direction = direction_for(query, direction);
         match PREVIOUS_RUN {
             Some(previous) => previous(query, direction, count, once),
-            None => pg_sys::standard_ExecutorRun(query, direction, count, once),
+            None => standard_ExecutorRun(query, direction, count, once),
         }
     }
 }
 
 /// SAFETY: as above.
 #[cfg(feature = "pg18")]
-#[pg_guard]
 unsafe extern "C-unwind" fn executor_run(
     query: *mut pg_sys::QueryDesc,
     direction: pg_sys::ScanDirection::Type,
@@ -167,13 +191,14 @@ unsafe extern "C-unwind" fn executor_run(
         let direction = direction_for(query, direction);
         match PREVIOUS_RUN {
             Some(previous) => previous(query, direction, count),
-            None => pg_sys::standard_ExecutorRun(query, direction, count),
+            None => standard_ExecutorRun(query, direction, count),
         }
     }
 }
 
 /// SAFETY: `query` is a started query.
-unsafe fn direction_for(
+#[pg_guard]
+unsafe extern "C-unwind" fn direction_for(
     query: *mut pg_sys::QueryDesc,
     direction: pg_sys::ScanDirection::Type,
 ) -> pg_sys::ScanDirection::Type {
@@ -217,15 +242,19 @@ static mut PREVIOUS_FINISH: pg_sys::ExecutorFinish_hook_type = None;
 /// ExecutorFinish: the row triggers have fired; what they wrote down for the audit is stored.
 ///
 /// SAFETY: called by PostgreSQL with a query that ran; chains to the previous hook.
-#[pg_guard]
 unsafe extern "C-unwind" fn executor_finish(query: *mut pg_sys::QueryDesc) {
     // SAFETY: as the function's own.
     unsafe {
         match PREVIOUS_FINISH {
             Some(previous) => previous(query),
-            None => pg_sys::standard_ExecutorFinish(query),
+            None => standard_ExecutorFinish(query),
         }
     }
+    after_finish();
+}
+
+#[pg_guard]
+extern "C-unwind" fn after_finish() {
     audit::flush();
 }
 

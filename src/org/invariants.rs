@@ -67,6 +67,10 @@ fn check_membership<'a>(
     });
     if let Some((org, user, role, plain)) = &new {
         let owner = owner_of(org);
+        // A restore with several jobs may bring members before their organization; orgs.owner_id decides either way.
+        if owner.is_none() && identity::break_glass() {
+            return Ok(trigger.new().or(trigger.old()));
+        }
         let is_owner = owner == Some(*user);
         if role == "owner" && !is_owner {
             raise(&format!(

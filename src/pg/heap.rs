@@ -116,7 +116,11 @@ unsafe fn layout_of(table: pg_sys::Oid, columns: usize) -> pg_sys::TupleDesc {
             let relation = pg_sys::table_open(table, pg_sys::RowExclusiveLock as i32);
             check_columns(relation, columns);
             let before = pg_sys::MemoryContextSwitchTo(pg_sys::TopMemoryContext);
-            LAYOUT.set(pg_sys::CreateTupleDescCopy((*relation).rd_att));
+            let layout = pg_sys::CreateTupleDescCopy((*relation).rd_att);
+            // Nobody's row type in particular: the table that it was copied from may be rolled back.
+            (*layout).tdtypeid = pg_sys::RECORDOID;
+            (*layout).tdtypmod = -1;
+            LAYOUT.set(layout);
             pg_sys::MemoryContextSwitchTo(before);
             pg_sys::table_close(relation, pg_sys::NoLock as i32);
         }

@@ -93,6 +93,7 @@ pub fn svg(results: &Value) -> Result<String> {
             .disable_y_mesh()
             .light_line_style(WHITE)
             .bold_line_style(BLACK.mix(0.12))
+            .x_labels(12)
             .x_label_formatter(&|v| format!("{v}"))
             .x_label_style(small.clone())
             .draw()?;

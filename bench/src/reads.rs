@@ -164,6 +164,7 @@ fn sitting(
         .zip(crowds)
         .map(|(name, crowd)| {
             let side = Side::batches(name, |n| together(crowd, n)).of(clients);
+            let side = if clients > 1 { side.longer(4) } else { side };
             // These take seconds; ours and the literal are what the bound compares.
             if query.heavy && (name == STYLES[0] || name == STYLES[2]) {
                 side.at_most(1)
@@ -173,7 +174,8 @@ fn sitting(
         })
         .collect();
     let rounds = match (query.heavy, clients) {
-        (false, _) => scale.rounds,
+        (false, 1) => scale.rounds,
+        (false, _) => scale.rounds.div_ceil(2),
         (true, 1) => scale.heavy_rounds,
         (true, _) => scale.heavy_rounds.div_ceil(2),
     };

@@ -12,8 +12,9 @@ const BATCH: Duration = Duration::from_millis(20);
 pub struct Side<'a> {
     name: String,
     rounds: usize,
-    /// Operations a batch; None: as many as last `BATCH`.
+    /// Operations a batch; None: as many as last so long.
     batch: Option<usize>,
+    lasting: Duration,
     /// Units (rows, clients) in one operation: times are per unit.
     units: f64,
     run: Box<dyn FnMut(usize) -> Result<Duration> + 'a>,
@@ -40,6 +41,7 @@ impl<'a> Side<'a> {
             name: name.into(),
             rounds: usize::MAX,
             batch: None,
+            lasting: BATCH,
             units: 1.0,
             run: Box::new(run),
         }
@@ -55,6 +57,7 @@ impl<'a> Side<'a> {
             name: name.into(),
             rounds: usize::MAX,
             batch: Some(1),
+            lasting: BATCH,
             units: units as f64,
             run: Box::new(move |_| run()),
         }
@@ -63,6 +66,12 @@ impl<'a> Side<'a> {
     /// Counts each operation as so many.
     pub fn of(mut self, units: usize) -> Side<'a> {
         self.units = units as f64;
+        self
+    }
+
+    /// Makes its batches so many times longer: many clients take a while to get going.
+    pub fn longer(mut self, times: u32) -> Side<'a> {
+        self.lasting *= times;
         self
     }
 
@@ -92,11 +101,12 @@ pub fn interleave(rounds: usize, mut sides: Vec<Side>) -> Result<Samples> {
         *batch = match side.batch {
             Some(n) => n,
             None => {
-                // The first runs fill caches and settle the plan of a prepared statement.
-                if (side.run)(1)? > BATCH {
+                // The first run fills caches. Those after it settle the plan of a prepared statement.
+                (side.run)(1)?;
+                if (side.run)(1)? > side.lasting {
                     1
                 } else {
-                    enough(|n| (side.run)(n))?
+                    enough(side.lasting, |n| (side.run)(n))?
                 }
             }
         };
@@ -121,12 +131,12 @@ pub fn interleave(rounds: usize, mut sides: Vec<Side>) -> Result<Samples> {
 }
 
 /// How many operations last as long as a batch.
-fn enough(mut run: impl FnMut(usize) -> Result<Duration>) -> Result<usize> {
+fn enough(lasting: Duration, mut run: impl FnMut(usize) -> Result<Duration>) -> Result<usize> {
     let mut n = 8;
     loop {
         let time = run(n)?;
-        if time > BATCH / 4 {
-            let share = BATCH.as_secs_f64() / time.as_secs_f64();
+        if time > lasting / 4 {
+            let share = lasting.as_secs_f64() / time.as_secs_f64();
             return Ok(((n as f64 * share) as usize).max(1));
         }
         n *= 2;

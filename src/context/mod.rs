@@ -6,6 +6,7 @@
 
 pub mod api;
 pub mod authority;
+pub mod cursors;
 mod denial;
 mod entry;
 mod principal;

@@ -45,6 +45,7 @@ unsafe extern "C-unwind" fn at_end(event: pg_sys::XactEvent::Type, _arg: *mut st
     use pg_sys::XactEvent::*;
     match event {
         XACT_EVENT_PRE_COMMIT | XACT_EVENT_PRE_PREPARE => {
+            super::cursors::before_commit();
             crate::isolation::before_commit();
             crate::audit::flush();
         }
@@ -56,6 +57,7 @@ unsafe extern "C-unwind" fn at_end(event: pg_sys::XactEvent::Type, _arg: *mut st
             SERIAL.set(SERIAL.get() + 1);
             PIN.set(None);
             standing::invalidate();
+            super::cursors::at_transaction_end();
             crate::isolation::at_transaction_end();
             crate::audit::at_transaction_end();
         }

@@ -2,7 +2,9 @@
 //! not installed in the session's database.
 
 mod statement;
+mod utility;
 
 pub fn init() {
     statement::init();
+    utility::init();
 }

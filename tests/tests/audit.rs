@@ -840,3 +840,141 @@ fn the_first_writers_of_a_month_do_not_collide() {
         assert_eq!(log(&mut world.session(who), "servers").len(), 4);
     }
 }
+
+/// A trigger of the application's own that writes down the same rows, as the measure of what the log must hold.
+const SHADOW: &str = "
+    CREATE TABLE shadow (entry text);
+    GRANT ALL ON shadow TO PUBLIC;
+    CREATE FUNCTION shadow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        INSERT INTO public.shadow VALUES (TG_OP || ' ' || TG_TABLE_NAME || ' ' || CASE TG_OP WHEN 'INSERT' THEN NEW.id ELSE OLD.id END);
+        RETURN NULL;
+    END $$;
+    CREATE TRIGGER shadow_id AFTER INSERT OR DELETE ON sites FOR EACH ROW EXECUTE FUNCTION shadow();
+    CREATE TRIGGER shadow_u AFTER UPDATE ON sites FOR EACH ROW WHEN (OLD.* IS DISTINCT FROM NEW.*) EXECUTE FUNCTION shadow();
+    CREATE TRIGGER shadow_id AFTER INSERT OR DELETE ON servers FOR EACH ROW EXECUTE FUNCTION shadow();
+    CREATE TRIGGER shadow_u AFTER UPDATE ON servers FOR EACH ROW WHEN (OLD.* IS DISTINCT FROM NEW.*) EXECUTE FUNCTION shadow();";
+
+#[track_caller]
+fn assert_log_is_whole(world: &World, what: &str) {
+    let mut dba = world.superuser();
+    let mut written = dba.column("SELECT entry FROM shadow");
+    let mut logged = Vec::new();
+    for org in [world.acme, world.globex] {
+        logged.extend(dba.column(&format!(
+            "SELECT operation || ' ' || replace(object, 'public.', '') || ' ' || (key->>'id') FROM {}
+             WHERE object IN ('public.sites', 'public.servers')",
+            store(org)
+        )));
+    }
+    written.sort();
+    logged.sort();
+    assert_eq!(logged, written, "{what}");
+}
+
+#[test]
+fn whatever_writes_the_log_holds_just_that() {
+    let world = World::new();
+    let mut dba = world.superuser();
+    dba.run(SHADOW);
+    dba.run(
+        "CREATE FUNCTION write(i int) RETURNS int LANGUAGE plpgsql AS
+             $$ BEGIN INSERT INTO public.sites (id, name) VALUES (i, 'acme-' || i); RETURN i; END $$;
+         CREATE FUNCTION nested() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+             UPDATE public.servers SET cpus = cpus + 1 WHERE id = 2; RETURN NULL; END $$;
+         CREATE FUNCTION late() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+             UPDATE public.servers SET cpus = cpus + 10 WHERE id = 3; RETURN NULL; END $$;
+         CREATE TRIGGER nested AFTER UPDATE OF visits ON sites FOR EACH ROW EXECUTE FUNCTION nested();
+         CREATE CONSTRAINT TRIGGER late AFTER UPDATE OF certificate ON sites DEFERRABLE INITIALLY DEFERRED
+             FOR EACH ROW EXECUTE FUNCTION late()",
+    );
+    let gid = format!("{}_audit", world.db.name);
+    let acts = [
+        "INSERT INTO sites (id, name) SELECT i, 'acme-' || i FROM generate_series(1001, 1500) i".to_string(),
+        "UPDATE sites SET visits = 5 WHERE id <= 3".to_string(),
+        "UPDATE sites SET certificate = 'new' WHERE id <= 2".to_string(),
+        "BEGIN; UPDATE sites SET certificate = 'newer' WHERE id <= 2; SET CONSTRAINTS ALL IMMEDIATE; ROLLBACK".to_string(),
+        "BEGIN; UPDATE sites SET certificate = 'newer' WHERE id <= 2; COMMIT".to_string(),
+        "SELECT write(i) FROM generate_series(2001, 2010) i".to_string(),
+        "BEGIN; DECLARE c CURSOR FOR SELECT write(i) FROM generate_series(2101, 2110) i; FETCH 3 FROM c; CLOSE c; COMMIT".to_string(),
+        "BEGIN; DECLARE c CURSOR FOR SELECT write(i) FROM generate_series(2201, 2210) i; FETCH 3 FROM c; COMMIT".to_string(),
+        "BEGIN; DECLARE c CURSOR FOR SELECT write(i) FROM generate_series(2301, 2310) i; FETCH 3 FROM c; SAVEPOINT s; FETCH 2 FROM c; ROLLBACK TO s; COMMIT".to_string(),
+        "DO $$ BEGIN FOR i IN 3001..3040 LOOP BEGIN
+             INSERT INTO sites (id, name) VALUES (i, 'acme-' || i);
+             IF i % 3 = 0 THEN RAISE division_by_zero; END IF;
+             UPDATE sites SET name = 'again' WHERE id = i;
+         EXCEPTION WHEN division_by_zero THEN NULL; END; END LOOP; END $$".to_string(),
+        "BEGIN; SAVEPOINT a; UPDATE sites SET name = 'a' WHERE id = 1; SAVEPOINT b; UPDATE sites SET name = 'b' WHERE id = 2;
+         ROLLBACK TO a; UPDATE sites SET name = 'c' WHERE id = 3; RELEASE a; COMMIT".to_string(),
+        "WITH d AS (DELETE FROM sites WHERE id > 3030 RETURNING *), i AS (INSERT INTO sites (id, name) SELECT id + 5000, name FROM d RETURNING id)
+         UPDATE servers SET cpus = (SELECT count(*) FROM i) WHERE id = 1".to_string(),
+        "INSERT INTO sites (id, name) SELECT id, 'acme-x' FROM generate_series(1400, 1600) id ON CONFLICT (id) DO UPDATE SET name = excluded.name".to_string(),
+        "MERGE INTO sites t USING generate_series(1300, 1700) n ON t.id = n WHEN MATCHED AND n % 2 = 0 THEN DELETE
+             WHEN MATCHED THEN UPDATE SET name = 'merged' WHEN NOT MATCHED THEN INSERT (id, name) VALUES (n, 'merged')".to_string(),
+        "UPDATE servers SET id = id + 10 WHERE id = 1".to_string(),
+        "DELETE FROM servers WHERE id = 11".to_string(),
+        format!("BEGIN; UPDATE sites SET name = 'prepared' WHERE id = 1; PREPARE TRANSACTION '{gid}'; COMMIT PREPARED '{gid}'"),
+        format!("BEGIN; UPDATE sites SET name = 'unprepared' WHERE id = 1; PREPARE TRANSACTION '{gid}'; ROLLBACK PREPARED '{gid}'"),
+        "UPDATE sites SET visits = visits + 1 WHERE id = 2; UPDATE sites SET visits = visits + 1 WHERE id = 4".to_string(),
+    ];
+    let mut admin = world.session("acme.admin");
+    for act in &acts {
+        // Statement by statement, since some may not stand in one message with others.
+        if act.contains("PREPARED") {
+            act.split("; ").for_each(|sql| {
+                admin.run(sql);
+            });
+        } else {
+            admin.run(act);
+        }
+        assert_log_is_whole(&world, act);
+    }
+    // Failures leave nothing, wherever they come in the statement.
+    for act in [
+        "INSERT INTO sites (id, name) SELECT i, CASE i WHEN 9050 THEN NULL ELSE 'x' END FROM generate_series(9001, 9060) i",
+        "UPDATE sites SET visits = 10 / (id - 4) WHERE id < 10",
+        "INSERT INTO sites (id, name, server_id) SELECT i, 'x', CASE i WHEN 9050 THEN 101 END FROM generate_series(9001, 9060) i",
+        "BEGIN; UPDATE sites SET name = 'x' WHERE id = 1; SELECT 1 / 0",
+    ] {
+        admin.attempt(act).unwrap_err();
+        admin.attempt("ROLLBACK").ok();
+        assert_log_is_whole(&world, act);
+    }
+    // After an error the next statement of the same transaction and session writes its own rows and no more.
+    admin.run("BEGIN; SAVEPOINT s");
+    admin
+        .attempt("UPDATE sites SET visits = 10 / (id - 4) WHERE id < 10")
+        .unwrap_err();
+    admin.run("ROLLBACK TO s; UPDATE sites SET name = 'last' WHERE id = 4; COMMIT");
+    assert_log_is_whole(&world, "after an error");
+    world
+        .break_glass()
+        .run("UPDATE sites SET visits = 70; DELETE FROM servers WHERE id = 101");
+    assert_log_is_whole(&world, "break-glass across orgs");
+    // The log tells the order within a transaction, and what the values were.
+    let last = admin.json(
+        "SELECT * FROM tenancy.audit_log WHERE object = 'public.sites' AND new->>'name' = 'last'",
+    );
+    assert_eq!(last.len(), 1);
+    assert_eq!(last[0]["key"], json!({"id": 4}));
+}
+
+#[test]
+fn the_log_is_readable_within_its_own_transaction_and_by_its_own_triggers() {
+    let world = World::new();
+    world.superuser().run(
+        "CREATE TABLE counted (n bigint); GRANT ALL ON counted TO PUBLIC;
+         CREATE FUNCTION count_log() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+             INSERT INTO public.counted SELECT count(*) FROM tenancy.audit_log WHERE object = 'public.sites'; RETURN NULL; END $$;
+         CREATE TRIGGER zz AFTER UPDATE ON sites FOR EACH STATEMENT EXECUTE FUNCTION count_log()",
+    );
+    let mut admin = world.session("acme.admin");
+    admin.run("BEGIN; UPDATE sites SET visits = 1");
+    assert_eq!(log(&mut admin, "sites").len(), 6);
+    admin.run("UPDATE sites SET visits = 2 WHERE id = 1; COMMIT");
+    let rows = log(&mut admin, "sites");
+    assert_eq!(rows.len(), 7);
+    assert_eq!(rows[6]["old"], json!({"visits": 1}));
+    assert_eq!(rows[6]["new"], json!({"visits": 2}));
+    // No statement saw more than there was.
+    assert!(admin.is_true("SELECT bool_and(n <= 7) FROM counted"));
+}

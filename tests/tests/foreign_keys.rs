@@ -919,3 +919,123 @@ fn d2_a_parent_hidden_from_one_key_is_not_hidden_from_another() {
         fails(acme.attempt("COMMIT"), "23503");
     }
 }
+
+#[test]
+fn d5_a_trigger_inside_a_cascade_reads_and_writes_as_outside_of_it() {
+    // PostgreSQL runs it as the tables' owner and without row security; it may be the application's own, and honest.
+    let world = World::new();
+    world.superuser().run(
+        r#"CREATE TABLE folders (id int PRIMARY KEY, org_id uuid);
+           CREATE TABLE files (id int PRIMARY KEY, org_id uuid, folder_id int REFERENCES folders ON DELETE CASCADE ON UPDATE CASCADE);
+           CREATE TABLE bills (id serial PRIMARY KEY, org_id uuid, note text);
+           CREATE TABLE loot (what text);
+           INSERT INTO bills (org_id, note) SELECT org_id, name FROM servers;
+           SELECT tenancy.protect('folders'); SELECT tenancy.protect('files');
+           SELECT tenancy.protect('bills', permissions => '{"insert": "billing:manage", "update": "billing:manage", "delete": "billing:manage"}');
+           GRANT ALL ON folders, files, bills, loot, bills_id_seq TO PUBLIC;
+           CREATE FUNCTION reading() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+               INSERT INTO public.loot SELECT note FROM public.bills; RETURN COALESCE(NEW, OLD); END $$;
+           CREATE FUNCTION writing() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+               INSERT INTO public.bills (note) VALUES ('by a cascade'); RETURN COALESCE(NEW, OLD); END $$"#,
+    );
+    let owner = world.table_owner();
+    world.superuser().run(&format!(
+        "ALTER TABLE folders OWNER TO {owner}; ALTER TABLE files OWNER TO {owner}; ALTER TABLE bills OWNER TO {owner};
+         ALTER TABLE loot OWNER TO {owner}"
+    ));
+    let mut admin = world.session("acme.admin");
+    let bills = (
+        world.hash("bills", world.acme),
+        world.hash("bills", world.globex),
+    );
+    for (i, time) in ["BEFORE", "AFTER"].iter().enumerate() {
+        for function in ["reading", "writing"] {
+            world.superuser().run(&format!(
+                "CREATE TRIGGER honest {time} UPDATE OR DELETE ON files FOR EACH ROW EXECUTE FUNCTION {function}()"
+            ));
+            let id = 10 * i + 1;
+            admin.run(&format!(
+                "INSERT INTO folders VALUES ({id}); INSERT INTO files (id, folder_id) VALUES ({id}, {id})"
+            ));
+            for act in [
+                format!("UPDATE folders SET id = id + 5 WHERE id = {id}"),
+                format!("DELETE FROM folders WHERE id IN ({id}, {id} + 5)"),
+            ] {
+                // A member may change folders, and has no business with bills.
+                let result = world.session("acme.member").attempt(&act);
+                if function == "writing" {
+                    fails(result, "42501");
+                }
+                let loot = world
+                    .superuser()
+                    .column("SELECT what FROM loot WHERE what LIKE 'globex%'");
+                assert_eq!(loot, Vec::<String>::new(), "{time} {function}: {act}");
+                assert_eq!(
+                    (
+                        world.hash("bills", world.acme),
+                        world.hash("bills", world.globex)
+                    ),
+                    bills,
+                    "{time} {function}: {act}"
+                );
+            }
+            world.superuser().run("DROP TRIGGER honest ON files");
+            world
+                .break_glass()
+                .run("DELETE FROM files; DELETE FROM folders");
+        }
+    }
+}
+
+#[test]
+fn d4_a_deferred_key_of_a_table_rewritten_meanwhile_holds() {
+    let world = World::people();
+    let owner = world.db.role("acme.owner");
+    let mut dba = world.superuser();
+    for (i, rewrite) in [
+        "CLUSTER cc USING cc_pkey",
+        "ALTER TABLE cc ALTER v TYPE bigint",
+        "UPDATE cc SET v = v + 1",
+        "DROP TABLE cc",
+        "ALTER TABLE cc DROP CONSTRAINT cc_a_fkey",
+    ]
+    .iter()
+    .enumerate()
+    {
+        dba.run(&format!(
+            "DROP TABLE IF EXISTS cc; DROP TABLE IF EXISTS pp;
+             CREATE TABLE pp (id int PRIMARY KEY, org_id uuid);
+             CREATE TABLE cc (id int PRIMARY KEY, org_id uuid, a int REFERENCES pp DEFERRABLE INITIALLY DEFERRED, v int DEFAULT 0);
+             SELECT tenancy.protect('pp'); SELECT tenancy.protect('cc'); GRANT ALL ON pp, cc TO PUBLIC; ALTER TABLE cc OWNER TO {owner};
+             GRANT CREATE ON SCHEMA public TO {owner}"
+        ));
+        let mut acme = world.session("acme.owner");
+        acme.run(&format!("BEGIN; INSERT INTO cc (id, a) VALUES (2, {i}11)"));
+        world
+            .session("globex.admin")
+            .run(&format!("INSERT INTO pp VALUES ({i}11)"));
+        let result = acme
+            .attempt("SET CONSTRAINTS ALL IMMEDIATE")
+            .and_then(|_| acme.attempt(rewrite))
+            .and_then(|_| acme.attempt("COMMIT"));
+        if let Err(error) = result {
+            let code = error
+                .as_db_error()
+                .expect("an error of the server")
+                .code()
+                .code()
+                .to_string();
+            assert!(!code.starts_with("XX"), "{rewrite}: {error:?}");
+            acme.attempt("ROLLBACK").ok();
+        }
+        if dba.is_true("SELECT to_regclass('cc') IS NOT NULL")
+            && !rewrite.contains("DROP CONSTRAINT")
+        {
+            assert_eq!(
+                dba.count("SELECT count(*) FROM cc LEFT JOIN pp ON pp.id = cc.a WHERE pp.org_id IS DISTINCT FROM cc.org_id"),
+                0,
+                "{rewrite}"
+            );
+        }
+    }
+}

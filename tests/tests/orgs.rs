@@ -714,3 +714,23 @@ fn c4_an_error_inside_our_functions_leaves_no_rights_behind() {
         );
     }
 }
+
+#[test]
+fn an_external_key_is_the_applications_to_give() {
+    // Else anybody takes the key of a customer who is not registered yet, and the application writes into his org.
+    let world = World::people();
+    refused(
+        world
+            .bound("stranger")
+            .attempt("SELECT tenancy.create_org('Evil', 'evil', external_key => 'customer-9')"),
+        "42501",
+    );
+    let mut app = world.app();
+    app.run("BEGIN");
+    app.run(&format!(
+        "SET LOCAL app.current_user_id = '{}'",
+        world.user("stranger")
+    ));
+    app.run("SELECT tenancy.create_org('Honest', 'honest', external_key => 'customer-9')");
+    app.run("COMMIT");
+}

@@ -1642,3 +1642,77 @@ fn c4_a_definer_function_of_a_weaker_role_gets_nothing_from_a_superuser_who_call
         "user"
     );
 }
+
+#[test]
+fn protect_looks_at_the_rows_as_they_are_now() {
+    // Not as an old snapshot has them.
+    let world = World::unprotected();
+    let mut dba = world.superuser();
+    dba.run("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM servers");
+    world
+        .superuser()
+        .run("UPDATE sites SET server_id = 101 WHERE id = 1; INSERT INTO servers (id, name) VALUES (300, 'lost')");
+    for table in ["servers", "sites"] {
+        dba.attempt_within(&format!("SELECT tenancy.protect('{table}')"))
+            .ok();
+    }
+    dba.run("COMMIT");
+    let protected = dba.column("SELECT table_name FROM tenancy.protected_tables");
+    assert!(
+        !protected.contains(&"servers".to_string()),
+        "a row without org was overlooked"
+    );
+    dba.run("DELETE FROM servers WHERE id = 300");
+    dba.attempt("SELECT tenancy.protect('servers')").ok();
+    let result = dba.attempt("SELECT tenancy.protect('sites')");
+    if !protected.contains(&"sites".to_string()) {
+        refused(result, "23503");
+    }
+}
+
+#[test]
+fn b1_a_name_that_changes_hands_while_protect_waits() {
+    let world = World::people();
+    let (role, mut session) = trapper(&world);
+    for act in ["protect", "unprotect"] {
+        session.run("DROP VIEW IF EXISTS traps.t; DROP TABLE IF EXISTS traps.t_old; CREATE TABLE traps.t (id int, org_id uuid)");
+        if act == "unprotect" {
+            session.run("SELECT tenancy.protect('traps.t')");
+        }
+        session.run("BEGIN; LOCK TABLE traps.t IN ACCESS SHARE MODE");
+        let mut second = world.db.login(&role);
+        let waiting = std::thread::spawn(move || {
+            second
+                .attempt(&format!("SELECT tenancy.{act}('traps.t')"))
+                .is_ok()
+        });
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        session
+            .attempt("ALTER TABLE traps.t RENAME TO t_old; CREATE VIEW traps.t AS SELECT traps.trap(1) AS id, NULL::uuid AS org_id")
+            .ok();
+        session.attempt("COMMIT").ok();
+        waiting.join().unwrap();
+        assert_not_risen(&world, &role, act);
+        session.run("DROP VIEW IF EXISTS traps.t; DROP TABLE IF EXISTS traps.t");
+    }
+}
+
+#[test]
+fn a_name_longer_than_a_name_is_refused_or_means_the_same() {
+    let world = World::people();
+    let long = "c".repeat(70);
+    let mut dba = world.superuser();
+    dba.run(&format!(
+        "CREATE TABLE named (id int PRIMARY KEY, {long} uuid); GRANT ALL ON named TO PUBLIC"
+    ));
+    if dba
+        .attempt(&format!(
+            "SELECT tenancy.protect('named', org_column => '{long}')"
+        ))
+        .is_ok()
+    {
+        let mut member = world.session("acme.member");
+        member.run("INSERT INTO named (id) VALUES (1)");
+        assert_eq!(member.count("SELECT count(*) FROM named"), 1);
+    }
+}

@@ -1,0 +1,109 @@
+//! ProcessUtility: keeps cursors WITH HOLD to the context they were opened in.
+
+use crate::context::cursors;
+use crate::pg::catalog;
+use pgrx::pg_sys::panic::ErrorReportable;
+use pgrx::prelude::*;
+use std::ffi::{CStr, c_char};
+
+// Without pgrx's guard, for the reason that statement.rs gives.
+unsafe extern "C-unwind" {
+    fn standard_ProcessUtility(
+        statement: *mut pg_sys::PlannedStmt,
+        text: *const c_char,
+        read_only: bool,
+        context: pg_sys::ProcessUtilityContext::Type,
+        params: pg_sys::ParamListInfo,
+        environment: *mut pg_sys::QueryEnvironment,
+        destination: *mut pg_sys::DestReceiver,
+        completion: *mut pg_sys::QueryCompletion,
+    );
+}
+
+static mut PREVIOUS: pg_sys::ProcessUtility_hook_type = None;
+
+/// SAFETY: called by PostgreSQL with a utility statement; chains to the previous hook.
+#[allow(clippy::too_many_arguments, reason = "PostgreSQL's signature")]
+unsafe extern "C-unwind" fn process_utility(
+    statement: *mut pg_sys::PlannedStmt,
+    text: *const c_char,
+    read_only: bool,
+    context: pg_sys::ProcessUtilityContext::Type,
+    params: pg_sys::ParamListInfo,
+    environment: *mut pg_sys::QueryEnvironment,
+    destination: *mut pg_sys::DestReceiver,
+    completion: *mut pg_sys::QueryCompletion,
+) {
+    // SAFETY: either the hook that was there before, or PostgreSQL's own function.
+    unsafe {
+        before((*statement).utilityStmt);
+        match PREVIOUS {
+            Some(previous) => previous(
+                statement,
+                text,
+                read_only,
+                context,
+                params,
+                environment,
+                destination,
+                completion,
+            ),
+            None => standard_ProcessUtility(
+                statement,
+                text,
+                read_only,
+                context,
+                params,
+                environment,
+                destination,
+                completion,
+            ),
+        }
+    }
+}
+
+/// SAFETY: a utility statement's node, or NULL.
+#[pg_guard]
+unsafe extern "C-unwind" fn before(node: *mut pg_sys::Node) {
+    // SAFETY: the node's tag says what it is.
+    unsafe {
+        if node.is_null() {
+            return;
+        }
+        match (*node).type_ {
+            pg_sys::NodeTag::T_DeclareCursorStmt => {
+                let declare = node.cast::<pg_sys::DeclareCursorStmt>();
+                let hold = (*declare).options & pg_sys::CURSOR_OPT_HOLD as i32 != 0;
+                cursors::declared(&name((*declare).portalname), hold);
+            }
+            // CLOSE ALL has no name; what it closes is forgotten when its name is used again.
+            pg_sys::NodeTag::T_ClosePortalStmt => {
+                cursors::closed(&name((*node.cast::<pg_sys::ClosePortalStmt>()).portalname));
+            }
+            pg_sys::NodeTag::T_FetchStmt if catalog::find_house().is_some() => {
+                cursors::check(&name((*node.cast::<pg_sys::FetchStmt>()).portalname))
+                    .unwrap_or_report();
+            }
+            _ => {}
+        }
+    }
+}
+
+/// SAFETY: a NUL-terminated string, or NULL.
+unsafe fn name(pointer: *const c_char) -> String {
+    if pointer.is_null() {
+        return String::new();
+    }
+    // SAFETY: as the function's own.
+    unsafe { CStr::from_ptr(pointer) }
+        .to_string_lossy()
+        .into_owned()
+}
+
+pub fn init() {
+    // SAFETY: one thread; hooks are chained as PostgreSQL's own modules do it.
+    unsafe {
+        PREVIOUS = pg_sys::ProcessUtility_hook;
+        pg_sys::ProcessUtility_hook = Some(process_utility);
+    }
+}

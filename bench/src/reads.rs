@@ -23,20 +23,29 @@ pub const STYLES: [&str; 3] = [
 struct Query {
     name: &'static str,
     sql: &'static str,
-    heavy: bool,
+    kind: Kind,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    Quick,
+    /// Reads a good part of the table.
+    Heavy,
+    /// The same, and every row of the table is put to the predicate.
+    Scan,
 }
 
 const QUERIES: &[Query] = &[
     Query {
         name: "point read",
         sql: "SELECT e.id, e.at, e.kind, e.title, e.visits, e.amount FROM events e WHERE {e}e.id = $1::bigint",
-        heavy: false,
+        kind: Kind::Quick,
     },
     Query {
         name: "range read, 100 rows",
         sql: "SELECT e.id, e.at, e.kind, e.title FROM events e
               WHERE {e}e.at >= to_timestamp(1735689600 + $1::bigint * 30) ORDER BY e.at LIMIT 100",
-        heavy: false,
+        kind: Kind::Quick,
     },
     Query {
         name: "3-table join",
@@ -44,14 +53,21 @@ const QUERIES: &[Query] = &[
               JOIN events e ON e.site_id = t.id
               WHERE {s}{t}{e}s.id = (SELECT server_id FROM sites t JOIN events e ON e.site_id = t.id WHERE {t}{e}e.id = $1::bigint)
               GROUP BY s.name",
-        heavy: false,
+        kind: Kind::Quick,
     },
     Query {
         name: "aggregate over the table",
-        sql: "SELECT count(*), sum(e.visits), max(e.at) FROM events e WHERE {e}true",
-        heavy: true,
+        sql: AGGREGATE,
+        kind: Kind::Heavy,
+    },
+    Query {
+        name: "aggregate, sequential scan",
+        sql: AGGREGATE,
+        kind: Kind::Scan,
     },
 ];
+
+const AGGREGATE: &str = "SELECT count(*), sum(e.visits), max(e.at) FROM events e WHERE {e}true";
 
 pub fn load(world: &World, scale: &Scale) -> Result<()> {
     let mut admin = world.superuser()?;
@@ -65,9 +81,12 @@ pub fn measure(world: &World, scale: &Scale, report: &mut Report) -> Result<()> 
     for query in QUERIES {
         for clients in [1, 8] {
             for protocol in [Protocol::Prepared, Protocol::Simple] {
-                if query.heavy && clients > 1 && protocol == Protocol::Simple {
-                    // Seconds a query: the protocol is nothing beside them.
-                    continue;
+                // The protocol is nothing beside a second, nor do clients side by side say more about a scan.
+                let plain = clients == 1 && protocol == Protocol::Prepared;
+                match query.kind {
+                    Kind::Heavy if clients > 1 && protocol == Protocol::Simple => continue,
+                    Kind::Scan if !plain => continue,
+                    _ => {}
                 }
                 compare(world, scale, report, query, protocol, clients, &probes)?;
             }
@@ -138,11 +157,14 @@ fn crowd(
     let sql = written(query.sql, named.as_deref());
     (0..clients)
         .map(|i| {
-            let client = match style {
+            let mut client = match style {
                 0 => world.app("ours", &org)?,
                 1 => world.other(LITERAL, "ours")?,
                 n => world.hand(HAND[n - 2], "hand", &org)?,
             };
+            if query.kind == Kind::Scan {
+                client.batch_execute("SET enable_indexscan = off; SET enable_bitmapscan = off")?;
+            }
             let reader = Reader::new(client, &sql, protocol, probes)?.starting_at(i * 97);
             if clients > 1 {
                 reader.unpinned()
@@ -166,14 +188,14 @@ fn sitting(
             let side = Side::batches(name, |n| together(crowd, n)).of(clients);
             let side = if clients > 1 { side.longer(4) } else { side };
             // These take seconds; ours and the literal are what the bound compares.
-            if query.heavy && (name == STYLES[0] || name == STYLES[2]) {
+            if query.kind != Kind::Quick && (name == STYLES[0] || name == STYLES[2]) {
                 side.at_most(1)
             } else {
                 side
             }
         })
         .collect();
-    let rounds = match (query.heavy, clients) {
+    let rounds = match (query.kind != Kind::Quick, clients) {
         (false, 1) => scale.rounds,
         (false, _) => scale.rounds.div_ceil(2),
         (true, 1) => scale.heavy_rounds,
@@ -204,7 +226,7 @@ fn parallel_aggregate(world: &World, scale: &Scale, report: &mut Report) -> Resu
             world.app("ours", &org)?
         };
         client.batch_execute("SET max_parallel_workers_per_gather = 2")?;
-        let sql = written(QUERIES[3].sql, literal.then(|| org.to_string()).as_deref());
+        let sql = written(AGGREGATE, literal.then(|| org.to_string()).as_deref());
         Reader::new(client, &sql, Protocol::Prepared, &[])
     };
     let mut extra = json!(null);

@@ -57,6 +57,7 @@ unsafe extern "C-unwind" fn at_end(event: pg_sys::XactEvent::Type, _arg: *mut st
             SERIAL.set(SERIAL.get() + 1);
             PIN.set(None);
             standing::invalidate();
+            crate::hooks::cascade::abandon(0);
             super::cursors::at_transaction_end();
             crate::isolation::at_transaction_end();
             crate::audit::at_transaction_end();
@@ -81,6 +82,7 @@ unsafe extern "C-unwind" fn at_subtransaction_end(
                 PIN.set(None);
             }
             standing::invalidate();
+            crate::hooks::cascade::abandon(level);
             crate::isolation::at_subtransaction_abort(level);
             crate::audit::at_subtransaction_abort(level);
         }

@@ -1,6 +1,7 @@
 //! ExecutorStart: takes in revocations once per statement, keeps a void context out of parallel workers, and refuses a
 //! locking SELECT by a role that may not update.
 
+use super::cascade;
 use crate::pg::{catalog, identity, transaction, value};
 use crate::{audit, context, isolation};
 use pgrx::pg_sys::panic::ErrorReportable;
@@ -65,6 +66,10 @@ unsafe fn before(query: *mut pg_sys::QueryDesc) {
         if (*plan).parallelModeNeeded {
             isolation::pin_for(&relations(plan)).unwrap_or_report();
         }
+        // Planned as the table's owner without row security, and not PostgreSQL's own: it may not look.
+        if identity::in_referential_action() && !cascade::is_of_postgres(query) {
+            isolation::check_inside_cascade(&read_relations(plan)).unwrap_or_report();
+        }
         if (*plan).commandType == pg_sys::CmdType::CMD_MERGE {
             for relid in merged_unread(plan) {
                 isolation::check_unread_merge(relid).unwrap_or_report();
@@ -85,6 +90,17 @@ unsafe fn before(query: *mut pg_sys::QueryDesc) {
 ///
 /// SAFETY: `plan` is a valid plan.
 unsafe fn relations(plan: *mut pg_sys::PlannedStmt) -> Vec<pg_sys::Oid> {
+    // SAFETY: as the function's own.
+    unsafe {
+        entries(plan)
+            .into_iter()
+            .map(|entry| (*entry).relid)
+            .collect()
+    }
+}
+
+/// SAFETY: `plan` is a valid plan.
+unsafe fn entries(plan: *mut pg_sys::PlannedStmt) -> Vec<*mut pg_sys::RangeTblEntry> {
     // SAFETY: the list holds RangeTblEntry nodes.
     unsafe {
         let list = (*plan).rtable;
@@ -98,7 +114,6 @@ unsafe fn relations(plan: *mut pg_sys::PlannedStmt) -> Vec<pg_sys::Oid> {
                     .cast::<pg_sys::RangeTblEntry>()
             })
             .filter(|entry| (**entry).rtekind == pg_sys::RTEKind::RTE_RELATION)
-            .map(|entry| (*entry).relid)
             .collect()
     }
 }
@@ -144,14 +159,47 @@ unsafe fn merged_unread(plan: *mut pg_sys::PlannedStmt) -> Vec<pg_sys::Oid> {
                 let entry = (*(*(*plan).rtable).elements.add(index - 1))
                     .ptr_value
                     .cast::<pg_sys::RangeTblEntry>();
-                #[cfg(feature = "pg15")]
-                let required = (*entry).requiredPerms;
-                #[cfg(not(feature = "pg15"))]
-                let required =
-                    (*pg_sys::getRTEPermissionInfo((*plan).permInfos, entry)).requiredPerms;
-                let reads = required & pg_sys::ACL_SELECT as pg_sys::AclMode != 0;
+                let reads = required(plan, entry) & pg_sys::ACL_SELECT as pg_sys::AclMode != 0;
                 (!reads).then_some((*entry).relid)
             })
+            .collect()
+    }
+}
+
+/// What the statement needs to do with a table.
+///
+/// SAFETY: the entry is of the plan's range table.
+unsafe fn required(
+    plan: *mut pg_sys::PlannedStmt,
+    entry: *mut pg_sys::RangeTblEntry,
+) -> pg_sys::AclMode {
+    // SAFETY: as the function's own.
+    #[cfg(feature = "pg15")]
+    unsafe {
+        let _ = plan;
+        (*entry).requiredPerms
+    }
+    // SAFETY: as the function's own; children of an inheritance tree have no entry of their own.
+    #[cfg(not(feature = "pg15"))]
+    unsafe {
+        if (*entry).perminfoindex == 0 {
+            return 0;
+        }
+        (*pg_sys::getRTEPermissionInfo((*plan).permInfos, entry)).requiredPerms
+    }
+}
+
+/// The tables that a statement reads, updates or deletes from; not those it only inserts into.
+///
+/// SAFETY: `plan` is a valid plan.
+unsafe fn read_relations(plan: *mut pg_sys::PlannedStmt) -> Vec<pg_sys::Oid> {
+    let reading = (pg_sys::ACL_SELECT | pg_sys::ACL_UPDATE | pg_sys::ACL_DELETE) as pg_sys::AclMode;
+    // SAFETY: as the function's own.
+    unsafe {
+        entries(plan)
+            .into_iter()
+            .filter(|entry| required(plan, *entry) & reading != 0)
+            .map(|entry| (*entry).relid)
             .collect()
     }
 }
@@ -172,9 +220,13 @@ unsafe extern "C-unwind" fn executor_run(
     // SAFETY: as the function's own.
     unsafe {
         let direction = direction_for(query, direction);
+        let inside = before_run(query);
         match PREVIOUS_RUN {
             Some(previous) => previous(query, direction, count, once),
             None => standard_ExecutorRun(query, direction, count, once),
+        }
+        if inside {
+            cascade::leave();
         }
     }
 }
@@ -189,11 +241,28 @@ unsafe extern "C-unwind" fn executor_run(
     // SAFETY: as the function's own.
     unsafe {
         let direction = direction_for(query, direction);
+        let inside = before_run(query);
         match PREVIOUS_RUN {
             Some(previous) => previous(query, direction, count),
             None => standard_ExecutorRun(query, direction, count),
         }
+        if inside {
+            cascade::leave();
+        }
     }
+}
+
+/// Notes a statement that runs inside a referential action; true where it must be un-noted after.
+///
+/// SAFETY: `query` is a started query.
+#[pg_guard]
+unsafe extern "C-unwind" fn before_run(query: *mut pg_sys::QueryDesc) -> bool {
+    let inside = identity::in_referential_action();
+    if inside {
+        // SAFETY: as the function's own.
+        cascade::enter(unsafe { cascade::is_of_postgres(query) });
+    }
+    inside
 }
 
 /// SAFETY: `query` is a started query.

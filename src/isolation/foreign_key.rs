@@ -27,7 +27,9 @@ type Held = (pg_sys::Oid, [u8; 16], Vec<Vec<u8>>);
 /// A reference whose parent was not there, or not this organization's, when the row was written.
 struct Pending {
     child: pg_sys::Oid,
+    /// Where the row was stored, and in which file of the table: a rewrite moves it.
     place: pg_sys::ItemPointerData,
+    storage: u32,
     constraint: pg_sys::Oid,
     org: [u8; 16],
     key: Vec<Value>,
@@ -88,6 +90,7 @@ fn check_one(table: &Table, key: &GuardedKey, values: Vec<Value>, org: [u8; 16],
             let pending = Pending {
                 child: table.relid,
                 place: new.place(),
+                storage: probe::storage_of(table.relid),
                 constraint: key.constraint,
                 org,
                 text: text_of(key, &values, new),
@@ -174,13 +177,13 @@ fn text_of(key: &GuardedKey, values: &[Value], row: &RowImage) -> String {
 pub fn before_commit() {
     HIDDEN.set(0);
     for pending in PENDING.take() {
-        // PostgreSQL, too, asks nothing of a row that was changed or deleted again.
-        if !probe::is_live(pending.child, pending.place) {
-            continue;
-        }
         let Some(table) = table::protected(pending.child) else {
             continue;
         };
+        // PostgreSQL, too, asks nothing of a row that was changed or deleted again.
+        if !probe::may_be_live(pending.child, pending.storage, pending.place) {
+            continue;
+        }
         let Some(key) = table
             .foreign_keys
             .iter()

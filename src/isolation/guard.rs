@@ -9,6 +9,7 @@ use super::foreign_key;
 use super::table::{self, Table};
 use crate::audit;
 use crate::context::{self, Standing};
+use crate::hooks::cascade;
 use crate::pg::trigger::{self, Call, Event, RowImage};
 use crate::pg::{self, fail, identity, transaction};
 use pgrx::pg_sys::panic::ErrorReport;
@@ -89,8 +90,7 @@ fn on_table(call: &Call) -> String {
 
 fn guard_statement(call: &Call) -> pg::Result<()> {
     // A cascade needs the right on the parent only; the rows it reaches are still held to the organization.
-    if identity::is_logical_worker() || identity::in_referential_action() || identity::break_glass()
-    {
+    if identity::is_logical_worker() || cascade::is_own_statement() || identity::break_glass() {
         return Ok(());
     }
     let table = table_of(call)?;
@@ -321,6 +321,26 @@ pub fn check_reading(relations: &[pg_sys::Oid]) -> pg::Result<()> {
         }
         require(&now, &table.options.select, &on)?;
         context::pin(&now)?;
+    }
+    Ok(())
+}
+
+/// A statement of a trigger that a cascade fired, reading protected tables without row security (attack D5).
+pub fn check_inside_cascade(relations: &[pg_sys::Oid]) -> pg::Result<()> {
+    if identity::break_glass() {
+        return Ok(());
+    }
+    for relation in relations {
+        if let Some(table) = table::protected(*relation) {
+            return Err(denied(
+                format!(
+                    "permission denied: a trigger fired by a cascade may not read table {}",
+                    table.object
+                ),
+                "PostgreSQL runs a BEFORE trigger inside a cascade as the table's owner without row security.",
+                "Make it an AFTER trigger: that one runs with the caller's rights and sees his organization only.",
+            ));
+        }
     }
     Ok(())
 }

@@ -160,7 +160,7 @@ struct OrgColumn {
 }
 
 fn org_column(table: &Facts, name: &str) -> pg::Result<OrgColumn> {
-    let found = run(
+    let mut found = run(
         "SELECT a.atttypid, pg_catalog.format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attgenerated::pg_catalog.text,
                 pg_catalog.pg_get_expr(d.adbin, d.adrelid), a.attstattarget::pg_catalog.int4,
                 EXISTS (SELECT FROM pg_catalog.pg_index AS i
@@ -185,6 +185,10 @@ fn org_column(table: &Facts, name: &str) -> pg::Result<OrgColumn> {
         },
     )
     .pop();
+    // A name longer than PostgreSQL keeps would match a column by its first 63 bytes.
+    if !column_exists(table, name) {
+        found = None;
+    }
     let Some((type_id, type_name, not_null, generated, default, statistics, indexed)) = found
     else {
         return Err(fail(
@@ -586,13 +590,9 @@ fn as_it_stands(table: &Facts, mut options: Options) -> Options {
 }
 
 fn column_exists(table: &Facts, column: &str) -> bool {
-    !run(
-        "SELECT 1 FROM pg_catalog.pg_attribute WHERE attrelid OPERATOR(pg_catalog.=) $1
-           AND attname OPERATOR(pg_catalog.=) $2::pg_catalog.name AND attnum OPERATOR(pg_catalog.>) 0 AND NOT attisdropped",
-        &[Arg::Oid(table.relid), Arg::Name(column)],
-        |_| (),
-    )
-    .is_empty()
+    table::columns_of(table.relid)
+        .iter()
+        .any(|(_, name)| name == column)
 }
 
 /// All protected tables back to plain ones, for uninstall().

@@ -25,8 +25,7 @@ fn create_user(
     external_key: default!(Option<&str>, "NULL"),
     sso_subject: default!(Option<&str>, "NULL"),
 ) -> pg::Result<Uuid> {
-    let trusted = matches!(context::principal(), Principal::Application { .. });
-    if !trusted && !context::is_administrator() {
+    if !may_name_keys() {
         return Err(fail(
             PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
             "permission denied: only a DBA or a trusted application may register users",
@@ -70,12 +69,18 @@ fn create_user(
     })
 }
 
+/// The DBA and trusted applications say which of an application's keys is whose.
+fn may_name_keys() -> bool {
+    matches!(context::principal(), Principal::Application { .. }) || context::is_administrator()
+}
+
 /// Makes an organization with its one owner and its audit log (spec 3.1, 6.2).
 ///
 /// `slug`: lower-case letters, digits and hyphens, at most 63, unique, never changed. `owner`: NULL for the calling
 /// user; somebody else only by the DBA or by a trusted application that acts for no user. `external_key`: the
 /// application's own key, accepted wherever an organization is named by a setting. Returns the organization's id.
-/// Errors: 42501 no user or not allowed, 22023 bad name, slug or owner, 23505 slug or key taken, 54000 too many owned.
+/// Only the DBA and trusted applications give
+/// external keys. Errors: 42501 no user or not allowed, 22023 bad name, slug or owner, 23505 slug or key taken, 54000 too many owned.
 #[pg_extern(volatile, parallel_unsafe)]
 fn create_org(
     name: &str,
@@ -98,6 +103,14 @@ fn create_org(
             "A slug has 1 to 63 lower-case letters, digits and hyphens, with no hyphen at either end.",
             "Pass a slug such as 'acme-berlin'.",
         ));
+    }
+    if trimmed(external_key).is_some() && !may_name_keys() {
+        return Err(fail(
+            PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            "permission denied: only a DBA or a trusted application may give an external key",
+        )
+        .set_detail("An application enters organizations by its own keys; whoever takes a key first receives its rows.")
+        .set_hint("Leave external_key out."));
     }
     check_owned(owner.as_bytes())?;
     let dedicated = audit::has_room_for_dedicated();

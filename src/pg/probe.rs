@@ -140,20 +140,49 @@ fn attempt(probe: &Probe, key: &[Value], org: &[u8; 16], lock: bool) -> Option<P
     }
 }
 
-/// Whether the version of a row at this place is still the live one, as PostgreSQL asks before it checks a key late.
-pub fn is_live(table: pg_sys::Oid, place: pg_sys::ItemPointerData) -> bool {
+/// The file that a table is stored in now.
+pub fn storage_of(table: pg_sys::Oid) -> u32 {
+    // SAFETY: a table that this transaction wrote to; closed at once.
+    unsafe {
+        let relation = pg_sys::table_open(table, pg_sys::AccessShareLock as i32);
+        let storage = file_of(relation);
+        pg_sys::table_close(relation, pg_sys::NoLock as i32);
+        storage
+    }
+}
+
+/// SAFETY: the relation is open.
+unsafe fn file_of(relation: pg_sys::Relation) -> u32 {
+    // SAFETY: as the function's own.
+    #[cfg(feature = "pg15")]
+    unsafe {
+        u32::from((*relation).rd_node.relNode)
+    }
+    // SAFETY: as the function's own.
+    #[cfg(not(feature = "pg15"))]
+    unsafe {
+        u32::from((*relation).rd_locator.relNumber)
+    }
+}
+
+/// Whether the version of a row at this place may still be the live one: the question PostgreSQL asks before it checks
+/// a key late. A table that was rewritten since keeps its rows elsewhere; then nobody can tell.
+pub fn may_be_live(table: pg_sys::Oid, storage: u32, place: pg_sys::ItemPointerData) -> bool {
     // SAFETY: the table is one that this transaction wrote to; everything opened is closed.
     unsafe {
         let relation = pg_sys::table_open(table, pg_sys::AccessShareLock as i32);
-        let slot = pg_sys::table_slot_create(relation, std::ptr::null_mut());
-        let mut place = place;
-        let live = pg_sys::table_tuple_fetch_row_version(
-            relation,
-            &mut place,
-            &raw mut pg_sys::SnapshotSelfData,
-            slot,
-        );
-        pg_sys::ExecDropSingleTupleTableSlot(slot);
+        let live = file_of(relation) != storage || {
+            let slot = pg_sys::table_slot_create(relation, std::ptr::null_mut());
+            let mut place = place;
+            let live = pg_sys::table_tuple_fetch_row_version(
+                relation,
+                &mut place,
+                &raw mut pg_sys::SnapshotSelfData,
+                slot,
+            );
+            pg_sys::ExecDropSingleTupleTableSlot(slot);
+            live
+        };
         pg_sys::table_close(relation, pg_sys::NoLock as i32);
         live
     }

@@ -879,6 +879,19 @@ fn whatever_writes_the_log_holds_just_that() {
     dba.run(
         "CREATE FUNCTION write(i int) RETURNS int LANGUAGE plpgsql AS
              $$ BEGIN INSERT INTO public.sites (id, name) VALUES (i, 'acme-' || i); RETURN i; END $$;
+         CREATE FUNCTION risky(i int) RETURNS int LANGUAGE plpgsql AS $$ BEGIN
+             INSERT INTO public.sites (id, name) VALUES (i, 'acme-' || i), (i + 500, 'acme');
+             IF i % 2 = 0 THEN RAISE division_by_zero; END IF;
+             UPDATE public.sites SET name = 'kept' WHERE id = i;
+             RETURN i;
+         EXCEPTION WHEN division_by_zero THEN
+             UPDATE public.servers SET cpus = cpus + 1 WHERE id = 2; RETURN -i; END $$;
+         CREATE PROCEDURE in_steps() LANGUAGE plpgsql AS $$ BEGIN
+             FOR i IN 1..6 LOOP
+                 INSERT INTO public.sites (id, name) VALUES (6000 + i, 'acme-step');
+                 IF i % 2 = 0 THEN ROLLBACK; ELSE COMMIT; END IF;
+             END LOOP; END $$;
+         CREATE TABLE plain (id int); INSERT INTO plain VALUES (7001), (7002); GRANT ALL ON plain TO PUBLIC;
          CREATE FUNCTION nested() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
              UPDATE public.servers SET cpus = cpus + 1 WHERE id = 2; RETURN NULL; END $$;
          CREATE FUNCTION late() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
@@ -903,6 +916,13 @@ fn whatever_writes_the_log_holds_just_that() {
              IF i % 3 = 0 THEN RAISE division_by_zero; END IF;
              UPDATE sites SET name = 'again' WHERE id = i;
          EXCEPTION WHEN division_by_zero THEN NULL; END; END LOOP; END $$".to_string(),
+        "SELECT risky(i) FROM generate_series(4001, 4020) i".to_string(),
+        "UPDATE sites SET visits = visits + 1 WHERE id = CASE WHEN risky(4100) < 0 THEN 1 ELSE 2 END".to_string(),
+        "CALL in_steps()".to_string(),
+        "CREATE TEMP TABLE made AS SELECT write(i) FROM generate_series(6101, 6103) i".to_string(),
+        "EXPLAIN ANALYZE INSERT INTO sites (id, name) VALUES (6201, 'explained')".to_string(),
+        "PREPARE p AS INSERT INTO sites (id, name) VALUES (6202, 'prepared'); EXECUTE p; DEALLOCATE p".to_string(),
+        "CREATE TEMP TABLE altered (id int); INSERT INTO altered VALUES (1), (2); ALTER TABLE altered ADD COLUMN w int DEFAULT write((random() * 1000000)::int + 100000)".to_string(),
         "BEGIN; SAVEPOINT a; UPDATE sites SET name = 'a' WHERE id = 1; SAVEPOINT b; UPDATE sites SET name = 'b' WHERE id = 2;
          ROLLBACK TO a; UPDATE sites SET name = 'c' WHERE id = 3; RELEASE a; COMMIT".to_string(),
         "WITH d AS (DELETE FROM sites WHERE id > 3030 RETURNING *), i AS (INSERT INTO sites (id, name) SELECT id + 5000, name FROM d RETURNING id)
@@ -919,7 +939,7 @@ fn whatever_writes_the_log_holds_just_that() {
     let mut admin = world.session("acme.admin");
     for act in &acts {
         // Statement by statement, since some may not stand in one message with others.
-        if act.contains("PREPARED") {
+        if act.contains("PREPARED") || act.contains("CALL") {
             act.split("; ").for_each(|sql| {
                 admin.run(sql);
             });
@@ -927,6 +947,25 @@ fn whatever_writes_the_log_holds_just_that() {
             admin.run(act);
         }
         assert_log_is_whole(&world, act);
+    }
+    {
+        use std::io::Read;
+        let mut text = String::new();
+        admin
+            .copy_out("COPY (INSERT INTO sites (id, name) SELECT id, 'copied' FROM plain RETURNING id) TO STDOUT")
+            .unwrap()
+            .read_to_string(&mut text)
+            .unwrap();
+        assert_eq!(text, "7001\n7002\n");
+        assert_log_is_whole(&world, "COPY of a RETURNING");
+        // The driver's portal, which gives the rows of an INSERT in portions.
+        let mut transaction = admin.transaction().unwrap();
+        let portal = transaction
+            .bind("INSERT INTO sites (id, name) SELECT i, 'portal' FROM generate_series(7101, 7110) i RETURNING id", &[])
+            .unwrap();
+        assert_eq!(transaction.query_portal(&portal, 3).unwrap().len(), 3);
+        transaction.commit().unwrap();
+        assert_log_is_whole(&world, "a portal read in part");
     }
     // Failures leave nothing, wherever they come in the statement.
     for act in [

@@ -1,9 +1,9 @@
 //! What the README shows runs as shown; every public object is described; what is open to everybody is on a list.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use pg_tenancy_tests::{Cluster, Db, Session};
+use pg_tenancy_tests::{Cluster, Db, Session, World};
 
 /// One ```sql block: who runs it, where it begins, its lines.
 struct Block<'a> {
@@ -402,4 +402,103 @@ fn arguments_have_the_names_of_the_contract() {
     ] {
         assert_eq!(names(&mut dba, function), expected, "{function}");
     }
+}
+
+#[test]
+fn no_argument_makes_an_internal_error() {
+    // NULL, empty, long, odd: an answer or an error in words, never XX000, and the connection lives.
+    let world = World::new();
+    let functions = world.superuser().rows(
+        "SELECT oid::regprocedure, (SELECT string_agg(format_type(t, NULL), ',' ORDER BY n) FROM unnest(proargtypes) WITH ORDINALITY a(t, n))
+         FROM pg_proc WHERE pronamespace = 'tenancy'::regnamespace AND prokind = 'f'
+           AND prorettype NOT IN ('trigger'::regtype, 'event_trigger'::regtype) ORDER BY 1",
+    );
+    assert!(functions.len() > 20);
+    let values = |kind: &str| -> Vec<String> {
+        let own: &[&str] = match kind {
+            "text" | "name" => &[
+                "''",
+                "'x'",
+                "'ü'",
+                "E'\\n'",
+                "repeat('x', 5000)",
+                "'owner'",
+                "'server:read'",
+                "'postgres'",
+            ],
+            "uuid" => &[
+                "gen_random_uuid()",
+                "'00000000-0000-0000-0000-000000000000'",
+            ],
+            "jsonb" => &[
+                "'[]'",
+                "'null'",
+                "'{}'",
+                "'1'",
+                "'{\"select\": null}'",
+                "'{\"columns\": []}'",
+                "'{\"columns\": {\"\": \"\"}}'",
+            ],
+            "regclass" => &[
+                "'servers'",
+                "'pg_class'",
+                "0::oid",
+                "'tenancy.orgs'",
+                "'pg_toast.pg_toast_1255'",
+            ],
+            "timestamp with time zone" => {
+                &["'infinity'", "'-infinity'", "now()", "'0044-03-15 BC'"]
+            }
+            "bigint" => &["0", "-1", "9223372036854775807", "-9223372036854775808"],
+            _ => &["true"],
+        };
+        own.iter()
+            .map(|v| v.to_string())
+            .chain(
+                ["NULL".into(), format!("'{}'", world.acme.id)]
+                    .into_iter()
+                    .take(if kind == "uuid" { 2 } else { 1 }),
+            )
+            .map(|v| format!("({v})::{kind}"))
+            .collect()
+    };
+    let mut wrong = BTreeMap::new();
+    for who in ["dba", "owner", "app"] {
+        let mut session = match who {
+            "dba" => world.superuser(),
+            "owner" => world.session("acme.owner"),
+            _ => world.app(),
+        };
+        for function in &functions {
+            let name = function[0].as_deref().unwrap().split('(').next().unwrap();
+            let kinds: Vec<&str> = function[1].iter().flat_map(|t| t.split(',')).collect();
+            let choices: Vec<Vec<String>> = kinds.iter().map(|kind| values(kind)).collect();
+            let most = choices.iter().map(Vec::len).max().unwrap_or(1);
+            for round in 0..most * 3 {
+                // Walks through the values of each argument at a different pace; at first all are NULL.
+                let arguments: Vec<&str> = choices
+                    .iter()
+                    .enumerate()
+                    .map(|(i, all)| match round {
+                        0 => all.last().map_or("", String::as_str),
+                        _ => &all[(round + i * (round / most)) % all.len()],
+                    })
+                    .collect();
+                let sql = format!("SELECT * FROM {name}({})", arguments.join(", "));
+                session.run("BEGIN; SET LOCAL statement_timeout = '20s'");
+                if let Err(error) = session.attempt(&sql) {
+                    match error.as_db_error() {
+                        Some(db) if !db.code().code().starts_with("XX") => {}
+                        Some(db) => {
+                            let what = format!("{name}: {} {}", db.code().code(), db.message());
+                            wrong.entry(what).or_insert(sql);
+                        }
+                        None => panic!("{who}: {sql}: the connection is gone: {error:?}"),
+                    }
+                }
+                session.run("ROLLBACK");
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }

@@ -214,7 +214,7 @@ fn a_dump_restored_on_another_server_is_the_same_world() {
         .superuser("postgres")
         .batch_execute(&roles.join(";"))
         .unwrap();
-    for format in ["custom", "plain"] {
+    for format in ["custom", "directory", "plain"] {
         let file = world.db.cluster.file(format);
         let file = file.to_str().expect("a path in UTF-8");
         world.db.cluster.client_program(
@@ -273,31 +273,6 @@ fn a_dump_restored_on_another_server_is_the_same_world() {
     assert_eq!(facts(&mut source), before);
     assert_eq!(world.session("acme.owner").column(AUDIT), logs[0]);
     behaves(&world);
-}
-
-#[test]
-fn the_order_in_which_a_dump_is_loaded_does_not_matter() {
-    // Several jobs load the tables in any order, members before their orgs.
-    let world = world_with_a_past();
-    let before = facts(&mut world.superuser());
-    let folder = world.db.cluster.file("folder");
-    let folder = folder.to_str().expect("a path in UTF-8");
-    world.db.cluster.client_program(
-        "pg_dump",
-        &world.db.name,
-        &["--format", "directory", "--jobs", "2", "--file", folder],
-    );
-    let copy = world.moved_to(Db::empty(Cluster::shared()));
-    world.db.cluster.client_program(
-        "pg_restore",
-        &copy.db.name,
-        &["--exit-on-error", "--jobs", "4", folder],
-    );
-    std::fs::remove_dir_all(folder).expect("a folder of our own");
-    for ((name, old), (_, new)) in before.iter().zip(facts(&mut copy.superuser())) {
-        assert_eq!(old, &new, "{name}");
-    }
-    behaves(&copy);
 }
 
 #[test]

@@ -153,7 +153,7 @@ fn bulk<'a>(
             let name = side.writer.name;
             let bulk = Side::bulk(name, rows, move || run(side));
             if name == VERSION {
-                bulk.at_most(3)
+                bulk.at_most(2)
             } else {
                 bulk
             }

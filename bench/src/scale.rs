@@ -51,7 +51,7 @@ impl Scale {
         let trial = rows < 1_000_000;
         let (sittings, rounds, heavy_rounds, bulk_rounds) = match (full, trial) {
             (_, true) => (2, 5, 2, 3),
-            (false, false) => (3, 13, 3, 7),
+            (false, false) => (3, 13, 3, 5),
             (true, false) => (9, 15, 4, 21),
         };
         Ok(Scale {

@@ -23,7 +23,8 @@ fn text(id: &Id) -> String {
 /// Errors: 42501 not a member, unknown organization, expired, or not one's own user; 25P01 outside a transaction
 /// block for a login trusted with scope transaction; 25001 when the transaction already works for another organization.
 #[pg_extern(volatile, parallel_unsafe)]
-fn enter(org: Uuid, user_id: default!(Option<Uuid>, "NULL")) -> pg::Result<()> {
+fn enter(org: Option<Uuid>, user_id: default!(Option<Uuid>, "NULL")) -> pg::Result<()> {
+    let org = pg::given(org, "org")?;
     let local = transaction::in_block();
     if !local && principal().transaction_scoped() {
         return Err(fail(

@@ -1,9 +1,10 @@
-//! Cursors WITH HOLD keep the rows they read when their transaction ends (attack A3). Each remembers the organization
-//! and user it was read for, and gives its rows to no other context.
+//! Cursors WITH HOLD keep the rows they read when their transaction ends (attack A3). Where the context ends with the
+//! transaction they are closed; elsewhere each remembers the organization and user it was read for, and FETCH gives its
+//! rows to no other context.
 
 use super::authority::Id;
 use super::{standing, transaction};
-use crate::pg::{self, error::server_log, fail};
+use crate::pg::{self, cursor, error::server_log, fail};
 use pgrx::prelude::*;
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -27,14 +28,27 @@ pub fn closed(name: &str) {
     DECLARED.with_borrow_mut(|d| d.retain(|one| one != name));
 }
 
-/// Before commit: what was declared outlives the transaction, and so does whose rows it holds.
+/// Before commit: what was declared outlives the transaction, and so does whose rows it holds; but where the context
+/// ends with the transaction, so does the cursor.
 pub fn before_commit() {
-    let names = DECLARED.take();
-    if let Some(pin) = transaction::pinned() {
-        HELD.with_borrow_mut(|h| {
-            h.extend(names.into_iter().map(|name| (name, (pin.org, pin.user))))
-        });
+    let mut names = DECLARED.take();
+    let Some(pin) = transaction::pinned() else {
+        return;
+    };
+    // The DECLARE that loaded the library passed no hook of ours.
+    if transaction::loaded_here() {
+        names = cursor::held();
     }
+    if names.is_empty() {
+        return;
+    }
+    if standing::standing().principal.transaction_scoped() {
+        for name in names {
+            cursor::close(&name);
+        }
+        return;
+    }
+    HELD.with_borrow_mut(|h| h.extend(names.into_iter().map(|name| (name, (pin.org, pin.user)))));
 }
 
 pub fn at_transaction_end() {

@@ -19,6 +19,11 @@ thread_local! {
     static PIN: Cell<Option<Pin>> = const { Cell::new(None) };
 }
 
+/// Whether the library was loaded in this very transaction, so that its first statement passed no hook.
+pub fn loaded_here() -> bool {
+    SERIAL.get() == 1
+}
+
 /// The number of the transaction in this backend, from 1; 0 is never one.
 pub fn serial() -> u64 {
     SERIAL.get()

@@ -139,7 +139,7 @@ pub fn hides(parent: pg_sys::Oid, key: &[Value], text: &str) -> bool {
 /// Whether PostgreSQL's query for a key, `SELECT 1 FROM ONLY t x WHERE "a" = $1 AND "b" = $2 ...` with qualified
 /// operators, compares these columns in this order.
 fn asks_for(text: &str, columns: &[String]) -> bool {
-    let Some((_, condition)) = text.split_once(" x WHERE ") else {
+    let Some(condition) = condition_of(text) else {
         return false;
     };
     let mut rest = condition;
@@ -161,6 +161,26 @@ fn asks_for(text: &str, columns: &[String]) -> bool {
         }
     }
     !rest.contains(" AND \"")
+}
+
+/// What follows WHERE, the table's quoted name read as such whatever stands in it.
+fn condition_of(text: &str) -> Option<&str> {
+    let rest = text.strip_prefix("SELECT 1 FROM ")?;
+    let rest = rest.strip_prefix("ONLY ").unwrap_or(rest);
+    let rest = after_identifier(rest)?.strip_prefix('.')?;
+    after_identifier(rest)?.strip_prefix(" x WHERE ")
+}
+
+fn after_identifier(text: &str) -> Option<&str> {
+    let mut rest = text.strip_prefix('"')?;
+    loop {
+        let end = rest.find('"')?;
+        rest = &rest[end + 1..];
+        match rest.strip_prefix('"') {
+            Some(doubled) => rest = doubled,
+            None => return Some(rest),
+        }
+    }
 }
 
 fn text_of(key: &GuardedKey, values: &[Value], row: &RowImage) -> String {
@@ -245,5 +265,7 @@ mod tests {
         assert!(!asks_for(two, &columns(&["b\"x", "a"])));
         assert!(!asks_for(two, &columns(&["a"])));
         assert!(!asks_for("SELECT 1", &columns(&["a"])));
+        let odd = r#"SELECT 1 FROM ONLY "public"."p"" x WHERE ""b"" = " x WHERE "a" OPERATOR(pg_catalog.=) $1 FOR KEY SHARE OF x"#;
+        assert!(asks_for(odd, &columns(&["a"])));
     }
 }

@@ -11,7 +11,7 @@ use crate::pg::value::Value;
 use crate::pg::{self, catalog, error, fail, identity};
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
-use pgrx::{JsonB, PgRelation, spi};
+use pgrx::{JsonB, spi};
 use std::collections::HashMap;
 
 /// The table as the catalog describes it.
@@ -66,6 +66,15 @@ fn facts(relid: pg_sys::Oid) -> pg::Result<Facts> {
             .set_detail(format!("No table has the object id {}.", u32::from(relid)))
             .set_hint("Pass the table's name.")
     })
+}
+
+/// The table under ACCESS EXCLUSIVE, with the name and owner it has now; the checks are repeated, since all of that may
+/// have changed while we waited.
+fn locked(relid: pg_sys::Oid) -> pg::Result<Facts> {
+    catalog::lock_exclusively(relid);
+    let table = facts(relid)?;
+    require_owner(&table)?;
+    Ok(table)
 }
 
 /// For owners of the table and for the DBA; the extension's own and the system's tables are nobody's to change here.
@@ -388,27 +397,25 @@ fn permissions(given: JsonB) -> pg::Result<Permissions> {
 /// Errors, before anything is changed: 42501 not the owner, 42809 not a plain table, 42703 no such column, 42804 not
 /// uuid, 22023 unknown action or key, 23502 rows without organization, 23503 references that cross organizations,
 /// 42710 protected already in another way.
-#[pg_extern(volatile, parallel_unsafe)]
+#[pg_extern(sql = r#"
+CREATE FUNCTION protect(
+    table_name regclass, org_column text DEFAULT 'org_id', permissions jsonb DEFAULT '{}', audit boolean DEFAULT true)
+RETURNS void VOLATILE PARALLEL UNSAFE LANGUAGE c AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';
+"#)]
 fn protect(
-    table_name: PgRelation,
-    org_column: default!(&str, "'org_id'"),
-    permissions: default!(JsonB, "'{}'"),
-    audit: default!(bool, "true"),
+    table_name: Option<pg_sys::Oid>,
+    org_column: Option<&str>,
+    permissions: Option<JsonB>,
+    audit: Option<bool>,
 ) -> pg::Result<()> {
-    let relid = table_name.oid();
-    // ALTER TABLE refuses a relation that its own session holds open.
-    drop(table_name);
-    let table = facts(relid)?;
-    require_owner(&table)?;
-    require_plain_table(&table)?;
+    let relid = pg::given(table_name, "table_name")?;
+    let org_column = pg::given(org_column, "org_column")?;
+    let permissions = pg::given(permissions, "permissions")?;
+    let audit = pg::given(audit, "audit")?;
+    require_owner(&facts(relid)?)?;
+    require_plain_table(&facts(relid)?)?;
     let permissions = self::permissions(permissions)?;
-    execute(
-        &format!(
-            "LOCK TABLE ONLY {} IN ACCESS EXCLUSIVE MODE",
-            table.quoted()
-        ),
-        &[],
-    );
+    let table = locked(relid)?;
     let column = self::org_column(&table, org_column)?;
     let mut options = Options::new(org_column, permissions, audit, column.before.clone());
     let matrix = authority::matrix();
@@ -509,12 +516,14 @@ fn apply(table: &Facts, column: &OrgColumn, options: &mut Options) {
 /// Takes the protection of a table away: policies, triggers and the default go, and row security, NOT NULL and the
 /// index return to what they were; the rows stay (spec 5). For the table's owner and the DBA.
 /// Errors: 42501 not the owner, 42704 the table is not protected.
-#[pg_extern(volatile, parallel_unsafe)]
-fn unprotect(table_name: PgRelation) -> pg::Result<()> {
-    let relid = table_name.oid();
-    drop(table_name);
-    let table = facts(relid)?;
-    require_owner(&table)?;
+#[pg_extern(sql = r#"
+CREATE FUNCTION unprotect(table_name regclass)
+RETURNS void VOLATILE PARALLEL UNSAFE LANGUAGE c AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';
+"#)]
+fn unprotect(table_name: Option<pg_sys::Oid>) -> pg::Result<()> {
+    let relid = pg::given(table_name, "table_name")?;
+    require_owner(&facts(relid)?)?;
+    let table = locked(relid)?;
     take_away(&table)
 }
 
@@ -603,7 +612,7 @@ pub fn unprotect_everything() -> pg::Result<()> {
         |row| row.get::<pg_sys::Oid>(1),
     );
     for relid in tables.into_iter().flatten() {
-        take_away(&facts(relid)?)?;
+        take_away(&locked(relid)?)?;
     }
     Ok(())
 }

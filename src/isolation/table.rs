@@ -8,7 +8,7 @@ use crate::pg::catalog;
 use crate::pg::probe::{self, Probe, ProbeKey};
 use crate::pg::query::{Arg, latest};
 use crate::pg::trigger::RowImage;
-use crate::pg::value::Projection;
+use crate::pg::value::{self, Projection};
 use pgrx::pg_sys;
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
@@ -42,16 +42,46 @@ pub struct Table {
     projections: RefCell<HashMap<Vec<i16>, Projection>>,
 }
 
+/// Row types stay registered with PostgreSQL for the backend's life, so only this many sets of columns per table get one
+/// of their own; rows of others are converted whole and cut down.
+const PROJECTIONS: usize = 64;
+
 impl Table {
     /// These columns of a row of this table, as jsonb.
     pub fn to_jsonb(&self, row: &RowImage, attnums: &[i16]) -> pg_sys::Datum {
-        let known = self.projections.borrow().get(attnums).copied();
-        let projection = known.unwrap_or_else(|| {
-            let made = row.projection(attnums);
-            self.projections.borrow_mut().insert(attnums.to_vec(), made);
-            made
-        });
-        row.to_jsonb(projection, attnums)
+        if let Some(projection) = self.projection(row, attnums) {
+            return row.to_jsonb(projection, attnums);
+        }
+        let all: Vec<i16> = self.columns.iter().map(|(attnum, _)| *attnum).collect();
+        let others: Vec<&str> = self
+            .columns
+            .iter()
+            .filter(|(attnum, _)| !attnums.contains(attnum))
+            .map(|(_, name)| name.as_str())
+            .collect();
+        let projection = self.projection(row, &all).expect("the whole row has one");
+        value::jsonb_without(row.to_jsonb(projection, &all), &others)
+    }
+
+    fn projection(&self, row: &RowImage, attnums: &[i16]) -> Option<Projection> {
+        if let Some(known) = self.projections.borrow().get(attnums) {
+            return Some(*known);
+        }
+        let whole = attnums.len() == self.columns.len();
+        if self.projections.borrow().len() >= PROJECTIONS && !whole {
+            return None;
+        }
+        let made = row.projection(attnums);
+        self.projections.borrow_mut().insert(attnums.to_vec(), made);
+        Some(made)
+    }
+}
+
+impl Drop for Table {
+    fn drop(&mut self) {
+        for projection in self.projections.borrow().values() {
+            projection.free();
+        }
     }
 }
 

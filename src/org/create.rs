@@ -20,11 +20,12 @@ fn trimmed(text: Option<&str>) -> Option<&str> {
 /// For the DBA and for trusted applications. Errors: 42501 not allowed, 22023 not an address, 23505 already registered.
 #[pg_extern(volatile, parallel_unsafe)]
 fn create_user(
-    email: &str,
+    email: Option<&str>,
     name: default!(Option<&str>, "NULL"),
     external_key: default!(Option<&str>, "NULL"),
     sso_subject: default!(Option<&str>, "NULL"),
 ) -> pg::Result<Uuid> {
+    let email = pg::given(email, "email")?;
     if !may_name_keys() {
         return Err(fail(
             PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
@@ -83,11 +84,13 @@ fn may_name_keys() -> bool {
 /// external keys. Errors: 42501 no user or not allowed, 22023 bad name, slug or owner, 23505 slug or key taken, 54000 too many owned.
 #[pg_extern(volatile, parallel_unsafe)]
 fn create_org(
-    name: &str,
-    slug: &str,
+    name: Option<&str>,
+    slug: Option<&str>,
     owner: default!(Option<Uuid>, "NULL"),
     external_key: default!(Option<&str>, "NULL"),
 ) -> pg::Result<Uuid> {
+    let name = pg::given(name, "name")?;
+    let slug = pg::given(slug, "slug")?;
     let owner = owner_of_new_org(owner)?;
     let name = name.trim();
     if name.is_empty() || name.chars().count() > 255 || name.chars().any(char::is_control) {

@@ -56,7 +56,9 @@ fn existing_role(role: &str) -> pg::Result<()> {
 /// Binds a database login to one user: whoever logs in with it is that person, whatever the settings say (spec 4).
 /// For the DBA. Errors: 42501 not the DBA, 42704 no such role, 22023 no such user.
 #[pg_extern(volatile, parallel_unsafe)]
-fn bind_login(login: &str, user_id: Uuid) -> pg::Result<()> {
+fn bind_login(login: Option<&str>, user_id: Option<Uuid>) -> pg::Result<()> {
+    let login = pg::given(login, "login")?;
+    let user_id = pg::given(user_id, "user_id")?;
     require_administrator("bind a login")?;
     existing_role(login)?;
     require_strength_of(login)?;
@@ -79,7 +81,8 @@ fn bind_login(login: &str, user_id: Uuid) -> pg::Result<()> {
 /// Undoes `bind_login()`: the login is nobody from its next statement on (spec 4). For the DBA.
 /// Errors: 42501 not the DBA, 42704 the login is not bound.
 #[pg_extern(volatile, parallel_unsafe)]
-fn unbind_login(login: &str) -> pg::Result<()> {
+fn unbind_login(login: Option<&str>) -> pg::Result<()> {
+    let login = pg::given(login, "login")?;
     forget(login, "user", "unbind a login")
 }
 
@@ -91,10 +94,13 @@ fn unbind_login(login: &str) -> pg::Result<()> {
 /// Errors: 42501 not the DBA, 42704 no such role, 22023 unknown scope or service role.
 #[pg_extern(volatile, parallel_unsafe)]
 fn trust_application(
-    login: &str,
-    scope: default!(&str, "'transaction'"),
-    service_role: default!(&str, "'member'"),
+    login: Option<&str>,
+    scope: default!(Option<&str>, "'transaction'"),
+    service_role: default!(Option<&str>, "'member'"),
 ) -> pg::Result<()> {
+    let login = pg::given(login, "login")?;
+    let scope = pg::given(scope, "scope")?;
+    let service_role = pg::given(service_role, "service_role")?;
     require_administrator("trust an application")?;
     existing_role(login)?;
     require_strength_of(login)?;
@@ -129,7 +135,8 @@ fn trust_application(
 /// Undoes `trust_application()`: the login is nobody from its next statement on (spec 4). For the DBA.
 /// Errors: 42501 not the DBA, 42704 the login is not trusted.
 #[pg_extern(volatile, parallel_unsafe)]
-fn distrust_application(login: &str) -> pg::Result<()> {
+fn distrust_application(login: Option<&str>) -> pg::Result<()> {
+    let login = pg::given(login, "login")?;
     forget(login, "application", "distrust an application")
 }
 
@@ -167,7 +174,8 @@ fn require_superuser(doing: &str) -> pg::Result<()> {
 /// Lets the members of a role run the DBA's functions without being superuser (spec 4). For superusers.
 /// Errors: 42501 not a superuser, 42704 no such role.
 #[pg_extern(volatile, parallel_unsafe)]
-fn grant_administration(role: &str) -> pg::Result<()> {
+fn grant_administration(role: Option<&str>) -> pg::Result<()> {
+    let role = pg::given(role, "role")?;
     require_superuser("grant administration")?;
     existing_role(role)?;
     execute(
@@ -179,7 +187,8 @@ fn grant_administration(role: &str) -> pg::Result<()> {
 
 /// Undoes `grant_administration()` (spec 4). For superusers. Errors: 42501 not a superuser, 42704 not granted.
 #[pg_extern(volatile, parallel_unsafe)]
-fn revoke_administration(role: &str) -> pg::Result<()> {
+fn revoke_administration(role: Option<&str>) -> pg::Result<()> {
+    let role = pg::given(role, "role")?;
     require_superuser("revoke administration")?;
     let gone = execute(
         "DELETE FROM tenancy.administrators WHERE role OPERATOR(pg_catalog.=) $1::pg_catalog.name",

@@ -44,11 +44,14 @@ fn member_key(org: &[u8; 16], user: &[u8; 16]) -> Value {
 /// a member, 23514 for the role owner.
 #[pg_extern(volatile, parallel_unsafe)]
 fn add_member(
-    org: Uuid,
-    user_id: Uuid,
-    role: &str,
+    org: Option<Uuid>,
+    user_id: Option<Uuid>,
+    role: Option<&str>,
     expires_at: default!(Option<TimestampWithTimeZone>, "NULL"),
 ) -> pg::Result<()> {
+    let org = pg::given(org, "org")?;
+    let user_id = pg::given(user_id, "user_id")?;
+    let role = pg::given(role, "role")?;
     let (org, user) = (org.as_bytes(), user_id.as_bytes());
     access::require(org, "team:invite", "in the organization")?;
     assignable(role)?;
@@ -98,7 +101,10 @@ fn add_member(
 /// open session of that member. Errors: 42501 no right or unknown organization, 22023 unknown role, P0002 not a
 /// member, 23514 for the role owner or the owner himself.
 #[pg_extern(volatile, parallel_unsafe)]
-fn set_member_role(org: Uuid, user_id: Uuid, role: &str) -> pg::Result<()> {
+fn set_member_role(org: Option<Uuid>, user_id: Option<Uuid>, role: Option<&str>) -> pg::Result<()> {
+    let org = pg::given(org, "org")?;
+    let user_id = pg::given(user_id, "user_id")?;
+    let role = pg::given(role, "role")?;
     let (org, user) = (org.as_bytes(), user_id.as_bytes());
     access::require(org, "team:role", "in the organization")?;
     assignable(role)?;
@@ -139,7 +145,9 @@ fn set_member_role(org: Uuid, user_id: Uuid, role: &str) -> pg::Result<()> {
 /// the audit stay. Needs team:remove there (or the DBA); anyone but the owner may leave.
 /// Errors: 42501 no right or unknown organization, P0002 not a member, 23514 for the owner.
 #[pg_extern(volatile, parallel_unsafe)]
-fn remove_member(org: Uuid, user_id: Uuid) -> pg::Result<()> {
+fn remove_member(org: Option<Uuid>, user_id: Option<Uuid>) -> pg::Result<()> {
+    let org = pg::given(org, "org")?;
+    let user_id = pg::given(user_id, "user_id")?;
     let (org, user) = (org.as_bytes(), user_id.as_bytes());
     let leaving = context::standing().user == Some(*user) && access::role_in(org, user).is_some();
     if !leaving {

@@ -16,7 +16,9 @@ use serde_json::json;
 /// Errors: 42501 not the owner or unknown organization, 22023 the target is no active member, 54000 the target owns
 /// as many organizations as allowed.
 #[pg_extern(volatile, parallel_unsafe)]
-fn transfer_ownership(org: Uuid, new_owner: Uuid) -> pg::Result<()> {
+fn transfer_ownership(org: Option<Uuid>, new_owner: Option<Uuid>) -> pg::Result<()> {
+    let org = pg::given(org, "org")?;
+    let new_owner = pg::given(new_owner, "new_owner")?;
     let (org, target) = (org.as_bytes(), new_owner.as_bytes());
     let known = context::known_org(org)?;
     let now = context::standing();

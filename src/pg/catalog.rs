@@ -90,6 +90,12 @@ fn function_in(schema: &CStr, name: &CStr) -> Option<pg_sys::Oid> {
     }
 }
 
+/// Takes ACCESS EXCLUSIVE on a table by its id, until the transaction ends: its name cannot change meanwhile.
+pub fn lock_exclusively(relid: pg_sys::Oid) {
+    // SAFETY: a lock by id; a relation that is gone is the caller's to notice.
+    unsafe { pg_sys::LockRelationOid(relid, pg_sys::AccessExclusiveLock as i32) }
+}
+
 pub fn relation_owner(relid: pg_sys::Oid) -> Option<pg_sys::Oid> {
     // SAFETY: the tuple is checked for NULL and released; relowner is never null.
     unsafe {

@@ -21,6 +21,18 @@ pub fn fail(code: PgSqlErrorCode, message: impl Into<String>) -> ErrorReport {
     ErrorReport::new(code, message.into(), "pg_tenancy")
 }
 
+/// An argument that may not be NULL.
+pub fn given<T>(value: Option<T>, name: &str) -> Result<T> {
+    value.ok_or_else(|| {
+        fail(
+            PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
+            format!("argument {name} must not be NULL"),
+        )
+        .set_detail("Nothing was changed.")
+        .set_hint("Pass a value for it.")
+    })
+}
+
 /// A line that only the server's log receives, whatever `client_min_messages` says.
 pub fn server_log(message: &str, detail: &str) {
     ErrorReport::new(

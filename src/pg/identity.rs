@@ -135,11 +135,7 @@ impl Drop for Acting {
 /// Runs `work` as a table's owner, restricted, the way PostgreSQL itself maintains tables: what the table brings along
 /// (casts, constraint and index expressions that get evaluated) runs with no more rights than its owner has.
 pub fn as_table_owner<R>(owner: pg_sys::Oid, work: impl FnOnce() -> R) -> R {
-    acting_as(
-        owner,
-        (pg_sys::SECURITY_RESTRICTED_OPERATION | pg_sys::SECURITY_NOFORCE_RLS) as i32,
-        work,
-    )
+    acting_as(owner, pg_sys::SECURITY_RESTRICTED_OPERATION as i32, work)
 }
 
 /// Runs `work` as the extension's owner with `search_path = pg_catalog, pg_temp`, as a SECURITY DEFINER function
@@ -156,7 +152,10 @@ fn acting_as<R>(role: pg_sys::Oid, restrictions: i32, work: impl FnOnce() -> R) 
         let nest = pg_sys::NewGUCNestLevel();
         pg_sys::SetUserIdAndSecContext(
             role,
-            context | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32 | restrictions,
+            // What a referential action is lent (no row security) is not for what runs inside it.
+            (context & !(pg_sys::SECURITY_NOFORCE_RLS as i32))
+                | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32
+                | restrictions,
         );
         let acting = Acting {
             user,

@@ -2,6 +2,7 @@
 //! Rooms call these functions and stay free of `unsafe`.
 
 pub mod catalog;
+pub mod cursor;
 pub mod error;
 pub mod event;
 pub mod heap;
@@ -15,4 +16,4 @@ pub mod transaction;
 pub mod trigger;
 pub mod value;
 
-pub use error::{Result, fail};
+pub use error::{Result, fail, given};

@@ -134,6 +134,27 @@ pub unsafe fn projection(desc: pg_sys::TupleDesc, attnums: &[i16]) -> Projection
     }
 }
 
+impl Projection {
+    /// Gives the descriptor's memory back; PostgreSQL keeps the registered copy.
+    pub fn free(&self) {
+        // SAFETY: made by projection(), in memory of the backend's life, and freed once, with its table.
+        unsafe { pg_sys::FreeTupleDesc(self.desc) }
+    }
+}
+
+/// The object without these keys.
+pub fn jsonb_without(object: pg_sys::Datum, keys: &[&str]) -> pg_sys::Datum {
+    let keys: Vec<String> = keys.iter().map(|k| k.to_string()).collect();
+    // SAFETY: jsonb - text[], neither NULL.
+    unsafe {
+        pgrx::direct_function_call_as_datum(
+            pg_sys::jsonb_delete_array,
+            &[Some(object), keys.into_datum()],
+        )
+    }
+    .expect("jsonb - text[] is never NULL")
+}
+
 /// These values as jsonb, exactly as to_jsonb(row) makes it.
 ///
 /// SAFETY: the values are those of the projection's columns, in their order.

@@ -276,23 +276,64 @@ fn c13_cursors_and_row_addresses() {
     session.run("COMMIT");
 }
 
-#[test]
-fn a3_a_cursor_with_hold_is_not_read_in_another_org() {
+fn held_cursor(load_first: bool) {
     let world = World::new();
     let mut app = world.app();
+    if load_first {
+        app.run("SELECT tenancy.current_org()");
+    }
     world.begin(&mut app, world.acme, "agency");
     let declared = app.attempt_within("DECLARE held CURSOR WITH HOLD FOR SELECT name FROM servers");
     app.run("COMMIT");
-    if declared.is_ok() {
+    if declared.is_err() {
+        return;
+    }
+    for act in ["FETCH ALL FROM held", "FETCH FIRST FROM held", "MOVE held"] {
+        // In the other org, and in none.
         world.begin(&mut app, world.globex, "agency");
-        if let Ok(rows) = app.try_rows("FETCH ALL FROM held") {
+        if let Ok(rows) = app.try_rows(act) {
             assert!(
                 rows.is_empty(),
                 "acme's rows were read in globex's context: {rows:?}"
             );
         }
         app.run("ROLLBACK");
+        if let Ok(rows) = app.try_rows(act) {
+            assert!(
+                rows.is_empty(),
+                "acme's rows were read without a context: {rows:?}"
+            );
+        }
     }
+}
+
+#[test]
+fn a3_a_cursor_with_hold_is_not_read_in_another_org() {
+    held_cursor(true);
+}
+
+#[test]
+fn a3_nor_where_it_was_the_first_statement_of_its_connection() {
+    held_cursor(false);
+}
+
+#[test]
+fn a3_a_cursor_with_hold_of_a_session_context_goes_on_in_it() {
+    let world = World::new();
+    let mut session = world.session("agency");
+    session.run(
+        "BEGIN; DECLARE held CURSOR WITH HOLD FOR SELECT name FROM servers ORDER BY id; COMMIT",
+    );
+    if let Ok(rows) = session.try_rows("FETCH 1 FROM held") {
+        assert_eq!(rows, [[Some("acme-server-1".to_string())]]);
+    }
+    session.run(&format!("SET app.current_org = '{}'", world.globex.id));
+    if let Ok(rows) = session.try_rows("FETCH ALL FROM held") {
+        assert!(rows.is_empty(), "{rows:?}");
+    }
+    // What reads no protected table is nobody's business.
+    session.run("BEGIN; DECLARE plain CURSOR WITH HOLD FOR SELECT code FROM regions; COMMIT");
+    assert_eq!(session.run("FETCH ALL FROM plain"), 2);
 }
 
 #[test]

@@ -56,37 +56,14 @@ fn run() -> Result<()> {
 
     say("starting a throwaway server");
     let server = Server::start()?;
-    say("creating organizations");
-    let mut world = World::create(&server, "bench", scale.orgs, Store::Dedicated)?;
-    say(&format!("loading {} rows twice", scale.rows));
-    reads::load(&world, &scale)?;
-    if scale.wants("fk") || scale.wants("insert") || scale.wants("audit") {
-        guards::load(&world, &scale)?;
-    }
-
     let mut report = Report::new();
-    for part in scale::PARTS {
-        if !scale.wants(part) {
-            continue;
-        }
-        say(part);
-        match *part {
-            "reads" => reads::measure(&world, &scale, &mut report)?,
-            "estimates" => estimates::measure(&mut world, &mut report)?,
-            "context" => context::measure(&world, &scale, &mut report)?,
-            "permission" => permission::measure(&world, &scale, &mut report)?,
-            "fk" => guards::foreign_keys(&world, &scale, &mut report)?,
-            "insert" => guards::inserts(&world, &scale, &mut report)?,
-            "audit" => {
-                audit::load(&world)?;
-                audit::measure(&world, &scale, &mut report)?;
-            }
-            "growth" => growth::measure(&server, &scale, &mut report)?,
-            _ => leakproof::measure(&world, &scale, &mut report)?,
-        }
+    let database = "bench";
+    if let Err(error) = measure(&server, database, &scale, &mut report, say) {
+        eprintln!("The server's log ends:\n{}", server.last_of_log());
+        return Err(error);
     }
 
-    let mut about = server.about(&world.database)?;
+    let mut about = server.about(database)?;
     about["scale"] = json!({"rows": scale.rows, "orgs": scale.orgs, "rows_of_a_bulk_write": scale.bulk(),
                             "rounds": scale.rounds, "bulk_rounds": scale.bulk_rounds,
                             "mode": if scale.full { "full" } else { "quick" }});
@@ -122,6 +99,44 @@ fn run() -> Result<()> {
         shown.display(),
         start.elapsed().as_secs()
     );
+    Ok(())
+}
+
+fn measure(
+    server: &Server,
+    database: &str,
+    scale: &Scale,
+    report: &mut Report,
+    say: impl Fn(&str),
+) -> Result<()> {
+    say("creating organizations");
+    let mut world = World::create(server, database, scale.orgs, Store::Dedicated)?;
+    say(&format!("loading {} rows twice", scale.rows));
+    reads::load(&world, scale)?;
+    if scale.wants("fk") || scale.wants("insert") || scale.wants("audit") {
+        guards::load(&world, scale)?;
+    }
+
+    for part in scale::PARTS {
+        if !scale.wants(part) {
+            continue;
+        }
+        say(part);
+        match *part {
+            "reads" => reads::measure(&world, scale, report)?,
+            "estimates" => estimates::measure(&mut world, report)?,
+            "context" => context::measure(&world, scale, report)?,
+            "permission" => permission::measure(&world, scale, report)?,
+            "fk" => guards::foreign_keys(&world, scale, report)?,
+            "insert" => guards::inserts(&world, scale, report)?,
+            "audit" => {
+                audit::load(&world)?;
+                audit::measure(&world, scale, report)?;
+            }
+            "growth" => growth::measure(server, scale, report)?,
+            _ => leakproof::measure(&world, scale, report)?,
+        }
+    }
     Ok(())
 }
 

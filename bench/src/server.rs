@@ -98,6 +98,13 @@ impl Server {
         }
     }
 
+    /// What PostgreSQL said last: the log goes away with the server.
+    pub fn last_of_log(&self) -> String {
+        let log = self.cluster.log();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(8)..].join("\n")
+    }
+
     pub fn superuser(&self, database: &str) -> Result<Client> {
         self.login("postgres", database)
     }

@@ -1,12 +1,12 @@
 //! Cursors of the session.
 
-use super::query::run;
+use super::query::latest;
 use pgrx::prelude::*;
 use std::ffi::CString;
 
-/// The names of the cursors WITH HOLD that there are.
+/// The names of the cursors WITH HOLD that there are. Asked before commit, where no statement's snapshot is left.
 pub fn held() -> Vec<String> {
-    run(
+    latest(
         "SELECT name FROM pg_catalog.pg_cursor() WHERE is_holdable",
         &[],
         |row| row.get::<String>(1),

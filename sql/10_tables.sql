@@ -2,11 +2,17 @@
 -- Every table here obeys the extension's own rule: row security on, no write grants; it is changed only
 -- through functions that check (spec sections 2 to 4).
 
--- A schema tenancy that a weaker role made before us would let that role add functions beside ours, or drop it.
+-- Names and messages pass through Rust, whose text is UTF-8. And a schema tenancy that a weaker role made before us would let that role add functions beside ours, or drop it.
 DO $$
 DECLARE
     holder text;
 BEGIN
+    IF pg_catalog.getdatabaseencoding() <> 'UTF8' THEN
+        RAISE EXCEPTION 'pg_tenancy needs a database with encoding UTF8'
+            USING ERRCODE = 'feature_not_supported',
+                  DETAIL = pg_catalog.format('This one has %s.', pg_catalog.getdatabaseencoding()),
+                  HINT = 'CREATE DATABASE ... ENCODING ''UTF8'' TEMPLATE template0.';
+    END IF;
     SELECT pg_catalog.quote_ident(r.rolname) INTO holder
     FROM pg_catalog.pg_namespace AS n JOIN pg_catalog.pg_roles AS r ON r.oid = n.nspowner
     WHERE n.nspname = 'tenancy' AND NOT r.rolsuper;

@@ -1,10 +1,14 @@
 //! PostgreSQL runs the statements of foreign keys (checks, cascades) as the table's owner without row security, and a
 //! BEFORE trigger of the application's that fires inside runs so too. This keeps the two apart: PostgreSQL's own
 //! statement needs the right on the parent only; any other is held to the rules as if nobody had lent it anything.
+//!
+//! A statement that was analysed in there carries no row security, and PostgreSQL would take the cached result for good
+//! in the same role's ordinary statements (attack A-28). So when something else than PostgreSQL's own was analysed
+//! inside, every cached plan of the session is made anew afterwards.
 
 use crate::pg::{identity, transaction};
 use pgrx::prelude::*;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::ffi::CStr;
 
 struct Running {
@@ -15,6 +19,53 @@ struct Running {
 thread_local! {
     // The statements running inside referential actions, outermost first.
     static RUNNING: RefCell<Vec<Running>> = const { RefCell::new(Vec::new()) };
+    // Whether something else than PostgreSQL's own was analysed inside.
+    static TAINTED: Cell<bool> = const { Cell::new(false) };
+}
+
+static mut PREVIOUS: pg_sys::post_parse_analyze_hook_type = None;
+
+/// SAFETY: called by PostgreSQL with the statement it has just analysed; chains to the previous hook.
+unsafe extern "C-unwind" fn analysed(
+    state: *mut pg_sys::ParseState,
+    query: *mut pg_sys::Query,
+    jumble: *mut pg_sys::JumbleState,
+) {
+    // SAFETY: the hook that was there before; then a text that lives as long as the state.
+    unsafe {
+        if let Some(previous) = PREVIOUS {
+            previous(state, query, jumble);
+        }
+        if identity::in_referential_action() {
+            note_analysis((*state).p_sourcetext);
+        }
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn note_analysis(text: *const std::ffi::c_char) {
+    // SAFETY: NULL or a NUL-terminated text.
+    let own =
+        unsafe { !text.is_null() && has_form_of_check(&CStr::from_ptr(text).to_string_lossy()) };
+    if !own {
+        TAINTED.set(true);
+    }
+}
+
+/// Outside again: what was analysed inside serves nobody any more.
+fn cleanse() {
+    if RUNNING.with_borrow(Vec::is_empty) && TAINTED.replace(false) {
+        // SAFETY: marks the session's cached plans as to be made anew; looks nothing up.
+        unsafe { pg_sys::ResetPlanCache() }
+    }
+}
+
+pub fn init() {
+    // SAFETY: one thread; hooks are chained as PostgreSQL's own modules do it.
+    unsafe {
+        PREVIOUS = pg_sys::post_parse_analyze_hook;
+        pg_sys::post_parse_analyze_hook = Some(analysed);
+    }
 }
 
 /// A statement of a referential action begins to run.
@@ -31,11 +82,13 @@ pub fn leave() {
     RUNNING.with_borrow_mut(|r| {
         r.pop();
     });
+    cleanse();
 }
 
 /// An error took them along: those of this nesting level and deeper.
 pub fn abandon(level: i32) {
     RUNNING.with_borrow_mut(|r| r.retain(|one| one.level < level));
+    cleanse();
 }
 
 /// Whether the statement that fires a trigger now is PostgreSQL's own for a foreign key.

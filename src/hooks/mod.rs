@@ -6,6 +6,7 @@ mod statement;
 mod utility;
 
 pub fn init() {
+    cascade::init();
     statement::init();
     utility::init();
 }

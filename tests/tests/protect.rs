@@ -1718,3 +1718,45 @@ fn a_name_longer_than_a_name_is_refused_or_means_the_same() {
         assert_eq!(member.count("SELECT count(*) FROM named"), 1);
     }
 }
+
+#[test]
+fn b1_protect_shows_the_tables_owner_nothing_through_code_of_his_own() {
+    let world = World::new();
+    let owner = world.table_owner();
+    world
+        .superuser()
+        .run(&format!("CREATE SCHEMA traps AUTHORIZATION {owner}"));
+    let mut session = world.db.login(&owner);
+    session.run(&format!(
+        "CREATE TABLE traps.loot (what text);
+         CREATE TYPE traps.e AS ENUM ('one');
+         CREATE FUNCTION traps.e2i(traps.e) RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN PERFORM traps.take(); RETURN 1; END $$;
+         CREATE FUNCTION traps.take() RETURNS void LANGUAGE plpgsql AS $$ BEGIN
+             INSERT INTO traps.loot SELECT name FROM public.servers; EXCEPTION WHEN OTHERS THEN NULL; END $$;
+         CREATE FUNCTION traps.check_it(int) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN PERFORM traps.take(); RETURN true; END $$;
+         CREATE CAST (traps.e AS int) WITH FUNCTION traps.e2i(traps.e) AS IMPLICIT;
+         CREATE TABLE traps.t (id int PRIMARY KEY CHECK (traps.check_it(id)), org_id uuid, p traps.e REFERENCES traps.t);
+         INSERT INTO traps.t VALUES (1, '{0}', 'one');
+         CREATE INDEX ON traps.t (id) WHERE traps.check_it(1)",
+        world.acme.id
+    ));
+    for act in ["protect", "protect", "unprotect", "protect"] {
+        session
+            .attempt(&format!("SELECT tenancy.{act}('traps.t')"))
+            .ok();
+    }
+    world
+        .superuser()
+        .attempt("SELECT tenancy.unprotect('traps.t')")
+        .ok();
+    world
+        .superuser()
+        .attempt("SELECT tenancy.protect('traps.t')")
+        .ok();
+    assert_eq!(
+        world
+            .superuser()
+            .column("SELECT DISTINCT what FROM traps.loot"),
+        Vec::<String>::new()
+    );
+}

@@ -88,11 +88,13 @@ pub fn capture(
     if written.is_empty() && event == Event::Update {
         return;
     }
-    // A changed primary key is found under what it was; old and new say what it became.
-    let key = old
-        .or(new)
-        .filter(|_| !table.key.is_empty())
-        .map(|row| table.to_jsonb(row, &table.key));
+    // INSERT and DELETE hold the whole row, and the key with it: the line only names the key's columns, and the reader
+    // picks them (converting a key of its own took a tenth of a bulk insert, measured). An UPDATE holds what changed;
+    // a changed primary key is found under what it was.
+    let key = match (old, new) {
+        (Some(old), Some(_)) if !table.key.is_empty() => Some(table.to_jsonb(old, &table.key)),
+        _ => table.key_names(),
+    };
     append(Line {
         org,
         operation: event.name(),

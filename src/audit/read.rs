@@ -40,6 +40,14 @@ pub unsafe extern "C-unwind" fn tenancy_read_audit(
     pg_sys::Datum::from(0)
 }
 
+/// A line's columns as the reader sees them: where the key only names columns of the row that the line holds, it is
+/// picked from there.
+const COLUMNS: &str = "at, org_id, actor_id, actor_type, approver_id, db_role, operation, object, \
+    CASE pg_catalog.jsonb_typeof(key) WHEN 'array' THEN \
+        (SELECT pg_catalog.jsonb_object_agg(name, coalesce(new, old) OPERATOR(pg_catalog.->) name) \
+         FROM pg_catalog.jsonb_array_elements_text(key) AS part (name)) \
+    ELSE key END AS key, old, new, result, client_addr, request_id, xid, n, break_glass";
+
 struct Filter {
     since: Option<TimestampWithTimeZone>,
     until: Option<TimestampWithTimeZone>,
@@ -97,7 +105,7 @@ fn query(filter: &Filter) -> pg::Result<String> {
         .iter()
         .map(|table| {
             format!(
-                "SELECT * FROM {} WHERE {}",
+                "SELECT {COLUMNS} FROM {} WHERE {}",
                 spi::quote_qualified_identifier("tenancy_audit", table),
                 conditions.join(" AND ")
             )

@@ -40,6 +40,10 @@ pub struct Table {
     pub foreign_keys: Vec<GuardedKey>,
     /// Sets of columns that were written to the log before, with what turns them into jsonb.
     projections: RefCell<HashMap<Vec<i16>, Projection>>,
+    /// The one of the whole row, which most lines are.
+    whole: Cell<Option<Projection>>,
+    /// The names of the key's columns, as the jsonb array that stands for a key that is in the row itself.
+    key_names: Cell<Option<pg_sys::Datum>>,
 }
 
 /// Row types stay registered with PostgreSQL for the backend's life, so only this many sets of columns per table get one
@@ -64,16 +68,42 @@ impl Table {
     }
 
     fn projection(&self, row: &RowImage, attnums: &[i16]) -> Option<Projection> {
-        if let Some(known) = self.projections.borrow().get(attnums) {
-            return Some(*known);
-        }
         let whole = attnums.len() == self.columns.len();
+        let known = if whole {
+            self.whole.get()
+        } else {
+            self.projections.borrow().get(attnums).copied()
+        };
+        if known.is_some() {
+            return known;
+        }
         if self.projections.borrow().len() >= PROJECTIONS && !whole {
             return None;
         }
         let made = row.projection(attnums);
         self.projections.borrow_mut().insert(attnums.to_vec(), made);
+        if whole {
+            self.whole.set(Some(made));
+        }
         Some(made)
+    }
+
+    /// `["id"]`: what a line says where its key is part of the row it holds anyway; None for a table without a key.
+    pub fn key_names(&self) -> Option<pg_sys::Datum> {
+        if self.key.is_empty() {
+            return None;
+        }
+        if self.key_names.get().is_none() {
+            let names: Vec<&str> = self
+                .columns
+                .iter()
+                .filter(|(attnum, _)| self.key.contains(attnum))
+                .map(|(_, name)| name.as_str())
+                .collect();
+            self.key_names
+                .set(Some(value::lasting_jsonb(serde_json::json!(names))));
+        }
+        self.key_names.get()
     }
 }
 
@@ -81,6 +111,9 @@ impl Drop for Table {
     fn drop(&mut self) {
         for projection in self.projections.borrow().values() {
             projection.free();
+        }
+        if let Some(names) = self.key_names.get() {
+            value::free(names);
         }
     }
 }
@@ -90,6 +123,7 @@ thread_local! {
     // Tables whose change makes what is remembered wrong: the protected ones and their parents.
     static WATCHED: RefCell<HashSet<pg_sys::Oid>> = RefCell::default();
     static STALE: Cell<bool> = const { Cell::new(false) };
+    static LAST: RefCell<Option<Rc<Table>>> = const { RefCell::new(None) };
 }
 
 /// From the invalidation callback: no catalog access, no waiting.
@@ -106,8 +140,14 @@ pub fn protected(relid: pg_sys::Oid) -> Option<Rc<Table>> {
     if STALE.replace(false) {
         TABLES.take();
         WATCHED.take();
+        LAST.take();
+    }
+    // The rows of one statement ask for one table, again and again.
+    if let Some(last) = LAST.with_borrow(|l| l.clone().filter(|t| t.relid == relid)) {
+        return Some(last);
     }
     if let Some(known) = TABLES.with_borrow(|t| t.get(&relid).cloned()) {
+        LAST.set(known.clone());
         return known;
     }
     WATCHED.with_borrow_mut(|w| w.insert(relid));
@@ -166,6 +206,8 @@ fn read(relid: pg_sys::Oid) -> Option<Table> {
         columns,
         options,
         projections: RefCell::default(),
+        whole: Cell::new(None),
+        key_names: Cell::new(None),
     })
 }
 

@@ -142,6 +142,22 @@ impl Projection {
     }
 }
 
+/// A jsonb value in memory of the backend's life, to be given back with `free()`.
+pub fn lasting_jsonb(value: serde_json::Value) -> pg_sys::Datum {
+    // SAFETY: switched back at once.
+    unsafe {
+        let before = pg_sys::MemoryContextSwitchTo(pg_sys::TopMemoryContext);
+        let datum = pgrx::JsonB(value).into_datum().expect("a value");
+        pg_sys::MemoryContextSwitchTo(before);
+        datum
+    }
+}
+
+pub fn free(datum: pg_sys::Datum) {
+    // SAFETY: made by lasting_jsonb(), and given back once.
+    unsafe { pg_sys::pfree(datum.cast_mut_ptr()) }
+}
+
 /// The object without these keys.
 pub fn jsonb_without(object: pg_sys::Datum, keys: &[&str]) -> pg_sys::Datum {
     let keys: Vec<String> = keys.iter().map(|k| k.to_string()).collect();

@@ -65,7 +65,7 @@ fn run() -> Result<()> {
 
     let mut about = server.about(database)?;
     about["scale"] = json!({"rows": scale.rows, "orgs": scale.orgs, "rows_of_a_bulk_write": scale.bulk(),
-                            "rounds": scale.rounds, "bulk_rounds": scale.bulk_rounds,
+                            "sittings": scale.sittings, "rounds": scale.rounds, "bulk_rounds": scale.bulk_rounds,
                             "mode": if scale.full { "full" } else { "quick" }});
     about["seconds"] = json!(start.elapsed().as_secs());
     let results = report.json(about);

@@ -861,7 +861,7 @@ fn assert_log_is_whole(world: &World, what: &str) {
     let mut logged = Vec::new();
     for org in [world.acme, world.globex] {
         logged.extend(dba.column(&format!(
-            "SELECT operation || ' ' || replace(object, 'public.', '') || ' ' || (key->>'id') FROM {}
+            "SELECT operation || ' ' || replace(object, 'public.', '') || ' ' || (CASE jsonb_typeof(key) WHEN 'array' THEN coalesce(new, old) ELSE key END ->> 'id') FROM {}
              WHERE object IN ('public.sites', 'public.servers')",
             store(org)
         )));

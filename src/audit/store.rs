@@ -7,7 +7,7 @@
 use crate::context::authority::{self, Id};
 use crate::context::settings::DEDICATED_AUDIT_LIMIT;
 use crate::pg::query::{Arg, execute, latest, run};
-use crate::pg::{catalog, fail, identity};
+use crate::pg::{catalog, fail, identity, transaction};
 use pgrx::prelude::*;
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -188,8 +188,7 @@ fn current_shared() -> String {
         static MONTH: RefCell<Option<(i64, String)>> = const { RefCell::new(None) };
     }
     // The name is computed anew when the transaction's day changes; a day is 86,400,000,000 microseconds.
-    // SAFETY: reads the start time of the transaction.
-    let day = unsafe { pg_sys::GetCurrentTransactionStartTimestamp() }.div_euclid(86_400_000_000);
+    let day = transaction::start().div_euclid(86_400_000_000);
     if let Some(name) = MONTH.with_borrow(|m| {
         m.as_ref()
             .filter(|(d, _)| *d == day)

@@ -1,9 +1,11 @@
 //! protect(): reads a table into a plan, turns the plan into SQL, and guards every write from then on (spec 5).
 
+mod facts;
 mod foreign_key;
 mod guard;
 mod plan;
 mod protect;
+mod survey;
 mod table;
 mod uninstall;
 

@@ -141,42 +141,29 @@ unsafe fn collect<T>(map: &mut impl FnMut(&Row) -> T) -> Vec<T> {
 
 /// Runs a statement that may write, as the extension's owner, in the statement's own snapshot; maps what it returns.
 pub fn run<T>(sql: &str, args: &[Arg], mut map: impl FnMut(&Row) -> T) -> Vec<T> {
-    as_owner(|| {
-        let (mut values, nulls, mut types) = bind(args);
-        let text = CString::new(sql).expect("query text has no NUL");
-        // SAFETY: as in `latest`; not read-only, so it sees what this transaction wrote before.
-        unsafe {
-            pg_sys::SPI_connect();
-            pg_sys::SPI_execute_with_args(
-                text.as_ptr(),
-                types.len() as i32,
-                types.as_mut_ptr(),
-                values.as_mut_ptr(),
-                nulls.as_ptr(),
-                false,
-                0,
-            );
-            let rows = collect(&mut map);
-            pg_sys::SPI_finish();
-            rows
-        }
-    })
+    // SAFETY: right after the statement.
+    as_owner(|| perform(sql, args, || unsafe { collect(&mut map) }))
 }
 
 /// `run` for a statement whose rows nobody needs; answers how many it touched.
 pub fn execute(sql: &str, args: &[Arg]) -> u64 {
-    as_owner(|| perform(sql, args))
+    as_owner(|| perform(sql, args, touched))
 }
 
 /// `execute` in whatever identity is in force.
 pub fn execute_as_is(sql: &str) {
-    perform(sql, &[]);
+    perform(sql, &[], touched);
 }
 
-fn perform(sql: &str, args: &[Arg]) -> u64 {
+fn touched() -> u64 {
+    // SAFETY: a backend variable.
+    unsafe { pg_sys::SPI_processed }
+}
+
+fn perform<T>(sql: &str, args: &[Arg], result: impl FnOnce() -> T) -> T {
     let (mut values, nulls, mut types) = bind(args);
     let text = CString::new(sql).expect("query text has no NUL");
-    // SAFETY: as in `run`.
+    // SAFETY: as in `latest`; not read-only, so it sees what this transaction wrote before.
     unsafe {
         pg_sys::SPI_connect();
         pg_sys::SPI_execute_with_args(
@@ -188,8 +175,8 @@ fn perform(sql: &str, args: &[Arg]) -> u64 {
             false,
             0,
         );
-        let touched = pg_sys::SPI_processed;
+        let result = result();
         pg_sys::SPI_finish();
-        touched
+        result
     }
 }

@@ -34,6 +34,12 @@ pub fn accept_invalidations() {
     }
 }
 
+/// When the transaction started.
+pub fn start() -> pg_sys::TimestampTz {
+    // SAFETY: reads backend state.
+    unsafe { pg_sys::GetCurrentTransactionStartTimestamp() }
+}
+
 pub fn now() -> pg_sys::TimestampTz {
     // SAFETY: reads the clock.
     unsafe { pg_sys::GetCurrentTimestamp() }

@@ -1,0 +1,265 @@
+//! A table as protect() finds it: the catalog's facts, and whether it is one that can be protected at all.
+
+use super::plan::{Before, Options};
+use super::table;
+use crate::context;
+use crate::pg::query::{Arg, run};
+use crate::pg::{self, catalog, fail, identity};
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+use pgrx::spi;
+
+/// The table as the catalog describes it.
+pub struct Facts {
+    pub relid: pg_sys::Oid,
+    pub schema: String,
+    pub name: String,
+    pub kind: String,
+    pub owner: pg_sys::Oid,
+    pub partition: bool,
+    pub inherits: bool,
+    pub persistence: String,
+    pub row_security: bool,
+    pub force: bool,
+}
+
+impl Facts {
+    pub fn quoted(&self) -> String {
+        spi::quote_qualified_identifier(&self.schema, &self.name)
+    }
+}
+
+pub fn facts(relid: pg_sys::Oid) -> pg::Result<Facts> {
+    run(
+        "SELECT n.nspname::pg_catalog.text, c.relname::pg_catalog.text, c.relkind::pg_catalog.text, c.relowner,
+                c.relispartition, EXISTS (SELECT FROM pg_catalog.pg_inherits AS i
+                  WHERE i.inhrelid OPERATOR(pg_catalog.=) c.oid OR i.inhparent OPERATOR(pg_catalog.=) c.oid),
+                c.relpersistence::pg_catalog.text, c.relrowsecurity, c.relforcerowsecurity
+         FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+         WHERE c.oid OPERATOR(pg_catalog.=) $1",
+        &[Arg::Oid(relid)],
+        |row| {
+            let text = |n| row.get::<String>(n).unwrap_or_default();
+            let flag = |n| row.get::<bool>(n).unwrap_or_default();
+            Facts {
+                relid,
+                schema: text(1),
+                name: text(2),
+                kind: text(3),
+                owner: row.get(4).unwrap_or(pg_sys::InvalidOid),
+                partition: flag(5),
+                inherits: flag(6),
+                persistence: text(7),
+                row_security: flag(8),
+                force: flag(9),
+            }
+        },
+    )
+    .pop()
+    .ok_or_else(|| {
+        fail(PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE, "there is no such table")
+            .set_detail(format!("No table has the object id {}.", u32::from(relid)))
+            .set_hint("Pass the table's name.")
+    })
+}
+
+/// The table under ACCESS EXCLUSIVE, with the name and owner it has now; the checks are repeated, since all of that may
+/// have changed while we waited.
+pub fn locked(relid: pg_sys::Oid) -> pg::Result<Facts> {
+    catalog::lock_exclusively(relid);
+    let table = facts(relid)?;
+    require_owner(&table)?;
+    Ok(table)
+}
+
+/// For owners of the table and for the DBA; the extension's own and the system's tables are nobody's to change here.
+pub fn require_owner(table: &Facts) -> pg::Result<()> {
+    if context::is_administrator()
+        || identity::both(|role| identity::has_privileges_of(role, table.owner))
+    {
+        return Ok(());
+    }
+    Err(fail(
+        PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+        format!("must be owner of table {}", table.name),
+    )
+    .set_detail("Protection changes the table's policies and triggers.")
+    .set_hint("Ask the table's owner or a DBA."))
+}
+
+fn wrong_kind(table: &Facts, what: &str, hint: &str) -> ErrorReport {
+    fail(
+        PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
+        format!("\"{}\" is {what}", table.name),
+    )
+    .set_detail("Row security and triggers of pg_tenancy go on ordinary tables.")
+    .set_hint(hint)
+}
+
+pub fn require_plain_table(table: &Facts) -> pg::Result<()> {
+    let ours = matches!(table.schema.as_str(), "tenancy" | "tenancy_audit");
+    if ours
+        || matches!(
+            table.schema.as_str(),
+            "pg_catalog" | "information_schema" | "pg_toast"
+        )
+    {
+        return Err(wrong_kind(
+            table,
+            "not a table of an application",
+            "Protect the tables that hold the organizations' rows.",
+        ));
+    }
+    match table.kind.as_str() {
+        "v" => Err(wrong_kind(
+            table,
+            "a view",
+            "Protect the tables below it, and give the view security_invoker = true.",
+        )),
+        "m" => Err(wrong_kind(
+            table,
+            "a materialized view",
+            "Protect the tables below it; a materialized view holds all organizations' rows.",
+        )),
+        "f" => Err(wrong_kind(
+            table,
+            "a foreign table",
+            "Protect the table where it is stored.",
+        )),
+        "p" => Err(wrong_kind(
+            table,
+            "a partitioned table",
+            "Partitioned tables are not supported by this version.",
+        )),
+        "r" if table.partition => Err(wrong_kind(
+            table,
+            "a partition",
+            "Partitioned tables are not supported by this version.",
+        )),
+        "r" if table.inherits => Err(wrong_kind(
+            table,
+            "part of an inheritance tree",
+            "Inherited tables are not supported by this version.",
+        )),
+        "r" if table.persistence == "t" => Err(wrong_kind(
+            table,
+            "a temporary table",
+            "A temporary table is its session's own.",
+        )),
+        "r" => Ok(()),
+        _ => Err(wrong_kind(
+            table,
+            "not a table",
+            "Pass the name of a table.",
+        )),
+    }
+}
+
+/// The organization column as it is now.
+pub struct OrgColumn {
+    pub attnum: i16,
+    pub quoted: String,
+    pub before: Before,
+    pub indexed: bool,
+}
+
+pub fn org_column(table: &Facts, name: &str) -> pg::Result<OrgColumn> {
+    let mut found = run(
+        "SELECT a.atttypid, pg_catalog.format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attgenerated::pg_catalog.text,
+                pg_catalog.pg_get_expr(d.adbin, d.adrelid), a.attstattarget::pg_catalog.int4,
+                EXISTS (SELECT FROM pg_catalog.pg_index AS i
+                        WHERE i.indrelid OPERATOR(pg_catalog.=) a.attrelid AND i.indisvalid AND i.indpred IS NULL
+                          AND i.indkey[0] OPERATOR(pg_catalog.=) a.attnum)
+         FROM pg_catalog.pg_attribute AS a
+              LEFT JOIN pg_catalog.pg_attrdef AS d ON d.adrelid OPERATOR(pg_catalog.=) a.attrelid
+                                                  AND d.adnum OPERATOR(pg_catalog.=) a.attnum
+         WHERE a.attrelid OPERATOR(pg_catalog.=) $1 AND a.attname OPERATOR(pg_catalog.=) $2::pg_catalog.name
+           AND a.attnum OPERATOR(pg_catalog.>) 0 AND NOT a.attisdropped",
+        &[Arg::Oid(table.relid), Arg::Name(name)],
+        |row| {
+            (
+                row.get::<pg_sys::Oid>(1).unwrap_or(pg_sys::InvalidOid),
+                row.get::<String>(2).unwrap_or_default(),
+                row.get::<bool>(3).unwrap_or_default(),
+                row.get::<String>(4).unwrap_or_default(),
+                row.get::<String>(5),
+                row.get::<i32>(6).unwrap_or(-1),
+                row.get::<bool>(7).unwrap_or_default(),
+            )
+        },
+    )
+    .pop();
+    // A name longer than PostgreSQL keeps would match a column by its first 63 bytes.
+    if !column_exists(table, name) {
+        found = None;
+    }
+    let Some((type_id, type_name, not_null, generated, default, statistics, indexed)) = found
+    else {
+        return Err(fail(
+            PgSqlErrorCode::ERRCODE_UNDEFINED_COLUMN,
+            format!("column \"{name}\" of table \"{}\" does not exist", table.name),
+        )
+        .set_detail("A protected table says in a column of its own which organization each row belongs to.")
+        .set_hint("Name the column with org_column => '...', or add one: ALTER TABLE ... ADD COLUMN org_id uuid."));
+    };
+    if type_id != pg_sys::UUIDOID {
+        return Err(fail(
+            PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
+            format!(
+                "column \"{name}\" of table \"{}\" is of type {type_name}, not uuid",
+                table.name
+            ),
+        )
+        .set_detail("The column holds the organization's id.")
+        .set_hint("This version protects organization columns of type uuid."));
+    }
+    if !generated.is_empty() {
+        return Err(fail(
+            PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
+            format!("column \"{name}\" of table \"{}\" is generated", table.name),
+        )
+        .set_detail("The organization of a row comes from the context.")
+        .set_hint("Use an ordinary uuid column."));
+    }
+    Ok(OrgColumn {
+        attnum: number_of(&table::columns_of(table.relid), name),
+        quoted: spi::quote_identifier(name),
+        indexed,
+        before: Before {
+            row_security: table.row_security,
+            force: table.force,
+            not_null,
+            default,
+            statistics,
+            index: None,
+        },
+    })
+}
+
+pub fn current_options(relid: pg_sys::Oid) -> Option<Options> {
+    run(
+        "SELECT tgargs FROM pg_catalog.pg_trigger
+         WHERE tgrelid OPERATOR(pg_catalog.=) $1 AND tgfoid OPERATOR(pg_catalog.=) $2",
+        &[Arg::Oid(relid), Arg::Oid(catalog::house().guard_row)],
+        |row| row.get::<Vec<u8>>(1).unwrap_or_default(),
+    )
+    .pop()
+    .map(|bytes| {
+        Options::parse(&String::from_utf8_lossy(
+            bytes.strip_suffix(&[0]).unwrap_or(&bytes),
+        ))
+    })
+}
+
+pub fn column_exists(table: &Facts, column: &str) -> bool {
+    table::columns_of(table.relid)
+        .iter()
+        .any(|(_, name)| name == column)
+}
+
+pub fn number_of(columns: &[(i16, String)], name: &str) -> i16 {
+    columns
+        .iter()
+        .find(|(_, n)| n == name)
+        .map_or(0, |(attnum, _)| *attnum)
+}

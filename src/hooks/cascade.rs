@@ -5,22 +5,41 @@
 //! A statement that was analysed in there carries no row security, and PostgreSQL would take the cached result for good
 //! in the same role's ordinary statements (attack A-28). So when something else than PostgreSQL's own was analysed
 //! inside, every cached plan of the session is made anew afterwards.
+//!
+//! The form of a text alone proves nothing, since a trigger can write the same (attack B-2): where the statement starts
+//! counts too.
 
 use crate::pg::{identity, transaction};
 use pgrx::prelude::*;
 use std::cell::{Cell, RefCell};
 use std::ffi::CStr;
 
-struct Running {
-    level: i32,
-    of_postgres: bool,
+/// What goes on inside a referential action.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Phase {
+    /// PostgreSQL's own statement runs.
+    Own,
+    /// Another's statement runs, or one is being planned (which evaluates functions).
+    Foreign,
+    /// A statement is over and its AFTER triggers fire, those of foreign keys among them.
+    Finishing,
 }
 
 thread_local! {
-    // The statements running inside referential actions, outermost first.
-    static RUNNING: RefCell<Vec<Running>> = const { RefCell::new(Vec::new()) };
+    // The phases inside referential actions, outermost first, each with the transaction's nesting level.
+    static PHASES: RefCell<Vec<(i32, Phase)>> = const { RefCell::new(Vec::new()) };
     // Whether something else than PostgreSQL's own was analysed inside.
     static TAINTED: Cell<bool> = const { Cell::new(false) };
+}
+
+fn innermost() -> Option<Phase> {
+    PHASES.with_borrow(|p| p.last().map(|(_, phase)| *phase))
+}
+
+/// PostgreSQL's own statements start where a trigger of a foreign key runs: at the outermost of the referential action,
+/// or among the AFTER triggers of a statement inside it; never in the middle of another statement.
+fn may_start_here() -> bool {
+    matches!(innermost(), None | Some(Phase::Finishing))
 }
 
 static mut PREVIOUS: pg_sys::post_parse_analyze_hook_type = None;
@@ -45,16 +64,56 @@ unsafe extern "C-unwind" fn analysed(
 #[pg_guard]
 unsafe extern "C-unwind" fn note_analysis(text: *const std::ffi::c_char) {
     // SAFETY: NULL or a NUL-terminated text.
-    let own =
-        unsafe { !text.is_null() && has_form_of_check(&CStr::from_ptr(text).to_string_lossy()) };
+    let own = may_start_here()
+        && unsafe { !text.is_null() && has_form_of_check(&CStr::from_ptr(text).to_string_lossy()) };
     if !own {
         TAINTED.set(true);
     }
 }
 
+static mut PREVIOUS_PLANNER: pg_sys::planner_hook_type = None;
+
+// Without pgrx's guard, for the reason that statement.rs gives.
+unsafe extern "C-unwind" {
+    fn standard_planner(
+        parse: *mut pg_sys::Query,
+        text: *const std::ffi::c_char,
+        options: i32,
+        params: pg_sys::ParamListInfo,
+    ) -> *mut pg_sys::PlannedStmt;
+}
+
+/// Planning evaluates functions; what they run is not PostgreSQL's own.
+///
+/// SAFETY: called by PostgreSQL; chains to the previous hook.
+unsafe extern "C-unwind" fn planner(
+    parse: *mut pg_sys::Query,
+    text: *const std::ffi::c_char,
+    options: i32,
+    params: pg_sys::ParamListInfo,
+) -> *mut pg_sys::PlannedStmt {
+    let inside = identity::in_referential_action();
+    if inside {
+        enter(Phase::Foreign);
+    }
+    // SAFETY: either the hook that was there before, or PostgreSQL's own function.
+    let plan = unsafe {
+        match PREVIOUS_PLANNER {
+            Some(previous) => previous(parse, text, options, params),
+            None => standard_planner(parse, text, options, params),
+        }
+    };
+    if inside {
+        PHASES.with_borrow_mut(|p| {
+            p.pop();
+        });
+    }
+    plan
+}
+
 /// Outside again: what was analysed inside serves nobody any more.
 fn cleanse() {
-    if RUNNING.with_borrow(Vec::is_empty) && TAINTED.replace(false) {
+    if PHASES.with_borrow(Vec::is_empty) && TAINTED.replace(false) {
         // SAFETY: marks the session's cached plans as to be made anew; looks nothing up.
         unsafe { pg_sys::ResetPlanCache() }
     }
@@ -65,36 +124,32 @@ pub fn init() {
     unsafe {
         PREVIOUS = pg_sys::post_parse_analyze_hook;
         pg_sys::post_parse_analyze_hook = Some(analysed);
+        PREVIOUS_PLANNER = pg_sys::planner_hook;
+        pg_sys::planner_hook = Some(planner);
     }
 }
 
-/// A statement of a referential action begins to run.
-pub fn enter(of_postgres: bool) {
-    RUNNING.with_borrow_mut(|r| {
-        r.push(Running {
-            level: transaction::nest_level(),
-            of_postgres,
-        });
-    });
+/// A phase inside a referential action begins.
+pub fn enter(phase: Phase) {
+    PHASES.with_borrow_mut(|p| p.push((transaction::nest_level(), phase)));
 }
 
 pub fn leave() {
-    RUNNING.with_borrow_mut(|r| {
-        r.pop();
+    PHASES.with_borrow_mut(|p| {
+        p.pop();
     });
     cleanse();
 }
 
 /// An error took them along: those of this nesting level and deeper.
 pub fn abandon(level: i32) {
-    RUNNING.with_borrow_mut(|r| r.retain(|one| one.level < level));
+    PHASES.with_borrow_mut(|p| p.retain(|(at, _)| *at < level));
     cleanse();
 }
 
 /// Whether the statement that fires a trigger now is PostgreSQL's own for a foreign key.
 pub fn is_own_statement() -> bool {
-    identity::in_referential_action()
-        && RUNNING.with_borrow(|r| r.last().is_some_and(|one| one.of_postgres))
+    identity::in_referential_action() && innermost() == Some(Phase::Own)
 }
 
 /// Whether a statement that starts inside a referential action is PostgreSQL's own: one table, no subquery, nothing
@@ -110,12 +165,14 @@ pub unsafe fn is_of_postgres(query: *mut pg_sys::QueryDesc) -> bool {
             && (*plan).subplans.is_null()
             && !(*plan).hasReturning;
         one_table
+            && may_start_here()
             && !(*query).sourceText.is_null()
             && has_form_of_check(&CStr::from_ptr((*query).sourceText).to_string_lossy())
     }
 }
 
 fn has_form_of_check(text: &str) -> bool {
+    let bare = without_identifiers(text);
     let starts = [
         "SELECT 1 FROM ONLY \"",
         "SELECT 1 FROM \"",
@@ -125,7 +182,16 @@ fn has_form_of_check(text: &str) -> bool {
         "UPDATE \"",
     ];
     starts.iter().any(|start| text.starts_with(start))
-        && text.matches('(').count() == text.matches(" OPERATOR(").count()
+        && bare.matches('(').count() == bare.matches(" OPERATOR(").count()
+        && bare.matches("::").count() == bare.matches("::pg_catalog.text").count()
+        && !bare.contains('\'')
+        && !bare.contains("RETURNING")
+}
+
+/// The text with each quoted identifier made `""`, whatever stands in it.
+fn without_identifiers(text: &str) -> String {
+    // A doubled quote inside an identifier ends one and begins the next, which comes to the same.
+    text.split('"').step_by(2).collect::<Vec<_>>().join("\"\"")
 }
 
 #[cfg(test)]
@@ -138,6 +204,7 @@ mod tests {
             r#"SELECT 1 FROM ONLY "public"."p" x WHERE "id" OPERATOR(pg_catalog.=) $1 FOR KEY SHARE OF x"#,
             r#"DELETE FROM ONLY "public"."c" WHERE $1 OPERATOR(pg_catalog.=) "p""#,
             r#"UPDATE ONLY "public"."c" SET "p" = NULL WHERE $1 OPERATOR(pg_catalog.=) "p""#,
+            r#"SELECT 1 FROM ONLY "odd ' (name"."p""q" x WHERE "id"::pg_catalog.text OPERATOR(pg_catalog.=) $1 FOR KEY SHARE OF x"#,
         ] {
             assert!(has_form_of_check(own), "{own}");
         }
@@ -146,6 +213,8 @@ mod tests {
             "INSERT INTO loot SELECT 1",
             r#"SELECT 1 FROM ONLY "public"."p" x WHERE leak("name")"#,
             r#"UPDATE ONLY "public"."c" SET "p" = f("name")"#,
+            r#"UPDATE ONLY "public"."c" SET "p" = 'forced' WHERE $1 OPERATOR(pg_catalog.=) "p""#,
+            r#"SELECT 1 FROM ONLY "public"."p" x WHERE "v"::"pg_catalog"."int4" OPERATOR(pg_catalog.=) 1"#,
         ] {
             assert!(!has_form_of_check(other), "{other}");
         }

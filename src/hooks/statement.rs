@@ -147,21 +147,12 @@ unsafe fn locked_relations(plan: *mut pg_sys::PlannedStmt) -> Vec<pg_sys::Oid> {
 ///
 /// SAFETY: `plan` is a valid plan.
 unsafe fn merged_unread(plan: *mut pg_sys::PlannedStmt) -> Vec<pg_sys::Oid> {
-    // SAFETY: resultRelations is a list of integers, indexes into the range table.
+    // SAFETY: as the function's own.
     unsafe {
-        let list = (*plan).resultRelations;
-        if list.is_null() {
-            return vec![];
-        }
-        (0..(*list).length as usize)
-            .filter_map(|i| {
-                let index = (*(*list).elements.add(i)).int_value as usize;
-                let entry = (*(*(*plan).rtable).elements.add(index - 1))
-                    .ptr_value
-                    .cast::<pg_sys::RangeTblEntry>();
-                let reads = required(plan, entry) & pg_sys::ACL_SELECT as pg_sys::AclMode != 0;
-                (!reads).then_some((*entry).relid)
-            })
+        results(plan)
+            .into_iter()
+            .filter(|entry| required(plan, *entry) & pg_sys::ACL_SELECT as pg_sys::AclMode == 0)
+            .map(|entry| (*entry).relid)
             .collect()
     }
 }
@@ -189,17 +180,49 @@ unsafe fn required(
     }
 }
 
-/// The tables that a statement reads, updates or deletes from; not those it only inserts into.
+/// The tables that a statement reads, updates or deletes from; not one that it only inserts into, RETURNING and ON
+/// CONFLICT DO NOTHING included: those show the writer what he writes.
 ///
 /// SAFETY: `plan` is a valid plan.
 unsafe fn read_relations(plan: *mut pg_sys::PlannedStmt) -> Vec<pg_sys::Oid> {
-    let reading = (pg_sys::ACL_SELECT | pg_sys::ACL_UPDATE | pg_sys::ACL_DELETE) as pg_sys::AclMode;
+    let changing = (pg_sys::ACL_UPDATE | pg_sys::ACL_DELETE) as pg_sys::AclMode;
+    let reading = changing | pg_sys::ACL_SELECT as pg_sys::AclMode;
     // SAFETY: as the function's own.
     unsafe {
+        let inserts = (*plan).commandType == pg_sys::CmdType::CMD_INSERT;
+        let targets = if inserts { results(plan) } else { vec![] };
         entries(plan)
             .into_iter()
-            .filter(|entry| required(plan, *entry) & reading != 0)
+            .filter(|entry| {
+                let counts = if targets.contains(entry) {
+                    changing
+                } else {
+                    reading
+                };
+                required(plan, *entry) & counts != 0
+            })
             .map(|entry| (*entry).relid)
+            .collect()
+    }
+}
+
+/// The entries that a statement writes to.
+///
+/// SAFETY: `plan` is a valid plan.
+unsafe fn results(plan: *mut pg_sys::PlannedStmt) -> Vec<*mut pg_sys::RangeTblEntry> {
+    // SAFETY: resultRelations is a list of integers, indexes into the range table.
+    unsafe {
+        let list = (*plan).resultRelations;
+        if list.is_null() {
+            return vec![];
+        }
+        (0..(*list).length as usize)
+            .map(|i| {
+                let index = (*(*list).elements.add(i)).int_value as usize;
+                (*(*(*plan).rtable).elements.add(index - 1))
+                    .ptr_value
+                    .cast::<pg_sys::RangeTblEntry>()
+            })
             .collect()
     }
 }
@@ -260,7 +283,12 @@ unsafe extern "C-unwind" fn before_run(query: *mut pg_sys::QueryDesc) -> bool {
     let inside = identity::in_referential_action();
     if inside {
         // SAFETY: as the function's own.
-        cascade::enter(unsafe { cascade::is_of_postgres(query) });
+        let own = unsafe { cascade::is_of_postgres(query) };
+        cascade::enter(if own {
+            cascade::Phase::Own
+        } else {
+            cascade::Phase::Foreign
+        });
     }
     inside
 }
@@ -312,12 +340,19 @@ static mut PREVIOUS_FINISH: pg_sys::ExecutorFinish_hook_type = None;
 ///
 /// SAFETY: called by PostgreSQL with a query that ran; chains to the previous hook.
 unsafe extern "C-unwind" fn executor_finish(query: *mut pg_sys::QueryDesc) {
+    let inside = identity::in_referential_action();
+    if inside {
+        cascade::enter(cascade::Phase::Finishing);
+    }
     // SAFETY: as the function's own.
     unsafe {
         match PREVIOUS_FINISH {
             Some(previous) => previous(query),
             None => standard_ExecutorFinish(query),
         }
+    }
+    if inside {
+        cascade::leave();
     }
     after_finish();
 }

@@ -16,13 +16,14 @@ use crate::pg::trigger::RowImage;
 use crate::pg::value::{self, Value};
 use pgrx::prelude::*;
 use std::cell::{Cell, RefCell};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 /// Parents remembered at most; past that the memory starts anew.
 const REMEMBERED: usize = 200_000;
 
 /// Constraint, organization, and each column's bytes apart: ('ab', 'c') is not ('a', 'bc').
 type Held = (pg_sys::Oid, [u8; 16], Vec<Vec<u8>>);
+type Owed = (pg_sys::Oid, Vec<Vec<u8>>);
 
 /// A reference whose parent was not there, or not this organization's, when the row was written.
 struct Pending {
@@ -42,6 +43,8 @@ struct Pending {
 thread_local! {
     static HELD: RefCell<HashSet<Held>> = RefCell::default();
     static PENDING: RefCell<Vec<Pending>> = const { RefCell::new(Vec::new()) };
+    // Their keys, counted, so that a bulk load with deferred keys is not searched row by row.
+    static OWED: RefCell<HashMap<Owed, usize>> = RefCell::default();
     // How many of them hide a parent: what the executor hook asks before it looks closer.
     static HIDDEN: Cell<usize> = const { Cell::new(0) };
 }
@@ -102,16 +105,38 @@ fn check_one(table: &Table, key: &GuardedKey, values: Vec<Value>, org: [u8; 16],
                 }),
             };
             HIDDEN.set(HIDDEN.get() + usize::from(pending.hidden_in.is_some()));
+            OWED.with_borrow_mut(|o| {
+                *o.entry(owed(pending.constraint, &pending.key)).or_default() += 1;
+            });
             PENDING.with_borrow_mut(|p| p.push(pending));
         }
     }
 }
 
+fn owed(constraint: pg_sys::Oid, values: &[Value]) -> Owed {
+    (constraint, values.iter().map(Value::bytes).collect())
+}
+
 fn is_pending(key: &GuardedKey, values: &[Value]) -> bool {
-    PENDING.with_borrow(|p| {
-        p.iter()
-            .any(|one| one.constraint == key.constraint && same_key(&one.key, values))
-    })
+    OWED.with_borrow(|o| !o.is_empty() && o.contains_key(&owed(key.constraint, values)))
+}
+
+/// Drops the references that `gone` says, and their count.
+fn settle(gone: impl Fn(&Pending) -> bool) {
+    PENDING.with_borrow_mut(|p| {
+        for one in p.extract_if(.., |one| gone(one)) {
+            OWED.with_borrow_mut(|o| {
+                let key = owed(one.constraint, &one.key);
+                if let Some(count) = o.get_mut(&key) {
+                    *count -= 1;
+                    if *count == 0 {
+                        o.remove(&key);
+                    }
+                }
+            });
+        }
+        HIDDEN.set(p.iter().filter(|one| one.hidden_in.is_some()).count());
+    });
 }
 
 fn same_key(one: &[Value], other: &[Value]) -> bool {
@@ -196,6 +221,7 @@ fn text_of(key: &GuardedKey, values: &[Value], row: &RowImage) -> String {
 /// Before commit and PREPARE: whoever turned up as parent since must be of the row's organization.
 pub fn before_commit() {
     HIDDEN.set(0);
+    OWED.take();
     for pending in PENDING.take() {
         let Some(table) = table::protected(pending.child) else {
             continue;
@@ -226,16 +252,14 @@ pub fn before_commit() {
 pub fn forget_all() {
     HELD.take();
     PENDING.take();
+    OWED.take();
     HIDDEN.set(0);
 }
 
 /// A rolled-back subtransaction gave its locks up and took its rows along.
 pub fn at_subtransaction_abort(level: i32) {
     HELD.take();
-    PENDING.with_borrow_mut(|p| {
-        p.retain(|one| one.level < level);
-        HIDDEN.set(p.iter().filter(|one| one.hidden_in.is_some()).count());
-    });
+    settle(|one| one.level >= level);
 }
 
 pub fn at_subtransaction_commit(level: i32) {

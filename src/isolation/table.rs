@@ -38,6 +38,8 @@ pub struct Table {
     /// Those of the primary key; empty where there is none.
     pub key: Vec<i16>,
     pub foreign_keys: Vec<GuardedKey>,
+    /// Every table that a key leads to, protected or not: one of them may become so.
+    parents: Vec<pg_sys::Oid>,
     /// Sets of columns that were written to the log before, with what turns them into jsonb.
     projections: RefCell<HashMap<Vec<i16>, Projection>>,
     /// The one of the whole row, which most lines are.
@@ -153,7 +155,7 @@ pub fn protected(relid: pg_sys::Oid) -> Option<Rc<Table>> {
     WATCHED.with_borrow_mut(|w| w.insert(relid));
     let table = read(relid).map(Rc::new);
     if let Some(table) = &table {
-        WATCHED.with_borrow_mut(|w| w.extend(table.foreign_keys.iter().map(|k| k.probe.parent)));
+        WATCHED.with_borrow_mut(|w| w.extend(&table.parents));
     }
     // A change heard while reading leaves STALE set: what was read serves this once and is read again.
     TABLES.with_borrow_mut(|t| t.insert(relid, table.clone()));
@@ -196,13 +198,15 @@ fn read(relid: pg_sys::Oid) -> Option<Table> {
     // A column with an action of its own that is not found is no reason to let it be written freely.
     let whole = column_actions.len() == options.columns.len();
     let org_attnum = org_column_of(relid).filter(|_| whole).unwrap_or(0);
+    let (foreign_keys, parents) = foreign_keys(relid, guard, &columns);
     Some(Table {
         relid,
         object,
         org_attnum,
         column_actions,
         key,
-        foreign_keys: foreign_keys(relid, guard, &columns),
+        foreign_keys,
+        parents,
         columns,
         options,
         projections: RefCell::default(),
@@ -234,13 +238,14 @@ pub fn org_column_of(relid: pg_sys::Oid) -> Option<i16> {
     }
 }
 
-/// The foreign keys of a table that lead to protected ones.
+/// The foreign keys of a table that lead to protected ones, and every table that any of its keys leads to.
 fn foreign_keys(
     relid: pg_sys::Oid,
     guard: pg_sys::Oid,
     columns: &[(i16, String)],
-) -> Vec<GuardedKey> {
+) -> (Vec<GuardedKey>, Vec<pg_sys::Oid>) {
     let mut keys = all_keys(relid, columns);
+    let parents = keys.iter().map(|key| key.probe.parent).collect();
     let protected: HashSet<pg_sys::Oid> = latest(
         "SELECT t.tgrelid FROM pg_catalog.pg_trigger AS t
               JOIN pg_catalog.pg_constraint AS c ON c.confrelid OPERATOR(pg_catalog.=) t.tgrelid
@@ -255,7 +260,7 @@ fn foreign_keys(
     for key in &mut keys {
         key.probe.org_attnum = org_column_of(key.probe.parent).unwrap_or(0);
     }
-    keys
+    (keys, parents)
 }
 
 /// Every foreign key of a table; which column of the parent holds the organization is the caller's to say.

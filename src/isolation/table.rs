@@ -184,8 +184,10 @@ fn read(relid: pg_sys::Oid) -> Option<Table> {
     let options = Options::parse(&arguments);
     let columns = columns_of(relid);
     let key = latest(
-        "SELECT k.attnum FROM pg_catalog.pg_index AS i, pg_catalog.unnest(i.indkey::pg_catalog.int2[]) AS k (attnum)
-         WHERE i.indrelid OPERATOR(pg_catalog.=) $1 AND i.indisprimary",
+        "SELECT k.attnum FROM pg_catalog.pg_index AS i,
+              pg_catalog.unnest(i.indkey::pg_catalog.int2[]) WITH ORDINALITY AS k (attnum, n)
+         WHERE i.indrelid OPERATOR(pg_catalog.=) $1 AND i.indisprimary
+           AND k.n OPERATOR(pg_catalog.<=) i.indnkeyatts ORDER BY k.n",
         &[Arg::Oid(relid)],
         |row| row.get::<i16>(1).unwrap_or_default(),
     );

@@ -15,6 +15,7 @@ impl Reason {
             Reason::NoPrincipal(login) => format!(
                 "Login \"{login}\" is neither bound to a user nor trusted as an application."
             ),
+            Reason::Lent => "A function of another role is in force, and does not act for the login that called it.".into(),
             Reason::NoClaim => "No organization is set (app.current_org is empty).".into(),
             Reason::Void => "The context was not set in this transaction, and this login's context lasts for one transaction only.".into(),
             Reason::Stranger => "The organization that app.current_org names does not exist, or the user does not belong to it.".into(),
@@ -28,6 +29,9 @@ impl Reason {
         match self {
             Reason::NoPrincipal(_) => {
                 "A DBA calls tenancy.bind_login() for a person's login or tenancy.trust_application() for an application's."
+            }
+            Reason::Lent => {
+                "Call it as a bound login or a trusted application, or make it SECURITY INVOKER."
             }
             Reason::NoClaim => {
                 "Call SELECT tenancy.enter('<organization>') first, or SET LOCAL app.current_org inside the transaction."

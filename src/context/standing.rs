@@ -31,6 +31,8 @@ pub fn version() -> u64 {
 pub enum Reason {
     /// The login is neither bound nor trusted.
     NoPrincipal(String),
+    /// A function of another role is in force, and does not act for the superuser that called it.
+    Lent,
     /// Nothing was claimed.
     NoClaim,
     /// The claim is from another transaction than this one.
@@ -184,6 +186,7 @@ fn entitle(s: &mut Standing) -> Result<(), Reason> {
 fn claimed_user(principal: &Principal) -> Result<Option<Id>, Reason> {
     let claim = settings::claimed(Setting::User);
     match principal {
+        Principal::Nobody { .. } if identity::is_lent() => Err(Reason::Lent),
         Principal::Nobody { login } => Err(Reason::NoPrincipal(login.clone())),
         Principal::User { user } => match claim {
             Some(c) if authority::user(&c.text) != Some(*user) => Err(Reason::OtherUser),

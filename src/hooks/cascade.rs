@@ -207,7 +207,7 @@ fn has_form_of_check(text: &str) -> bool {
 
 /// A parameter may be cast to anything; a column only to what cannot fail, or its value would stand in the error.
 fn casts_are_harmless(bare: &str) -> bool {
-    let harmless = ["text", "bpchar", "varchar", "inet", "any"];
+    let harmless = ["text", "bpchar", "varchar", "inet", "any", "record"];
     let parts: Vec<&str> = bare.split("::").collect();
     parts.windows(2).all(|pair| {
         let of_parameter = pair[0]

@@ -47,6 +47,8 @@ thread_local! {
     static OWED: RefCell<HashMap<Owed, usize>> = RefCell::default();
     // How many of them hide a parent: what the executor hook asks before it looks closer.
     static HIDDEN: Cell<usize> = const { Cell::new(0) };
+    // The values that they hide, by parent: most checks are for another one and need no closer look.
+    static HIDDEN_VALUES: RefCell<HashSet<Owed>> = RefCell::default();
 }
 
 pub fn check(table: &Table, old: Option<&RowImage>, new: &RowImage) -> pg::Result<()> {
@@ -105,6 +107,9 @@ fn check_one(table: &Table, key: &GuardedKey, values: Vec<Value>, org: [u8; 16],
                 }),
             };
             HIDDEN.set(HIDDEN.get() + usize::from(pending.hidden_in.is_some()));
+            if let Some((parent, _)) = &pending.hidden_in {
+                HIDDEN_VALUES.with_borrow_mut(|h| h.insert(owed(*parent, &pending.key)));
+            }
             OWED.with_borrow_mut(|o| {
                 *o.entry(owed(pending.constraint, &pending.key)).or_default() += 1;
             });
@@ -151,6 +156,9 @@ pub fn hides_any() -> bool {
 /// Whether a key's own check, which looks for `key` in `parent` with the query `text`, is to find nothing. The columns
 /// count too: the same values may stand in another unique key of the parent.
 pub fn hides(parent: pg_sys::Oid, key: &[Value], text: &str) -> bool {
+    if !HIDDEN_VALUES.with_borrow(|h| h.contains(&owed(parent, key))) {
+        return false;
+    }
     PENDING.with_borrow(|p| {
         p.iter().any(|one| {
             one.hidden_in
@@ -254,6 +262,7 @@ pub fn forget_all() {
     PENDING.take();
     OWED.take();
     HIDDEN.set(0);
+    HIDDEN_VALUES.take();
 }
 
 /// A rolled-back subtransaction gave its locks up and took its rows along.

@@ -61,6 +61,7 @@ unsafe extern "C-unwind" fn analysed(
     }
 }
 
+/// SAFETY: NULL or a NUL-terminated text.
 #[pg_guard]
 unsafe extern "C-unwind" fn note_analysis(text: *const std::ffi::c_char) {
     // SAFETY: NULL or a NUL-terminated text.
@@ -83,6 +84,18 @@ unsafe extern "C-unwind" {
     ) -> *mut pg_sys::PlannedStmt;
 }
 
+/// SAFETY: NULL or a NUL-terminated text.
+#[pg_guard]
+unsafe extern "C-unwind" fn before_planning(text: *const std::ffi::c_char) {
+    // SAFETY: NULL or a NUL-terminated text.
+    let own = may_start_here() && unsafe { !text.is_null() && is_check(CStr::from_ptr(text)) };
+    // A plan takes the bodies of SQL functions in without their being analysed anew (attack B-11).
+    if !own {
+        TAINTED.set(true);
+    }
+    enter(Phase::Foreign);
+}
+
 /// Planning evaluates functions; what they run is not PostgreSQL's own.
 ///
 /// SAFETY: called by PostgreSQL; chains to the previous hook.
@@ -94,7 +107,8 @@ unsafe extern "C-unwind" fn planner(
 ) -> *mut pg_sys::PlannedStmt {
     let inside = identity::in_referential_action();
     if inside {
-        enter(Phase::Foreign);
+        // SAFETY: the text PostgreSQL plans from.
+        unsafe { before_planning(text) };
     }
     // SAFETY: either the hook that was there before, or PostgreSQL's own function.
     let plan = unsafe {

@@ -52,6 +52,7 @@ struct Memory {
     users: HashMap<String, Option<Id>>,
     memberships: HashMap<(Id, Id), Option<Rc<Membership>>>,
     matrix: Option<Rc<Matrix>>,
+    administrators: Option<Rc<Vec<String>>>,
 }
 
 thread_local! {
@@ -248,6 +249,22 @@ pub fn membership(org: &Id, user: &Id) -> Option<Rc<Membership>> {
         |m, answer| {
             m.memberships.insert((*org, *user), answer);
         },
+    )
+}
+
+/// The roles that grant_administration() named.
+pub fn administrators() -> Rc<Vec<String>> {
+    remembered(
+        |m| m.administrators.clone(),
+        || {
+            let names = latest(
+                "SELECT role::pg_catalog.text FROM tenancy.administrators",
+                &[],
+                |row| row.get::<String>(1),
+            );
+            Rc::new(names.into_iter().flatten().collect())
+        },
+        |m, answer| m.administrators = Some(answer),
     )
 }
 

@@ -2,7 +2,6 @@
 
 use super::authority::{self, Binding, Id};
 use crate::pg::identity;
-use crate::pg::query::latest;
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Principal {
@@ -74,15 +73,10 @@ pub fn is_administrator() -> bool {
     if identity::both(identity::is_superuser) {
         return true;
     }
-    let administrators: Vec<pgrx::pg_sys::Oid> = latest(
-        "SELECT a.oid FROM tenancy.administrators AS t
-                JOIN pg_catalog.pg_roles AS a ON a.rolname OPERATOR(pg_catalog.=) t.role",
-        &[],
-        |row| row.get::<pgrx::pg_sys::Oid>(1),
-    )
-    .into_iter()
-    .flatten()
-    .collect();
+    let administrators: Vec<_> = authority::administrators()
+        .iter()
+        .filter_map(|name| identity::role_id(name))
+        .collect();
     identity::both(|caller| {
         administrators
             .iter()

@@ -78,6 +78,14 @@ pub fn role_name(role: pg_sys::Oid) -> Option<String> {
     }
 }
 
+/// The role of this name now.
+pub fn role_id(name: &str) -> Option<pg_sys::Oid> {
+    let name = std::ffi::CString::new(name).ok()?;
+    // SAFETY: missing_ok = true answers InvalidOid.
+    let role = unsafe { pg_sys::get_role_oid(name.as_ptr(), true) };
+    (role != pg_sys::InvalidOid).then_some(role)
+}
+
 pub fn is_superuser(role: pg_sys::Oid) -> bool {
     // SAFETY: a syscache look-up.
     unsafe { pg_sys::superuser_arg(role) }

@@ -8,7 +8,7 @@
 //! * `org`        users, organizations, memberships, ownership, bindings of logins
 //! * `isolation`  protect(): plan of a table, policies, write guard, foreign-key guard
 //! * `audit`      the log of each organization: store, capture, read
-//! * `hooks`      what runs at the start of each statement
+//! * `hooks`      what runs around a statement: revocations, cascades, cursors, the audit's flush
 //! * `pg`         the only glue to PostgreSQL's C API
 #![allow(
     clippy::result_large_err,
@@ -61,7 +61,5 @@ extension_sql_file!("../sql/90_finish.sql", name = "finish", finalize);
 pub extern "C-unwind" fn _PG_init() {
     pg::error::without_backtraces();
     context::init();
-    isolation::init();
-    audit::init();
     hooks::init();
 }

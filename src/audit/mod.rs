@@ -7,8 +7,6 @@ mod store;
 pub use capture::{Act, capture, flush, record, record_truncate};
 pub use store::{has_room_for_dedicated, make_store, release_stores};
 
-pub fn init() {}
-
 /// A table made in a subtransaction went with it.
 pub fn at_subtransaction_abort(level: i32) {
     capture::at_subtransaction_abort(level);

@@ -19,8 +19,6 @@ pub use guard::{
 pub use table::protected;
 pub use table::{Table, on_invalidation};
 
-pub fn init() {}
-
 pub fn at_transaction_end() {
     foreign_key::forget_all();
 }

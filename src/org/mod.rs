@@ -41,8 +41,12 @@ fn lock_org(org: &Id, for_change: bool) -> pg::Result<Id> {
     } else {
         "SELECT owner_id FROM tenancy.orgs WHERE id OPERATOR(pg_catalog.=) $1 FOR SHARE"
     };
-    pg::query::run(sql, &[pg::query::Arg::Uuid(org)], |row| row.uuid(1))
-        .pop()
+    let owner = pg::query::run(sql, &[pg::query::Arg::Uuid(org)], |row| row.uuid(1));
+    // What was committed while we waited for the lock counts from here on: a wait for a row takes no news in by itself.
+    pg::transaction::accept_invalidations();
+    owner
+        .into_iter()
+        .next()
         .flatten()
         .ok_or_else(|| crate::context::stranger(org))
 }

@@ -161,7 +161,7 @@ fn with_author<T>(use_it: impl FnOnce(&Author) -> T) -> T {
     if !known {
         let now = context::standing();
         let version = context::version();
-        let name = identity::role_name(identity::session_user()).unwrap_or_default();
+        let name = context::login();
         let address = client_addr(&now.principal);
         let request = context::honoured(&now.principal, Setting::RequestId);
         let author = transaction::in_transaction_memory(|| Author {

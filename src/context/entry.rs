@@ -32,6 +32,7 @@ struct CallSite {
     org: *const Id,
 }
 
+/// SAFETY: `fcinfo` is valid for the call that is being answered.
 #[inline(always)]
 unsafe fn answer(fcinfo: pg_sys::FunctionCallInfo, org: *const Id) -> pg_sys::Datum {
     if org.is_null() {

@@ -16,8 +16,10 @@ mod transaction;
 
 pub use api::known_org;
 pub use denial::{no_right, owner_only, refused, stranger, without_context};
-pub use principal::{Principal, is_administrator, principal};
-pub use standing::{Standing, honoured, is_void, pin, refresh, standing, version};
+pub use principal::{Principal, is_administrator, is_superuser, principal};
+pub use standing::{
+    Standing, honoured, is_void, login, names_a_user, pin, refresh, standing, version,
+};
 
 /// Whether the transaction worked for an organization already.
 pub fn is_pinned() -> bool {

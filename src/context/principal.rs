@@ -67,10 +67,15 @@ pub fn principal() -> Principal {
     }
 }
 
+/// Whether the caller is a superuser in his own right: no definer function's strength, and none lent to its owner.
+pub fn is_superuser() -> bool {
+    identity::both(identity::is_superuser)
+}
+
 /// Whether the caller may run the DBA's functions: a superuser, or a member of a role that
 /// `grant_administration()` named. SECURITY DEFINER functions lend this to nobody.
 pub fn is_administrator() -> bool {
-    if identity::both(identity::is_superuser) {
+    if is_superuser() {
         return true;
     }
     let administrators: Vec<_> = authority::administrators()

@@ -123,6 +123,7 @@ unsafe extern "C-unwind" fn check(
     }
 }
 
+/// SAFETY: what is not handed to PostgreSQL as `extra` is never freed.
 #[cfg(feature = "pg15")]
 unsafe fn allocate(size: usize) -> *mut c_void {
     unsafe extern "C" {

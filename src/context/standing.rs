@@ -204,6 +204,16 @@ fn claimed_user(principal: &Principal) -> Result<Option<Id>, Reason> {
     }
 }
 
+/// Whether app.current_user_id says anything at all, void or not.
+pub fn names_a_user() -> bool {
+    settings::claimed(Setting::User).is_some()
+}
+
+/// The login's name.
+pub fn login() -> String {
+    identity::role_name(identity::session_user()).unwrap_or_default()
+}
+
 /// A setting's value, where this principal's context may still rest on it: a pooler's next client inherits nothing of
 /// a transaction-scoped login's.
 pub fn honoured(principal: &Principal, setting: Setting) -> Option<String> {

@@ -165,7 +165,7 @@ fn owner_of_new_org(named: Option<Uuid>) -> pg::Result<Uuid> {
     let may_name = context::is_administrator()
         || (matches!(now.principal, Principal::Application { .. })
             && now.user.is_none()
-            && settings::text(settings::Setting::User).is_none());
+            && !context::names_a_user());
     let caller = now.user.map(Uuid::from_bytes);
     let owner = match (named, caller) {
         (None, Some(caller)) => caller,

@@ -4,7 +4,7 @@ use super::{id_text, invalid};
 use crate::access;
 use crate::context::{self, authority};
 use crate::pg::query::{Arg, execute, run};
-use crate::pg::{self, fail, identity};
+use crate::pg::{self, fail};
 use pgrx::datum::Uuid;
 use pgrx::prelude::*;
 
@@ -160,7 +160,7 @@ fn forget(login: &str, kind: &str, doing: &str) -> pg::Result<()> {
 }
 
 fn require_superuser(doing: &str) -> pg::Result<()> {
-    if identity::both(identity::is_superuser) {
+    if context::is_superuser() {
         return Ok(());
     }
     Err(fail(

@@ -188,6 +188,8 @@ pub unsafe fn to_jsonb(projection: Projection, values: &[Value]) -> pg_sys::Datu
 }
 
 /// to_jsonb(anyelement) learns its argument's type from the call expression; this is one with a parameter of the type.
+///
+/// SAFETY: the type is a row type.
 unsafe fn prepared_to_jsonb(row_type: pg_sys::Oid) -> *mut pg_sys::FmgrInfo {
     if let Some(call) = TO_JSONB.with_borrow(|calls| calls.get(&row_type).copied()) {
         return call;

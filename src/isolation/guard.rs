@@ -141,6 +141,10 @@ fn guard_row(call: &Call) -> pg::Result<()> {
             foreign_key::check(&table, old.as_ref(), new)?;
         }
     }
+    // Before PostgreSQL's own checks of this row: the trigger's name sorts first.
+    if table.is_parent && old.is_some() {
+        foreign_key::parents_changed();
+    }
     if table.options.audit {
         audit::capture(&table, call.event, old.as_ref(), new.as_ref(), broken_glass);
     }
@@ -213,6 +217,7 @@ fn check_columns(
 }
 
 fn guard_truncate(call: &Call) -> pg::Result<()> {
+    foreign_key::parents_changed();
     if identity::is_logical_worker() {
         return Ok(());
     }

@@ -1,6 +1,7 @@
 //! Object ids of our own things, looked up once per backend and forgotten when they change.
 
 use super::error::fail;
+use super::local::Backend;
 use pgrx::prelude::*;
 use std::cell::Cell;
 use std::ffi::CStr;
@@ -14,9 +15,7 @@ pub struct House {
     pub guard_row: pg_sys::Oid,
 }
 
-thread_local! {
-    static HOUSE: Cell<Option<House>> = const { Cell::new(None) };
-}
+static HOUSE: Backend<Cell<Option<House>>> = Backend::new(Cell::new(None));
 
 /// The house; raises where the extension is not installed in this database.
 pub fn house() -> House {

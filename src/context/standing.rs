@@ -124,6 +124,14 @@ impl Standing {
         })
     }
 
+    /// Whether an action that was answered before is one that the context may do; false also where nobody asked yet.
+    pub fn may_do(&self, action: &str) -> bool {
+        let answers = self.answers.borrow();
+        answers
+            .iter()
+            .any(|(known, org)| !org.is_null() && **known == *action.as_bytes())
+    }
+
     fn expired(&self) -> bool {
         self.expires_at
             .is_some_and(|at| at <= pg::transaction::now())

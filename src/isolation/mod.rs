@@ -17,6 +17,7 @@ pub use foreign_key::{
 };
 pub use guard::{
     check_inside_cascade, check_locking_read, check_reading, check_unread_merge, pin_for,
+    refused_row,
 };
 pub use held::any as holds_any;
 #[cfg(feature = "pg_test")]

@@ -95,6 +95,18 @@ pub fn lock_exclusively(relid: pg_sys::Oid) {
     unsafe { pg_sys::LockRelationOid(relid, pg_sys::AccessExclusiveLock as i32) }
 }
 
+/// The name of a relation; empty where there is none.
+pub fn relation_name(relid: pg_sys::Oid) -> String {
+    // SAFETY: a syscache look-up that answers a palloc'd copy, or NULL.
+    unsafe {
+        let name = pg_sys::get_rel_name(relid);
+        if name.is_null() {
+            return String::new();
+        }
+        CStr::from_ptr(name).to_string_lossy().into_owned()
+    }
+}
+
 pub fn relation_owner(relid: pg_sys::Oid) -> Option<pg_sys::Oid> {
     // SAFETY: the tuple is checked for NULL and released; relowner is never null.
     unsafe {

@@ -7,7 +7,7 @@
 use super::authority::{self, Id, Org};
 use super::principal::{Principal, principal};
 use super::settings::{self, ONE_ORG_PER_TRANSACTION, Setting};
-use super::{denial, transaction};
+use super::{cursors, denial, transaction};
 use crate::access::matrix::{Action, Level, Matrix};
 use crate::pg::{self, identity, identity::Runner};
 use std::cell::RefCell;
@@ -107,6 +107,7 @@ pub fn standing() -> Rc<Standing> {
         runner,
         standing: standing.clone(),
     }));
+    cursors::settle(&standing);
     standing
 }
 
@@ -117,6 +118,7 @@ pub fn refresh() {
     if expired {
         invalidate();
     }
+    cursors::at_statement();
 }
 
 /// Whether the context is one that this transaction may not use: no parallel worker is started for it.

@@ -2,7 +2,7 @@
 //! locking SELECT by a role that may not update.
 
 use super::cascade;
-use crate::pg::{catalog, identity, transaction, value};
+use crate::pg::{catalog, cursor, identity, transaction, value};
 use crate::{audit, context, isolation};
 use pgrx::pg_sys::panic::ErrorReportable;
 use pgrx::prelude::*;
@@ -57,6 +57,11 @@ unsafe fn before(query: *mut pg_sys::QueryDesc) {
     // SAFETY: as the function's own.
     unsafe {
         let plan = (*query).plannedstmt;
+        if let Some(name) = cursor::starting_in_procedure(query)
+            && isolation::any_protected(&relations(plan))
+        {
+            context::cursors::opened_in_procedure(name);
+        }
         // A worker sets the copied settings in a transaction of its own and cannot tell an old context from a new one;
         // without workers the leader scans alone and tells.
         if (*plan).parallelModeNeeded && context::is_void() {

@@ -13,7 +13,8 @@ pub use foreign_key::{
     at_subtransaction_abort, at_subtransaction_commit, before_commit, hides, hides_any,
 };
 pub use guard::{
-    check_inside_cascade, check_locking_read, check_reading, check_unread_merge, pin_for,
+    any_protected, check_inside_cascade, check_locking_read, check_reading, check_unread_merge,
+    pin_for,
 };
 #[cfg(feature = "pg_test")]
 pub use table::protected;

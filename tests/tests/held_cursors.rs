@@ -303,7 +303,7 @@ fn a_procedures_loop_goes_on_in_its_own() {
     }
     // An application's context ends with each COMMIT; it enters again for each row.
     let body = format!(
-        "PERFORM set_config('app.current_org', '{acme}', true); UPDATE public.sites SET visits = 4 WHERE id = 1; COMMIT"
+        "PERFORM set_config('app.current_org', '{acme}', true); UPDATE public.sites SET visits = 4 WHERE id = 1; COMMIT; PERFORM code FROM public.regions"
     );
     let mut app = world.app();
     let walked = walk(
@@ -321,6 +321,7 @@ fn a_procedures_loop_goes_on_in_its_own() {
 fn a_procedures_loop_over_orgs_enters_each() {
     let world = prepared();
     let mut session = world.bound("agency");
+    session.run("SELECT tenancy.current_org()");
     let walked = walk(
         &world,
         &mut session,

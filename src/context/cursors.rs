@@ -7,6 +7,7 @@ use super::authority::Id;
 use super::standing::{self, Reason, Standing};
 use super::transaction::{self, Pin};
 use crate::pg::cursor::{self, Held};
+use crate::pg::local::Backend;
 use crate::pg::{self, error::server_log, fail};
 use pgrx::prelude::*;
 use std::cell::{Cell, RefCell};
@@ -29,13 +30,17 @@ impl Kept {
     }
 }
 
-thread_local! {
-    // Declared WITH HOLD in this transaction.
-    static DECLARED: RefCell<Vec<CString>> = const { RefCell::new(Vec::new()) };
-    // Opened in this transaction by a procedure that may commit, over a protected table.
-    static LOOPS: RefCell<Vec<CString>> = const { RefCell::new(Vec::new()) };
-    static KEPT: RefCell<Vec<Kept>> = const { RefCell::new(Vec::new()) };
-    static ASKING: Cell<bool> = const { Cell::new(false) };
+/// Declared WITH HOLD in this transaction.
+static DECLARED: Backend<RefCell<Vec<CString>>> = Backend::new(RefCell::new(Vec::new()));
+/// Opened in this transaction by a procedure that may commit, over a protected table.
+static LOOPS: Backend<RefCell<Vec<CString>>> = Backend::new(RefCell::new(Vec::new()));
+static KEPT: Backend<RefCell<Vec<Kept>>> = Backend::new(RefCell::new(Vec::new()));
+static ASKING: Backend<Cell<bool>> = Backend::new(Cell::new(false));
+
+/// Whether the session holds any such rows.
+#[inline]
+pub fn any() -> bool {
+    KEPT.with_borrow(|kept| !kept.is_empty())
 }
 
 /// A cursor of this name is declared, WITH HOLD or without.
@@ -121,16 +126,17 @@ pub fn at_transaction_end() {
 /// A setting of the context gets another value: nothing is read until it is known whose context that is. From an assign
 /// hook, so no catalog access and no error.
 pub fn on_change(unset: bool) {
-    KEPT.with(|kept| {
-        if let Ok(mut kept) = kept.try_borrow_mut() {
-            let touched = kept.iter_mut().filter(|k| !(unset && k.in_loop));
-            touched.for_each(Kept::shut);
-        }
-    });
+    if let Ok(mut kept) = KEPT.try_borrow_mut() {
+        let touched = kept.iter_mut().filter(|k| !(unset && k.in_loop));
+        touched.for_each(Kept::shut);
+    }
 }
 
 /// At the start of a statement.
 pub fn at_statement() {
+    if !any() {
+        return;
+    }
     let any = KEPT.with_borrow_mut(|kept| {
         kept.retain(|k| k.cursor.is_there());
         !kept.is_empty()

@@ -152,9 +152,11 @@ unsafe fn assign(setting: Setting, newval: *const c_char, extra: *mut c_void) {
         } else {
             *extra.cast::<u64>()
         });
-        let (old, new) = (said(claim.value.get()), said(newval));
-        if matches!(setting, Setting::Org | Setting::User) && old != new {
-            cursors::on_change(new.is_empty());
+        if cursors::any() && matches!(setting, Setting::Org | Setting::User) {
+            let (old, new) = (said(claim.value.get()), said(newval));
+            if old != new {
+                cursors::on_change(new.is_empty());
+            }
         }
     }
     standing::invalidate();

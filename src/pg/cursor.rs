@@ -115,6 +115,18 @@ pub fn close(name: &CStr) {
     }
 }
 
+/// Whether a cursor of PostgreSQL's own naming is starting, as a procedural language opens them for a loop.
+///
+/// SAFETY: in ExecutorStart.
+#[inline]
+pub unsafe fn is_unnamed_starting() -> bool {
+    // SAFETY: the active portal is valid while it starts.
+    unsafe {
+        let portal = pg_sys::ActivePortal;
+        !portal.is_null() && (*(*portal).name) as u8 == b'<' && (*portal).queryDesc.is_null()
+    }
+}
+
 /// The name of the cursor for which this query is starting, where a procedure that may commit opens it: a loop that
 /// goes on after COMMIT has its rows held.
 ///
@@ -122,10 +134,10 @@ pub fn close(name: &CStr) {
 pub unsafe fn starting_in_procedure(query: *const pg_sys::QueryDesc) -> Option<CString> {
     // SAFETY: the active portal is valid while it starts, its list of statements too.
     unsafe {
-        let portal = pg_sys::ActivePortal;
-        if portal.is_null() || (*(*portal).name) as u8 != b'<' || !(*portal).queryDesc.is_null() {
+        if !is_unnamed_starting() {
             return None;
         }
+        let portal = pg_sys::ActivePortal;
         let statements = (*portal).stmts;
         let its_own = !statements.is_null()
             && (*statements).length == 1

@@ -11,7 +11,7 @@
 use super::authority::{self, Id, Org};
 use super::principal::{Principal, principal};
 use super::settings::{self, ONE_ORG_PER_TRANSACTION, Setting};
-use super::{denial, transaction};
+use super::{cursors, denial, transaction};
 use crate::access::matrix::{Action, Level, Matrix};
 use crate::pg::local::Backend;
 use crate::pg::{self, identity, identity::Runner};
@@ -165,6 +165,7 @@ pub fn standing() -> Rc<Standing> {
         runner,
         standing: standing.clone(),
     }));
+    cursors::settle(&standing);
     standing
 }
 

@@ -16,8 +16,8 @@ pub use foreign_key::{
     hides, hides_any, is_held,
 };
 pub use guard::{
-    check_inside_cascade, check_locking_read, check_reading, check_unread_merge, pin_for,
-    refused_row,
+    any_protected, check_inside_cascade, check_locking_read, check_reading, check_unread_merge,
+    pin_for, refused_row,
 };
 pub use held::any as holds_any;
 #[cfg(feature = "pg_test")]

@@ -3,6 +3,7 @@
 mod facts;
 mod foreign_key;
 mod guard;
+pub mod leakproof;
 mod plan;
 mod protect;
 mod survey;
@@ -15,9 +16,20 @@ pub use foreign_key::{
 pub use guard::{
     check_inside_cascade, check_locking_read, check_reading, check_unread_merge, pin_for,
 };
+pub use table::Table;
 #[cfg(feature = "pg_test")]
 pub use table::protected;
-pub use table::{Table, on_invalidation};
+
+/// From the invalidation callback: no catalog access, no waiting.
+pub fn on_invalidation(relid: pgrx::pg_sys::Oid) {
+    table::on_invalidation(relid);
+    leakproof::on_invalidation(relid);
+}
+
+/// Whether a table carries our protection; PostgreSQL's own never do.
+pub fn is_protected(relid: pgrx::pg_sys::Oid) -> bool {
+    u32::from(relid) >= pgrx::pg_sys::FirstNormalObjectId && table::protected(relid).is_some()
+}
 
 pub fn at_transaction_end() {
     foreign_key::forget_all();

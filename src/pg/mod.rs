@@ -7,6 +7,8 @@ pub mod error;
 pub mod event;
 pub mod heap;
 pub mod identity;
+pub mod paths;
+pub mod plan;
 pub mod probe;
 pub mod query;
 pub mod scan;

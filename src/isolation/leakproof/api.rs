@@ -42,20 +42,22 @@ fn named(text: &str) -> pg::Result<Named> {
             .pop()
             .flatten()
     };
-    // In this order: to_regoperator() raises for what has one argument.
-    found("SELECT pg_catalog.to_regprocedure($1)::pg_catalog.oid")
-        .map(Named::Function)
-        .or_else(|| {
-            found("SELECT pg_catalog.to_regoperator($1)::pg_catalog.oid").map(Named::Operator)
-        })
-        .ok_or_else(|| {
-            fail(
-                PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
-                format!("no operator or function is called {text}"),
-            )
-            .set_detail("It is written as regoperator and regprocedure have it.")
-            .set_hint("Such as '@@(tsvector,tsquery)', 'lower(text)', or ('jsonb_ops', 'gin') for a family.")
-        })
+    let name = text.split('(').next().unwrap_or_default().trim_end();
+    let what = if name.ends_with(|c| "+-*/<>=~!@#%^&|`?".contains(c)) {
+        found("SELECT pg_catalog.to_regoperator($1)::pg_catalog.oid").map(Named::Operator)
+    } else {
+        found("SELECT pg_catalog.to_regprocedure($1)::pg_catalog.oid").map(Named::Function)
+    };
+    what.ok_or_else(|| {
+        fail(
+            PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
+            format!("no operator or function is called {text}"),
+        )
+        .set_detail("It is written as regoperator and regprocedure have it.")
+        .set_hint(
+            "Such as '@@(tsvector,tsquery)', 'lower(text)', or ('jsonb_ops', 'gin') for a family.",
+        )
+    })
 }
 
 fn refused(what: &str, why: &str) -> ErrorReport {

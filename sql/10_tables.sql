@@ -98,6 +98,18 @@ CREATE TABLE tenancy.administrators (
     created_at timestamptz NOT NULL DEFAULT now()
 );
 
+-- What a superuser vouched for: an operator as regoperator shows it, with an index family; or, with neither method nor
+-- family, what may stand in an index's expression. Names, not ids, so that a dump carries them.
+CREATE TABLE tenancy.leakproof_vouched (
+    object        text NOT NULL,
+    name          name NOT NULL,
+    access_method name NOT NULL DEFAULT '',
+    family        name NOT NULL DEFAULT '',
+    vouched_by    name NOT NULL DEFAULT session_user,
+    vouched_at    timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (object, access_method, family)
+);
+
 -- Holds no row. Its relation cache entry is the bell that every backend hears when authority changes:
 -- the triggers in 40_triggers.sql invalidate it, so no cached plan of a real table is thrown away with it.
 CREATE TABLE tenancy.authority (bell boolean CHECK (false));
@@ -110,6 +122,7 @@ COMMENT ON TABLE tenancy.actions IS 'Permission slugs, resource:verb, with their
 COMMENT ON TABLE tenancy.role_permissions IS 'The grant level (allow, limited, deny) of every role on every action (spec 2)';
 COMMENT ON TABLE tenancy.login_bindings IS 'Which database login is a person, and which is a trusted application (spec 4)';
 COMMENT ON TABLE tenancy.administrators IS 'Roles that run the DBA''s functions without being superuser (spec 4)';
+COMMENT ON TABLE tenancy.leakproof_vouched IS 'What vouch_leakproof() was told; leakproof_vouchers shows it with the reasons (spec 14)';
 COMMENT ON TABLE tenancy.authority IS 'Empty; its invalidation tells every session that memberships, roles or bindings changed';
 
 -- What pg_dump must carry: everything but the seed rows, which CREATE EXTENSION writes again.
@@ -121,3 +134,4 @@ SELECT pg_catalog.pg_extension_config_dump('tenancy.orgs', '');
 SELECT pg_catalog.pg_extension_config_dump('tenancy.memberships', '');
 SELECT pg_catalog.pg_extension_config_dump('tenancy.login_bindings', '');
 SELECT pg_catalog.pg_extension_config_dump('tenancy.administrators', '');
+SELECT pg_catalog.pg_extension_config_dump('tenancy.leakproof_vouched', '');

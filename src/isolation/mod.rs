@@ -4,7 +4,11 @@ mod check_text;
 mod facts;
 mod foreign_key;
 mod guard;
+<<<<<<< HEAD
+pub mod leakproof;
+=======
 mod held;
+>>>>>>> main
 mod plan;
 mod protect;
 mod survey;
@@ -19,10 +23,24 @@ pub use guard::{
     any_protected, check_inside_cascade, check_locking_read, check_reading, check_unread_merge,
     pin_for, refused_row,
 };
+<<<<<<< HEAD
+pub use table::Table;
+=======
 pub use held::any as holds_any;
+>>>>>>> main
 #[cfg(feature = "pg_test")]
 pub use table::protected;
-pub use table::{Table, on_invalidation};
+
+/// From the invalidation callback: no catalog access, no waiting.
+pub fn on_invalidation(relid: pgrx::pg_sys::Oid) {
+    table::on_invalidation(relid);
+    leakproof::on_invalidation(relid);
+}
+
+/// Whether a table carries our protection; PostgreSQL's own never do.
+pub fn is_protected(relid: pgrx::pg_sys::Oid) -> bool {
+    u32::from(relid) >= pgrx::pg_sys::FirstNormalObjectId && table::protected(relid).is_some()
+}
 
 /// The end of a statement, or the start of one that may change tables: no parent stays open.
 pub use crate::pg::probe::close_all as close_parents;

@@ -8,6 +8,8 @@ pub mod event;
 pub mod heap;
 pub mod identity;
 pub mod local;
+pub mod paths;
+pub mod plan;
 pub mod probe;
 pub mod query;
 pub mod reference;

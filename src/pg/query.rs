@@ -190,6 +190,12 @@ pub fn execute(sql: &str, args: &[Arg]) -> u64 {
     as_owner(|| perform(sql, args, touched))
 }
 
+/// `run` in whatever identity and search path is in force.
+pub fn run_as_is<T>(sql: &str, args: &[Arg], mut map: impl FnMut(&Row) -> T) -> Vec<T> {
+    // SAFETY: right after the statement.
+    perform(sql, args, || unsafe { collect(&mut map) })
+}
+
 /// `execute` in whatever identity is in force.
 pub fn execute_as_is(sql: &str) {
     perform(sql, &[], touched);

@@ -4,11 +4,8 @@ mod check_text;
 mod facts;
 mod foreign_key;
 mod guard;
-<<<<<<< HEAD
-pub mod leakproof;
-=======
 mod held;
->>>>>>> main
+pub mod leakproof;
 mod plan;
 mod protect;
 mod survey;
@@ -23,11 +20,8 @@ pub use guard::{
     any_protected, check_inside_cascade, check_locking_read, check_reading, check_unread_merge,
     pin_for, refused_row,
 };
-<<<<<<< HEAD
-pub use table::Table;
-=======
 pub use held::any as holds_any;
->>>>>>> main
+pub use table::Table;
 #[cfg(feature = "pg_test")]
 pub use table::protected;
 

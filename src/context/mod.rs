@@ -12,6 +12,7 @@ mod entry;
 mod principal;
 pub mod settings;
 mod standing;
+mod token;
 mod transaction;
 
 pub use api::known_org;

@@ -2,11 +2,13 @@
 //! not installed in the session's database.
 
 pub mod cascade;
+mod discretion;
 mod statement;
 mod utility;
 
 pub fn init() {
     cascade::init();
+    discretion::init();
     statement::init();
     utility::init();
 }

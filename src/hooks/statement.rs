@@ -57,9 +57,9 @@ unsafe fn before(query: *mut pg_sys::QueryDesc) {
     // SAFETY: as the function's own.
     unsafe {
         let plan = (*query).plannedstmt;
-        // A worker sets the copied settings in a transaction of its own and cannot tell an old context from a new one;
-        // without workers the leader scans alone and tells.
-        if (*plan).parallelModeNeeded && context::is_void() {
+        // A worker sets the copied settings in a transaction of its own and cannot tell an old context from a new one, nor
+        // does it know of a token; without workers the leader scans alone and tells.
+        if (*plan).parallelModeNeeded && context::stays_here() {
             (*plan).parallelModeNeeded = false;
         }
         // Where only workers evaluate the policies, this process would not know which organization was read.

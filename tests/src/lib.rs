@@ -4,6 +4,7 @@
 //! * [`Db`]: a fresh database with the extension in it, one per test.
 //! * [`World`]: two organizations with every role in each, protected tables, logins; what most tests start from.
 //! * [`Session`]: a client connection with the few verbs that the tests are written in.
+//! * [`token`]: signed tokens, as an issuer makes them.
 //! * [`refused`], [`fails`]: what an error must look like.
 
 mod cluster;
@@ -11,6 +12,7 @@ mod db;
 mod errors;
 mod matrix;
 mod session;
+pub mod token;
 mod world;
 
 pub use cluster::Cluster;

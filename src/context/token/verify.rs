@@ -55,6 +55,16 @@ pub enum Subject {
     Sso,
 }
 
+impl Subject {
+    /// What the table holds; nothing else passes its check.
+    pub fn named(name: &str) -> Subject {
+        match name {
+            "sso_subject" => Subject::Sso,
+            _ => Subject::User,
+        }
+    }
+}
+
 /// A key, and which tokens it is good for. No Debug: it may hold a secret.
 #[derive(PartialEq, Eq)]
 pub struct Key {

@@ -20,6 +20,7 @@ pub use denial::{no_right, owner_only, refused, stranger, without_context};
 pub use principal::{Principal, is_administrator, is_superuser, principal};
 pub use standing::{
     Standing, honoured, login, names_a_user, pin, refresh, standing, stays_here, version,
+    watch_the_clock,
 };
 
 /// Whether the transaction worked for an organization already.

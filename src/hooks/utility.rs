@@ -1,6 +1,7 @@
 //! ProcessUtility: keeps cursors WITH HOLD to the context they were opened in, and discards the token with the rest.
 
 use crate::context::{cursors, token};
+use crate::isolation;
 use crate::pg::catalog;
 use pgrx::pg_sys::panic::ErrorReportable;
 use pgrx::prelude::*;
@@ -61,6 +62,7 @@ unsafe extern "C-unwind" fn process_utility(
                 completion,
             ),
         }
+        after();
         if discards {
             token::discard();
         }
@@ -77,6 +79,12 @@ unsafe fn is_discard_all(node: *mut pg_sys::Node) -> bool {
     }
 }
 
+/// COPY fires row triggers and no ExecutorFinish.
+#[pg_guard]
+extern "C-unwind" fn after() {
+    isolation::close_parents();
+}
+
 /// SAFETY: a utility statement's node, or NULL.
 #[pg_guard]
 unsafe extern "C-unwind" fn before(node: *mut pg_sys::Node) {
@@ -85,6 +93,8 @@ unsafe extern "C-unwind" fn before(node: *mut pg_sys::Node) {
         if node.is_null() {
             return;
         }
+        // A table that is open cannot be altered.
+        isolation::close_parents();
         match (*node).type_ {
             pg_sys::NodeTag::T_DeclareCursorStmt => {
                 let declare = node.cast::<pg_sys::DeclareCursorStmt>();

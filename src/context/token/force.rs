@@ -5,6 +5,7 @@
 use super::verify::Key;
 use crate::context::authority::{self, Id, SigningKey};
 use crate::context::standing;
+use crate::pg::local::Backend;
 use crate::pg::{identity, transaction};
 use pgrx::pg_sys;
 use std::cell::RefCell;
@@ -75,10 +76,8 @@ struct Layer {
     token: Option<Rc<Token>>,
 }
 
-thread_local! {
-    static OF_SESSION: RefCell<Option<Rc<Token>>> = const { RefCell::new(None) };
-    static OF_TRANSACTION: RefCell<Vec<Layer>> = const { RefCell::new(Vec::new()) };
-}
+static OF_SESSION: Backend<RefCell<Option<Rc<Token>>>> = Backend::new(RefCell::new(None));
+static OF_TRANSACTION: Backend<RefCell<Vec<Layer>>> = Backend::new(RefCell::new(Vec::new()));
 
 /// The token that the session last brought, lapsed or not.
 pub fn in_force() -> Option<Rc<Token>> {
@@ -104,23 +103,30 @@ pub fn put(token: Option<Rc<Token>>, session_scope: bool) {
 
 /// DISCARD ALL: the pooler's next client starts as nobody.
 pub fn discard() {
-    OF_TRANSACTION.take();
-    OF_SESSION.take();
+    OF_TRANSACTION.set(vec![]);
+    OF_SESSION.set(None);
     standing::invalidate();
 }
 
+/// Takes the layers that end away, and gives them back.
+fn end(ends: impl Fn(&Layer) -> bool) -> Vec<Layer> {
+    let gone: Vec<Layer> =
+        OF_TRANSACTION.with_borrow_mut(|layers| layers.extract_if(.., |l| ends(l)).collect());
+    if !gone.is_empty() {
+        standing::invalidate();
+    }
+    gone
+}
+
 pub fn at_transaction_end(committed: bool) {
-    let last = OF_TRANSACTION
-        .take()
-        .into_iter()
-        .rfind(|layer| layer.session_scope);
-    if let Some(layer) = last.filter(|_| committed) {
+    let kept = end(|_| true).into_iter().rfind(|layer| layer.session_scope);
+    if let Some(layer) = kept.filter(|_| committed) {
         OF_SESSION.set(layer.token);
     }
 }
 
 pub fn at_subtransaction_abort(level: i32) {
-    OF_TRANSACTION.with_borrow_mut(|layers| layers.retain(|layer| layer.level < level));
+    end(|layer| layer.level >= level);
 }
 
 pub fn at_subtransaction_commit(level: i32) {

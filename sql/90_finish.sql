@@ -94,6 +94,18 @@ COMMENT ON FUNCTION tenancy.trust_application(text, text, text) IS
     'Trusts a login to name the user it acts for; for the DBA (spec 4)';
 COMMENT ON FUNCTION tenancy.distrust_application(text) IS
     'Undoes trust_application(); for the DBA (spec 4)';
+COMMENT ON FUNCTION tenancy.authenticate(text, text) IS
+    'Proves by a signed token which user the session acts for, in this transaction or session (spec 4)';
+COMMENT ON FUNCTION tenancy.require_token(text, text) IS
+    'Leaves a login without authority unless it brings a signed token; for the DBA (spec 4)';
+COMMENT ON FUNCTION tenancy.waive_token(text) IS
+    'Undoes require_token(); for the DBA (spec 4)';
+COMMENT ON FUNCTION tenancy.add_signing_key(text, text, bytea, text, text, text) IS
+    'Adds a key that verifies tokens; for the DBA (spec 4)';
+COMMENT ON FUNCTION tenancy.retire_signing_key(text) IS
+    'Ends a key and every session that a token of it speaks for; for the DBA (spec 4)';
+COMMENT ON FUNCTION tenancy.list_signing_keys() IS
+    'The keys that verify tokens, without secrets; for the DBA (spec 4)';
 COMMENT ON FUNCTION tenancy.grant_administration(text) IS
     'Lets a role''s members run the DBA''s functions; for superusers (spec 4)';
 COMMENT ON FUNCTION tenancy.revoke_administration(text) IS

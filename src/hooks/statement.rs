@@ -113,9 +113,9 @@ unsafe extern "C-unwind" fn look_at(query: *mut pg_sys::QueryDesc, inside: bool)
         {
             context::cursors::opened_in_procedure(name);
         }
-        // A worker sets the copied settings in a transaction of its own and cannot tell an old context from a new one;
-        // without workers the leader scans alone and tells.
-        if (*plan).parallelModeNeeded && context::is_void() {
+        // A worker sets the copied settings in a transaction of its own and cannot tell an old context from a new one, nor
+        // does it know of a token; without workers the leader scans alone and tells.
+        if (*plan).parallelModeNeeded && context::stays_here() {
             (*plan).parallelModeNeeded = false;
         }
         // Where only workers evaluate the policies, this process would not know which organization was read.

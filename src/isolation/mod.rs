@@ -1,5 +1,7 @@
 //! protect(): reads a table into a plan, turns the plan into SQL, and guards every write from then on (spec 5).
 
+mod adopt;
+mod event;
 mod facts;
 mod foreign_key;
 mod guard;
@@ -7,6 +9,7 @@ mod plan;
 mod protect;
 mod survey;
 mod table;
+mod tree;
 mod uninstall;
 
 pub use foreign_key::{

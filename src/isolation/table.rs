@@ -38,7 +38,8 @@ pub struct Table {
     /// Those of the primary key; empty where there is none.
     pub key: Vec<i16>,
     pub foreign_keys: Vec<GuardedKey>,
-    /// Every table that a key leads to, protected or not: one of them may become so.
+    /// Every table that a key leads to, protected or not (one of them may become so), and the partitioned table that
+    /// this is a part of, whose name it goes by.
     parents: Vec<pg_sys::Oid>,
     /// Sets of columns that were written to the log before, with what turns them into jsonb.
     projections: RefCell<HashMap<Vec<i16>, Projection>>,
@@ -163,20 +164,28 @@ pub fn protected(relid: pg_sys::Oid) -> Option<Rc<Table>> {
 }
 
 fn read(relid: pg_sys::Oid) -> Option<Table> {
-    let guard = catalog::house().guard_row;
-    let (object, arguments) = latest(
+    let house = catalog::house();
+    // A partition is known by the table that it is a part of: history does not depend on where a row lies.
+    let (object, arguments, root) = latest(
         "SELECT pg_catalog.quote_ident(n.nspname) OPERATOR(pg_catalog.||) '.' OPERATOR(pg_catalog.||) pg_catalog.quote_ident(c.relname),
                 pg_catalog.convert_from(pg_catalog.substring(t.tgargs, 1, pg_catalog.length(t.tgargs) OPERATOR(pg_catalog.-) 1),
-                                        pg_catalog.getdatabaseencoding())
+                                        pg_catalog.getdatabaseencoding()), c.oid
          FROM pg_catalog.pg_trigger AS t
-              JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) t.tgrelid
+              JOIN pg_catalog.pg_class AS c
+                ON c.oid OPERATOR(pg_catalog.=) COALESCE(pg_catalog.pg_partition_root(t.tgrelid)::pg_catalog.oid, t.tgrelid)
               JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
-         WHERE t.tgrelid OPERATOR(pg_catalog.=) $1 AND t.tgfoid OPERATOR(pg_catalog.=) $2",
-        &[Arg::Oid(relid), Arg::Oid(guard)],
+         WHERE t.tgrelid OPERATOR(pg_catalog.=) $1 AND t.tgnargs OPERATOR(pg_catalog.>) 0::pg_catalog.int2
+           AND (t.tgfoid OPERATOR(pg_catalog.=) $2 OR t.tgfoid OPERATOR(pg_catalog.=) $3)",
+        &[
+            Arg::Oid(relid),
+            Arg::Oid(house.guard_row),
+            Arg::Oid(house.guard_statement),
+        ],
         |row| {
             (
                 row.get::<String>(1).unwrap_or_default(),
                 row.get::<String>(2).unwrap_or_default(),
+                row.get::<pg_sys::Oid>(3).unwrap_or(relid),
             )
         },
     )
@@ -200,7 +209,8 @@ fn read(relid: pg_sys::Oid) -> Option<Table> {
     // A column with an action of its own that is not found is no reason to let it be written freely.
     let whole = column_actions.len() == options.columns.len();
     let org_attnum = org_column_of(relid).filter(|_| whole).unwrap_or(0);
-    let (foreign_keys, parents) = foreign_keys(relid, guard, &columns);
+    let (foreign_keys, mut parents) = foreign_keys(relid, &columns);
+    parents.push(root);
     Some(Table {
         relid,
         object,
@@ -243,16 +253,21 @@ pub fn org_column_of(relid: pg_sys::Oid) -> Option<i16> {
 /// The foreign keys of a table that lead to protected ones, and every table that any of its keys leads to.
 fn foreign_keys(
     relid: pg_sys::Oid,
-    guard: pg_sys::Oid,
     columns: &[(i16, String)],
 ) -> (Vec<GuardedKey>, Vec<pg_sys::Oid>) {
     let mut keys = all_keys(relid, columns);
     let parents = keys.iter().map(|key| key.probe.parent).collect();
+    let house = catalog::house();
     let protected: HashSet<pg_sys::Oid> = latest(
         "SELECT t.tgrelid FROM pg_catalog.pg_trigger AS t
               JOIN pg_catalog.pg_constraint AS c ON c.confrelid OPERATOR(pg_catalog.=) t.tgrelid
-         WHERE t.tgfoid OPERATOR(pg_catalog.=) $1 AND c.conrelid OPERATOR(pg_catalog.=) $2",
-        &[Arg::Oid(guard), Arg::Oid(relid)],
+         WHERE (t.tgfoid OPERATOR(pg_catalog.=) $1 OR t.tgfoid OPERATOR(pg_catalog.=) $2)
+           AND t.tgnargs OPERATOR(pg_catalog.>) 0::pg_catalog.int2 AND c.conrelid OPERATOR(pg_catalog.=) $3",
+        &[
+            Arg::Oid(house.guard_row),
+            Arg::Oid(house.guard_statement),
+            Arg::Oid(relid),
+        ],
         |row| row.get::<pg_sys::Oid>(1),
     )
     .into_iter()
@@ -281,6 +296,11 @@ pub fn all_keys(relid: pg_sys::Oid, columns: &[(i16, String)]) -> Vec<GuardedKey
          FROM pg_catalog.pg_constraint AS c
               JOIN pg_catalog.pg_index AS i ON i.indexrelid OPERATOR(pg_catalog.=) c.conindid
          WHERE c.conrelid OPERATOR(pg_catalog.=) $1 AND c.contype OPERATOR(pg_catalog.=) 'f'
+           -- For each partition of a parent PostgreSQL keeps a row too, which says nothing that the key itself does not.
+           AND (c.conparentid OPERATOR(pg_catalog.=) 0::pg_catalog.oid
+                OR EXISTS (SELECT FROM pg_catalog.pg_constraint AS above
+                           WHERE above.oid OPERATOR(pg_catalog.=) c.conparentid
+                             AND above.confrelid OPERATOR(pg_catalog.=) c.confrelid))
          ORDER BY c.conname",
         &[Arg::Oid(relid)],
         |row| {

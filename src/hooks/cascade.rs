@@ -174,7 +174,8 @@ pub unsafe fn is_of_postgres(query: *mut pg_sys::QueryDesc) -> bool {
     // SAFETY: as the function's own; sourceText may be NULL.
     unsafe {
         let plan = (*query).plannedstmt;
-        let one_table = names_one_table(plan) && (*plan).subplans.is_null() && !(*plan).hasReturning;
+        let one_table =
+            names_one_table(plan) && (*plan).subplans.is_null() && !(*plan).hasReturning;
         one_table
             && may_start_here()
             && !(*query).sourceText.is_null()

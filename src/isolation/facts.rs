@@ -17,7 +17,6 @@ pub struct Facts {
     pub kind: String,
     pub owner: pg_sys::Oid,
     pub partition: bool,
-    pub child: bool,
     pub persistence: String,
     pub row_security: bool,
     pub force: bool,
@@ -37,7 +36,6 @@ pub fn facts(relid: pg_sys::Oid) -> pg::Result<Facts> {
     run(
         "SELECT n.nspname::pg_catalog.text, c.relname::pg_catalog.text, c.relkind::pg_catalog.text, c.relowner,
                 c.relispartition,
-                EXISTS (SELECT FROM pg_catalog.pg_inherits AS i WHERE i.inhrelid OPERATOR(pg_catalog.=) c.oid),
                 c.relpersistence::pg_catalog.text, c.relrowsecurity, c.relforcerowsecurity
          FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
          WHERE c.oid OPERATOR(pg_catalog.=) $1",
@@ -52,10 +50,9 @@ pub fn facts(relid: pg_sys::Oid) -> pg::Result<Facts> {
                 kind: text(3),
                 owner: row.get(4).unwrap_or(pg_sys::InvalidOid),
                 partition: flag(5),
-                child: flag(6),
-                persistence: text(7),
-                row_security: flag(8),
-                force: flag(9),
+                persistence: text(6),
+                row_security: flag(7),
+                force: flag(8),
             }
         },
     )

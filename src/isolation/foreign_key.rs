@@ -9,6 +9,7 @@
 //! there is PostgreSQL's to refuse; but since the key may be deferred, or the parent may appear between our look and
 //! PostgreSQL's, or the key's own trigger may be off, every such reference is looked up again before commit.
 
+use super::route;
 use super::table::{self, GuardedKey, Table};
 use crate::pg;
 use crate::pg::probe::{self, Parent};
@@ -84,7 +85,7 @@ fn check_one(table: &Table, key: &GuardedKey, values: Vec<Value>, org: [u8; 16],
     if HELD.with_borrow(|h| h.contains(&held)) {
         return;
     }
-    match probe::find(&key.probe, &values, &org) {
+    match route::find(&key.probe, key.leaves.as_ref(), &values, &org) {
         Parent::Held => HELD.with_borrow_mut(|h| {
             if h.len() >= REMEMBERED {
                 h.clear();
@@ -245,7 +246,9 @@ pub fn before_commit() {
         else {
             continue;
         };
-        if probe::find(&key.probe, &pending.key, &pending.org) == Parent::Foreign {
+        if route::find(&key.probe, key.leaves.as_ref(), &pending.key, &pending.org)
+            == Parent::Foreign
+        {
             probe::violation_at_commit(
                 pending.child,
                 &key.name,

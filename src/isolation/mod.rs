@@ -5,8 +5,10 @@ mod event;
 mod facts;
 mod foreign_key;
 mod guard;
+mod moved;
 mod plan;
 mod protect;
+mod route;
 mod survey;
 mod table;
 mod tree;
@@ -24,4 +26,5 @@ pub use table::{Table, on_invalidation};
 
 pub fn at_transaction_end() {
     foreign_key::forget_all();
+    moved::forget();
 }

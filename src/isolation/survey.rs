@@ -4,10 +4,12 @@
 
 use super::facts::{Facts, current_options, facts};
 use super::protect::Planned;
+use super::route;
 use super::table::{self, GuardedKey};
+use crate::pg::probe::Parent;
 use crate::pg::query::{Arg, run};
 use crate::pg::value::Value;
-use crate::pg::{self, catalog, fail, identity, probe, scan};
+use crate::pg::{self, catalog, fail, identity, scan};
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 use std::collections::{HashMap, HashSet};
@@ -103,7 +105,7 @@ fn guarded_keys(
         .into_iter()
         .filter(|key| concerns(key.probe.parent))
         .filter_map(|mut key| {
-            key.probe.org_attnum = org_of(key.probe.parent)?;
+            key.lead_to(org_of(key.probe.parent)?);
             Some(key)
         })
         .collect()
@@ -128,7 +130,10 @@ fn look_at(
             }
             for (key, count) in keys.iter().zip(&mut crossing) {
                 let values: Vec<Value> = key.columns.iter().map(|(i, _)| row.value(*i)).collect();
-                if values.iter().all(|v| !v.null) && probe::is_foreign(&key.probe, &values, &org) {
+                if values.iter().all(|v| !v.null)
+                    && route::look(&key.probe, key.leaves.as_ref(), &values, &org)
+                        == Parent::Foreign
+                {
                     *count += 1;
                 }
             }

@@ -4,6 +4,7 @@
 //! and DROP, and need no table of ours to be kept in step.
 
 use super::plan::Options;
+use super::route::Leaves;
 use crate::pg::catalog;
 use crate::pg::probe::{self, Probe, ProbeKey};
 use crate::pg::query::{Arg, latest};
@@ -22,12 +23,24 @@ pub struct GuardedKey {
     /// The child's columns, with their names for the error.
     pub columns: Vec<(i16, String)>,
     pub probe: Probe,
+    /// Where the parent is partitioned.
+    pub leaves: Option<Leaves>,
+}
+
+impl GuardedKey {
+    /// Says which column of the parent holds the organization.
+    pub fn lead_to(&mut self, org_attnum: i16) {
+        self.probe.org_attnum = org_attnum;
+        self.leaves = Leaves::of(&self.probe);
+    }
 }
 
 #[derive(Debug)]
 pub struct Table {
     pub relid: pg_sys::Oid,
-    /// schema.table, quoted where needed.
+    /// The partitioned table that this one is a part of, else the table itself.
+    pub root: pg_sys::Oid,
+    /// schema.table of the root, quoted where needed: what it is called in the log.
     pub object: String,
     pub org_attnum: i16,
     pub options: Options,
@@ -213,6 +226,7 @@ fn read(relid: pg_sys::Oid) -> Option<Table> {
     parents.push(root);
     Some(Table {
         relid,
+        root,
         object,
         org_attnum,
         column_actions,
@@ -275,7 +289,7 @@ fn foreign_keys(
     .collect();
     keys.retain(|key| protected.contains(&key.probe.parent));
     for key in &mut keys {
-        key.probe.org_attnum = org_column_of(key.probe.parent).unwrap_or(0);
+        key.lead_to(org_column_of(key.probe.parent).unwrap_or(0));
     }
     (keys, parents)
 }
@@ -310,6 +324,7 @@ pub fn all_keys(relid: pg_sys::Oid, columns: &[(i16, String)]) -> Vec<GuardedKey
             let (operators, types) = (ids(7), ids(9));
             let names = row.get::<Vec<String>>(10).unwrap_or_default();
             GuardedKey {
+                leaves: None,
                 constraint: row.get(1).unwrap_or(pg_sys::InvalidOid),
                 name: row.get(2).unwrap_or_default(),
                 columns: child

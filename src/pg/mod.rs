@@ -7,6 +7,7 @@ pub mod error;
 pub mod event;
 pub mod heap;
 pub mod identity;
+pub mod partition;
 pub mod probe;
 pub mod query;
 pub mod scan;

@@ -1,5 +1,6 @@
 //! Looking a foreign key's parent up directly in its unique index, and holding it.
 
+use super::partition::Leaf;
 use super::value::Value;
 use pgrx::prelude::*;
 
@@ -79,9 +80,36 @@ pub fn find(probe: &Probe, key: &[Value], org: &[u8; 16]) -> Parent {
     Parent::Missing
 }
 
-/// `find()` without the lock: whether an existing reference crosses organizations.
-pub fn is_foreign(probe: &Probe, key: &[Value], org: &[u8; 16]) -> bool {
-    attempt(probe, key, org, false) == Some(Parent::Foreign)
+/// `find()` without the lock: what stands at the other end of an existing reference.
+pub fn look(probe: &Probe, key: &[Value], org: &[u8; 16]) -> Parent {
+    attempt(probe, key, org, false).unwrap_or(Parent::Missing)
+}
+
+/// The value as the key's operator compares it with the parent's, and its type then.
+pub fn as_compared(key: &ProbeKey, value: &Value) -> (pg_sys::Datum, pg_sys::Oid) {
+    // SAFETY: a catalog look-up by id; the datum is of the type that the cast was chosen for.
+    unsafe {
+        let (mut left, mut right) = (pg_sys::InvalidOid, pg_sys::InvalidOid);
+        pg_sys::op_input_types(key.operator, &mut left, &mut right);
+        (converted(key.cast, value.datum), right)
+    }
+}
+
+impl Probe {
+    /// Whether we know how to look the key up.
+    pub fn is_known(&self) -> bool {
+        self.keys.iter().all(|k| k.cast != Cast::Unknown)
+    }
+
+    /// The same key in one partition of its parent.
+    pub fn for_partition(&self, leaf: Leaf, org_attnum: i16) -> Probe {
+        Probe {
+            parent: leaf.table,
+            index: leaf.index,
+            org_attnum,
+            keys: self.keys.clone(),
+        }
+    }
 }
 
 fn attempt(probe: &Probe, key: &[Value], org: &[u8; 16], lock: bool) -> Option<Parent> {

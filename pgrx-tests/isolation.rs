@@ -71,7 +71,8 @@ fn a_parent_is_held_foreign_or_missing() {
         "INSERT INTO public.\"Servers\" (id) VALUES ('{}')",
         uuid::Uuid::from_bytes(parent)
     ));
-    let probe = table("public.sites").foreign_keys[0].probe.clone();
+    let sites = table("public.sites");
+    let probe = &sites.foreign_keys[0].probe;
     let key = |id: &[u8; 16]| {
         [Value {
             datum: pg_sys::Datum::from(id.as_ptr()),
@@ -80,7 +81,7 @@ fn a_parent_is_held_foreign_or_missing() {
             by_value: false,
         }]
     };
-    assert_eq!(probe::find(&probe, &key(&parent), &org), Parent::Held);
-    assert_eq!(probe::find(&probe, &key(&parent), &other), Parent::Foreign);
-    assert_eq!(probe::find(&probe, &key(&[7; 16]), &org), Parent::Missing);
+    assert_eq!(probe::find(probe, &key(&parent), &org), Parent::Held);
+    assert_eq!(probe::find(probe, &key(&parent), &other), Parent::Foreign);
+    assert_eq!(probe::find(probe, &key(&[7; 16]), &org), Parent::Missing);
 }

@@ -7,6 +7,12 @@ CREATE FUNCTION tenancy.org_if(action text) RETURNS uuid
 COMMENT ON FUNCTION tenancy.org_if(text) IS
     'The current organization if the context may do the action there, else NULL: the predicate of every policy (spec 5.1)';
 
+CREATE FUNCTION tenancy.check_row(table_id oid, org uuid, action text) RETURNS boolean
+    STABLE PARALLEL SAFE COST 1
+    LANGUAGE c AS 'MODULE_PATHNAME', 'tenancy_check_row';
+COMMENT ON FUNCTION tenancy.check_row(oid, uuid, text) IS
+    'True for a row of the current organization that the context may write there, else an error: the check of every policy (spec 5.4)';
+
 CREATE FUNCTION tenancy.current_org() RETURNS uuid
     STABLE LEAKPROOF PARALLEL SAFE COST 1
     LANGUAGE c AS 'MODULE_PATHNAME', 'tenancy_current_org';

@@ -94,8 +94,6 @@ COMMENT ON FUNCTION tenancy.revoke_administration(text) IS
     'Undoes grant_administration(); for superusers (spec 4)';
 COMMENT ON FUNCTION tenancy.protect(regclass, text, jsonb, boolean) IS
     'Makes every row of a table belong to one organization and keeps it so; for the table''s owner and the DBA (spec 5)';
-COMMENT ON FUNCTION tenancy.refuse_row() IS
-    'Raises the refusal of a new row that is not of the current organization; stands in policies (spec 5.4)';
 COMMENT ON FUNCTION tenancy.unprotect(regclass) IS
     'Takes the protection of a table away, rows stay; for the table''s owner and the DBA (spec 5)';
 COMMENT ON FUNCTION tenancy.uninstall() IS

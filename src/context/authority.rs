@@ -83,10 +83,23 @@ unsafe extern "C-unwind" fn on_invalidation(_arg: pg_sys::Datum, relid: pg_sys::
     crate::isolation::on_invalidation(relid);
 }
 
+/// A database role was renamed, dropped, made superuser or no longer one.
+///
+/// SAFETY: called by PostgreSQL; touches memory of ours only.
+#[pg_guard]
+unsafe extern "C-unwind" fn on_role_change(_arg: pg_sys::Datum, _cache: i32, _hash: u32) {
+    super::standing::invalidate();
+}
+
 pub fn init() {
-    // SAFETY: the callback lives as long as the library.
+    // SAFETY: the callbacks live as long as the library.
     unsafe {
         pg_sys::CacheRegisterRelcacheCallback(Some(on_invalidation), pg_sys::Datum::from(0));
+        pg_sys::CacheRegisterSyscacheCallback(
+            pg_sys::SysCacheIdentifier::AUTHOID as i32,
+            Some(on_role_change),
+            pg_sys::Datum::from(0),
+        );
     }
 }
 

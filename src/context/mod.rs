@@ -19,6 +19,7 @@ pub use denial::{no_right, owner_only, refused, stranger, without_context};
 pub use principal::{Principal, is_administrator, is_superuser, principal};
 pub use standing::{
     Standing, honoured, is_void, login, names_a_user, pin, refresh, standing, version,
+    watch_the_clock,
 };
 
 /// Whether the transaction worked for an organization already.

@@ -1,24 +1,50 @@
 //! The claim checked against authority: the effective organization, role and rights, or the reason there are none.
 //!
-//! Computed once and kept while `VERSION` stands still. Everything that could change the answer bumps it: the assign
-//! hooks of the settings, the bell of authority, the end of a (sub)transaction. Login and role in force are compared at
-//! each use, since SET SESSION AUTHORIZATION and definer functions pass no hook.
+//! Computed once and kept until something that it rests on changes: a setting (assign hooks), the authority (its bell), a
+//! database role, and for a login whose context lasts one transaction the end of that. Login and role in force are
+//! compared at each use, since SET SESSION AUTHORIZATION and definer functions pass no hook. A session-scoped login's
+//! standing outlives its transactions: assessing it anew in each cost a point read a twentieth (measured).
+//!
+//! `VERSION` is what call sites in plans compare. It moves with all of these and with every end of a (sub)transaction,
+//! because the pin, which a call site sets, goes with it.
 
 use super::authority::{self, Id, Org};
 use super::principal::{Principal, principal};
 use super::settings::{self, ONE_ORG_PER_TRANSACTION, Setting};
 use super::{denial, transaction};
 use crate::access::matrix::{Action, Level, Matrix};
+use crate::pg::local::Backend;
 use crate::pg::{self, identity, identity::Runner};
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 static VERSION: AtomicU64 = AtomicU64::new(1);
+/// What the kept standing was made of.
+static BASIS: AtomicU64 = AtomicU64::new(1);
+
+fn basis() -> u64 {
+    BASIS.load(Relaxed)
+}
 
 /// What `standing()` rests on changed.
 pub fn invalidate() {
     VERSION.fetch_add(1, Relaxed);
+    BASIS.fetch_add(1, Relaxed);
+}
+
+/// A transaction or subtransaction ended: what belonged to it is gone.
+pub fn transaction_ended(whole: bool) {
+    VERSION.fetch_add(1, Relaxed);
+    let passing = || {
+        KEPT.with_borrow(|kept| {
+            kept.as_ref()
+                .is_some_and(|k| k.standing.principal.transaction_scoped())
+        })
+    };
+    if whole && passing() {
+        BASIS.fetch_add(1, Relaxed);
+    }
 }
 
 #[inline]
@@ -46,6 +72,12 @@ pub enum Reason {
     Expired,
 }
 
+/// An action, and the interned organization or NULL.
+type Answer = (Box<[u8]>, *const Id);
+
+/// Answers remembered at most: an action may be computed per row.
+const ANSWERS: usize = 64;
+
 pub struct Standing {
     pub principal: Principal,
     /// The user, known even where no organization is in effect.
@@ -56,6 +88,8 @@ pub struct Standing {
     pub actor_type: &'static str,
     expires_at: Option<i64>,
     levels: Vec<Level>,
+    /// What `org_if` answered for these actions: a handful, so a list is searched faster than a map.
+    answers: RefCell<Vec<Answer>>,
     pub matrix: Rc<Matrix>,
 }
 
@@ -72,6 +106,32 @@ impl Standing {
         self.org.is_some() && self.level(action) == Level::Allow
     }
 
+    /// The organization's interned id if the context may do the action, else NULL; the slow way is asked once for each.
+    pub fn answer(&self, action: &[u8], slowly: impl FnOnce() -> *const Id) -> *const Id {
+        let known = self
+            .answers
+            .borrow()
+            .iter()
+            .find(|(a, _)| **a == *action)
+            .map(|(_, org)| *org);
+        known.unwrap_or_else(|| {
+            let org = slowly();
+            let mut answers = self.answers.borrow_mut();
+            if answers.len() < ANSWERS {
+                answers.push((action.into(), org));
+            }
+            org
+        })
+    }
+
+    /// Whether an action that was answered before is one that the context may do; false also where nobody asked yet.
+    pub fn may_do(&self, action: &str) -> bool {
+        let answers = self.answers.borrow();
+        answers
+            .iter()
+            .any(|(known, org)| !org.is_null() && **known == *action.as_bytes())
+    }
+
     fn expired(&self) -> bool {
         self.expires_at
             .is_some_and(|at| at <= pg::transaction::now())
@@ -79,51 +139,55 @@ impl Standing {
 }
 
 struct Kept {
-    version: u64,
+    basis: u64,
     runner: Runner,
     standing: Rc<Standing>,
 }
 
-thread_local! {
-    static KEPT: RefCell<Option<Kept>> = const { RefCell::new(None) };
-}
+static KEPT: Backend<RefCell<Option<Kept>>> = Backend::new(RefCell::new(None));
 
 /// Who the session acts as, where and with which rights, now.
 pub fn standing() -> Rc<Standing> {
     let runner = identity::runner();
     let kept = KEPT.with_borrow(|kept| {
         kept.as_ref()
-            .filter(|k| k.version == version() && k.runner == runner)
+            .filter(|k| k.basis == basis() && k.runner == runner)
             .map(|k| k.standing.clone())
     });
     if let Some(standing) = kept.filter(|s| !s.expired()) {
         return standing;
     }
     pg::transaction::accept_invalidations();
-    let version = version();
+    let basis = basis();
     let standing = Rc::new(assess());
     KEPT.set(Some(Kept {
-        version,
+        basis,
         runner,
         standing: standing.clone(),
     }));
     standing
 }
 
-/// At the start of each statement: what other backends revoked, and what the clock did.
-pub fn refresh() {
-    pg::transaction::accept_invalidations();
+/// At the start of each statement, after the news of other backends was taken in: what the clock did.
+#[inline]
+pub fn watch_the_clock() {
     let expired = KEPT.with_borrow(|kept| kept.as_ref().is_some_and(|k| k.standing.expired()));
     if expired {
         invalidate();
     }
 }
 
+/// What other backends revoked, and what the clock did.
+pub fn refresh() {
+    pg::transaction::accept_invalidations();
+    watch_the_clock();
+}
+
 /// Whether the context is one that this transaction may not use: no parallel worker is started for it.
 pub fn is_void() -> bool {
     KEPT.with_borrow(|kept| {
         kept.as_ref()
-            .is_none_or(|k| k.version != version() || k.standing.reason == Some(Reason::Void))
+            .is_none_or(|k| k.basis != basis() || k.standing.reason == Some(Reason::Void))
     }) && standing().reason == Some(Reason::Void)
 }
 
@@ -138,6 +202,7 @@ fn assess() -> Standing {
         actor_type: "human",
         expires_at: None,
         levels: vec![],
+        answers: RefCell::default(),
         matrix,
         principal,
     };

@@ -2,6 +2,7 @@
 //! RESET, RESET ALL and set_config(.., NULL) restore the old value without calling it.
 
 use super::standing;
+use crate::pg::local::Backend;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use std::cell::Cell;
@@ -14,10 +15,8 @@ pub struct Pin {
     level: i32,
 }
 
-thread_local! {
-    static SERIAL: Cell<u64> = const { Cell::new(1) };
-    static PIN: Cell<Option<Pin>> = const { Cell::new(None) };
-}
+static SERIAL: Backend<Cell<u64>> = Backend::new(Cell::new(1));
+static PIN: Backend<Cell<Option<Pin>>> = Backend::new(Cell::new(None));
 
 /// Whether the library was loaded in this very transaction, so that its first statement passed no hook.
 pub fn loaded_here() -> bool {
@@ -33,6 +32,7 @@ pub fn pinned() -> Option<Pin> {
     PIN.get()
 }
 
+#[inline]
 pub fn pin(org: [u8; 16], user: Option<[u8; 16]>) {
     if PIN.get().is_none() {
         PIN.set(Some(Pin {
@@ -61,7 +61,7 @@ unsafe extern "C-unwind" fn at_end(event: pg_sys::XactEvent::Type, _arg: *mut st
         | XACT_EVENT_PARALLEL_ABORT => {
             SERIAL.set(SERIAL.get() + 1);
             PIN.set(None);
-            standing::invalidate();
+            standing::transaction_ended(true);
             crate::hooks::cascade::abandon(0);
             super::cursors::at_transaction_end();
             crate::isolation::at_transaction_end();
@@ -86,13 +86,16 @@ unsafe extern "C-unwind" fn at_subtransaction_end(
             if PIN.get().is_some_and(|p| p.level >= level) {
                 PIN.set(None);
             }
-            standing::invalidate();
+            standing::transaction_ended(false);
             crate::hooks::cascade::abandon(level);
             crate::isolation::at_subtransaction_abort(level);
             crate::audit::at_subtransaction_abort(level);
         }
         // Before the subtransaction's own id is gone.
-        SUBXACT_EVENT_PRE_COMMIT_SUB => crate::audit::flush(),
+        SUBXACT_EVENT_PRE_COMMIT_SUB => {
+            crate::isolation::before_subtransaction_commit();
+            crate::audit::flush();
+        }
         SUBXACT_EVENT_COMMIT_SUB => {
             if let Some(pin) = PIN.get().filter(|p| p.level >= level) {
                 PIN.set(Some(Pin {

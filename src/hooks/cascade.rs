@@ -9,6 +9,7 @@
 //! The form of a text alone proves nothing, since a trigger can write the same (attack B-2): where the statement starts
 //! counts too.
 
+use crate::pg::local::Backend;
 use crate::pg::{identity, transaction};
 use pgrx::prelude::*;
 use std::cell::{Cell, RefCell};
@@ -25,12 +26,10 @@ pub enum Phase {
     Finishing,
 }
 
-thread_local! {
-    // The phases inside referential actions, outermost first, each with the transaction's nesting level.
-    static PHASES: RefCell<Vec<(i32, Phase)>> = const { RefCell::new(Vec::new()) };
-    // Whether something else than PostgreSQL's own was analysed inside.
-    static TAINTED: Cell<bool> = const { Cell::new(false) };
-}
+// The phases inside referential actions, outermost first, each with the transaction's nesting level.
+static PHASES: Backend<RefCell<Vec<(i32, Phase)>>> = Backend::new(RefCell::new(Vec::new()));
+// Whether something else than PostgreSQL's own was analysed inside.
+static TAINTED: Backend<Cell<bool>> = Backend::new(Cell::new(false));
 
 fn innermost() -> Option<Phase> {
     PHASES.with_borrow(|p| p.last().map(|(_, phase)| *phase))
@@ -157,6 +156,9 @@ pub fn leave() {
 
 /// An error took them along: those of this nesting level and deeper.
 pub fn abandon(level: i32) {
+    if PHASES.with_borrow(Vec::is_empty) && !TAINTED.get() {
+        return;
+    }
     PHASES.with_borrow_mut(|p| p.retain(|(at, _)| *at < level));
     cleanse();
 }
@@ -208,9 +210,7 @@ unsafe fn names_one_table(plan: *mut pg_sys::PlannedStmt) -> bool {
 /// `has_form_of_check`, remembering the last text that has: a bulk insert brings the same one for each row, and reading
 /// it anew cost it a twentieth (measured).
 fn is_check(text: &CStr) -> bool {
-    thread_local! {
-        static LAST: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-    }
+    static LAST: Backend<RefCell<Vec<u8>>> = Backend::new(RefCell::new(Vec::new()));
     let bytes = text.to_bytes();
     if LAST.with_borrow(|last| last == bytes) {
         return true;

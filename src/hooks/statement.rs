@@ -1,8 +1,8 @@
-//! ExecutorStart: takes in revocations once per statement, keeps a void context out of parallel workers, and refuses a
+//! ExecutorStart: takes in revocations once per statement, answers a foreign key's check that is answered already, keeps a void context out of parallel workers, and refuses a
 //! locking SELECT by a role that may not update.
 
 use super::cascade;
-use crate::pg::{catalog, identity, transaction, value};
+use crate::pg::{catalog, identity, stand_in, transaction, value};
 use crate::{audit, context, isolation};
 use pgrx::pg_sys::panic::ErrorReportable;
 use pgrx::prelude::*;
@@ -30,11 +30,21 @@ unsafe extern "C-unwind" {
 
 static mut PREVIOUS: pg_sys::ExecutorStart_hook_type = None;
 
-/// SAFETY: called by PostgreSQL with a query descriptor; chains to the previous hook.
+/// SAFETY: called by PostgreSQL with a query descriptor; chains to the previous hook. Owns nothing, so that an error may
+/// jump over it.
 unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryDesc, flags: i32) {
     // SAFETY: either the hook that was there before, or PostgreSQL's own function.
     unsafe {
-        before_start(query);
+        if !transaction::in_parallel_worker() {
+            transaction::accept_invalidations_unguarded();
+            context::watch_the_clock();
+            let inside = identity::in_referential_action();
+            if inside && isolation::holds_any() && is_answered(query) {
+                (*query).plannedstmt = stand_in::one_row();
+            } else if inside || deserves_a_look((*query).plannedstmt) {
+                look_at(query, inside);
+            }
+        }
         match PREVIOUS {
             Some(previous) => previous(query, flags),
             None => standard_ExecutorStart(query, flags),
@@ -42,18 +52,56 @@ unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryDesc, flags:
     }
 }
 
+/// Whether this is a foreign key's own check, `SELECT 1 FROM parent WHERE key = $1 FOR KEY SHARE`, of a parent that the
+/// guard found and locked just before. PostgreSQL then counts the one row of a plan that reads no table, in place of
+/// looking up and locking the same row again: a check costs less than half (measured).
+///
 /// SAFETY: `query` is the descriptor of a statement about to start.
 #[pg_guard]
-unsafe extern "C-unwind" fn before_start(query: *mut pg_sys::QueryDesc) {
-    if !transaction::in_parallel_worker() && catalog::find_house().is_some() {
-        // SAFETY: as the function's own; the plan is read, and one flag of it cleared.
-        unsafe { before(query) };
+unsafe extern "C-unwind" fn is_answered(query: *mut pg_sys::QueryDesc) -> bool {
+    // SAFETY: as the function's own; a referential check has its key as parameters.
+    unsafe {
+        let plan = (*query).plannedstmt;
+        if (*plan).commandType != pg_sys::CmdType::CMD_SELECT
+            || (*plan).rowMarks.is_null()
+            || (*query).params.is_null()
+            || (*query).sourceText.is_null()
+            || !cascade::is_of_postgres(query)
+        {
+            return false;
+        }
+        let [parent] = locked_relations(plan)[..] else {
+            return false;
+        };
+        let values = value::parameters((*query).params);
+        let text = std::ffi::CStr::from_ptr((*query).sourceText);
+        let held = isolation::is_held(parent, &values, text);
+        if held {
+            stand_in::check_permissions(plan);
+        }
+        held
     }
 }
 
-/// SAFETY: `query` is the descriptor of a statement about to start.
-unsafe fn before(query: *mut pg_sys::QueryDesc) {
-    context::refresh();
+/// Whether a plan has what `look_at` looks for; most have not.
+///
+/// SAFETY: `plan` is a valid plan.
+#[inline]
+unsafe fn deserves_a_look(plan: *mut pg_sys::PlannedStmt) -> bool {
+    // SAFETY: as the function's own.
+    unsafe {
+        (*plan).parallelModeNeeded
+            || !(*plan).rowMarks.is_null()
+            || (*plan).commandType == pg_sys::CmdType::CMD_MERGE
+    }
+}
+
+/// SAFETY: `query` is the descriptor of a statement about to start; the plan is read, and one flag of it cleared.
+#[pg_guard]
+unsafe extern "C-unwind" fn look_at(query: *mut pg_sys::QueryDesc, inside: bool) {
+    if catalog::find_house().is_none() {
+        return;
+    }
     // SAFETY: as the function's own.
     unsafe {
         let plan = (*query).plannedstmt;
@@ -67,7 +115,7 @@ unsafe fn before(query: *mut pg_sys::QueryDesc) {
             isolation::pin_for(&relations(plan)).unwrap_or_report();
         }
         // Planned as the table's owner without row security, and not PostgreSQL's own: it may not look.
-        if identity::in_referential_action() && !cascade::is_of_postgres(query) {
+        if inside && !cascade::is_of_postgres(query) {
             isolation::check_inside_cascade(&read_relations(plan)).unwrap_or_report();
         }
         if (*plan).commandType == pg_sys::CmdType::CMD_MERGE {
@@ -75,10 +123,7 @@ unsafe fn before(query: *mut pg_sys::QueryDesc) {
                 isolation::check_unread_merge(relid).unwrap_or_report();
             }
         }
-        if !(*plan).rowMarks.is_null()
-            && !identity::in_referential_action()
-            && !identity::break_glass()
-        {
+        if !(*plan).rowMarks.is_null() && !inside && !identity::break_glass() {
             for relid in locked_relations(plan) {
                 isolation::check_locking_read(relid).unwrap_or_report();
             }
@@ -251,8 +296,15 @@ unsafe extern "C-unwind" fn executor_run(
 ) {
     // SAFETY: as the function's own.
     unsafe {
-        let direction = direction_for(query, direction);
-        let inside = before_run(query);
+        let inside = identity::in_referential_action() && !stand_in::is_it((*query).plannedstmt);
+        let direction = if (*query).already_executed || inside && isolation::hides_any() {
+            direction_for(query, direction)
+        } else {
+            direction
+        };
+        if inside {
+            note_run(query);
+        }
         match PREVIOUS_RUN {
             Some(previous) => previous(query, direction, count, once),
             None => standard_ExecutorRun(query, direction, count, once),
@@ -272,8 +324,15 @@ unsafe extern "C-unwind" fn executor_run(
 ) {
     // SAFETY: as the function's own.
     unsafe {
-        let direction = direction_for(query, direction);
-        let inside = before_run(query);
+        let inside = identity::in_referential_action() && !stand_in::is_it((*query).plannedstmt);
+        let direction = if (*query).already_executed || inside && isolation::hides_any() {
+            direction_for(query, direction)
+        } else {
+            direction
+        };
+        if inside {
+            note_run(query);
+        }
         match PREVIOUS_RUN {
             Some(previous) => previous(query, direction, count),
             None => standard_ExecutorRun(query, direction, count),
@@ -284,22 +343,18 @@ unsafe extern "C-unwind" fn executor_run(
     }
 }
 
-/// Notes a statement that runs inside a referential action; true where it must be un-noted after.
+/// Notes a statement that runs inside a referential action, until `cascade::leave()`.
 ///
 /// SAFETY: `query` is a started query.
 #[pg_guard]
-unsafe extern "C-unwind" fn before_run(query: *mut pg_sys::QueryDesc) -> bool {
-    let inside = identity::in_referential_action();
-    if inside {
-        // SAFETY: as the function's own.
-        let own = unsafe { cascade::is_of_postgres(query) };
-        cascade::enter(if own {
-            cascade::Phase::Own
-        } else {
-            cascade::Phase::Foreign
-        });
-    }
-    inside
+unsafe extern "C-unwind" fn note_run(query: *mut pg_sys::QueryDesc) {
+    // SAFETY: as the function's own.
+    let own = unsafe { cascade::is_of_postgres(query) };
+    cascade::enter(if own {
+        cascade::Phase::Own
+    } else {
+        cascade::Phase::Foreign
+    });
 }
 
 /// SAFETY: `query` is a started query.
@@ -349,6 +404,12 @@ static mut PREVIOUS_FINISH: pg_sys::ExecutorFinish_hook_type = None;
 ///
 /// SAFETY: called by PostgreSQL with a query that ran; chains to the previous hook.
 unsafe extern "C-unwind" fn executor_finish(query: *mut pg_sys::QueryDesc) {
+    // SAFETY: as the function's own; the statement's own AFTER triggers fire inside.
+    unsafe {
+        if stand_in::is_it((*query).plannedstmt) {
+            return standard_ExecutorFinish(query);
+        }
+    }
     let inside = identity::in_referential_action();
     if inside {
         cascade::enter(cascade::Phase::Finishing);
@@ -368,6 +429,7 @@ unsafe extern "C-unwind" fn executor_finish(query: *mut pg_sys::QueryDesc) {
 
 #[pg_guard]
 extern "C-unwind" fn after_finish() {
+    isolation::close_parents();
     audit::flush();
 }
 

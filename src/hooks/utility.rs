@@ -1,6 +1,7 @@
 //! ProcessUtility: keeps cursors WITH HOLD to the context they were opened in.
 
 use crate::context::cursors;
+use crate::isolation;
 use crate::pg::catalog;
 use pgrx::pg_sys::panic::ErrorReportable;
 use pgrx::prelude::*;
@@ -59,7 +60,14 @@ unsafe extern "C-unwind" fn process_utility(
                 completion,
             ),
         }
+        after();
     }
+}
+
+/// COPY fires row triggers and no ExecutorFinish.
+#[pg_guard]
+extern "C-unwind" fn after() {
+    isolation::close_parents();
 }
 
 /// SAFETY: a utility statement's node, or NULL.
@@ -70,6 +78,8 @@ unsafe extern "C-unwind" fn before(node: *mut pg_sys::Node) {
         if node.is_null() {
             return;
         }
+        // A table that is open cannot be altered.
+        isolation::close_parents();
         match (*node).type_ {
             pg_sys::NodeTag::T_DeclareCursorStmt => {
                 let declare = node.cast::<pg_sys::DeclareCursorStmt>();

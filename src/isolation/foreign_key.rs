@@ -9,22 +9,23 @@
 //! there is PostgreSQL's to refuse; but since the key may be deferred, or the parent may appear between our look and
 //! PostgreSQL's, or the key's own trigger may be off, every such reference is looked up again before commit.
 
+use super::check_text::asks_for;
+use super::held::{self, Name};
 use super::route;
 use super::table::{self, GuardedKey, Table};
 use crate::pg;
+use crate::pg::local::Backend;
 use crate::pg::probe::{self, Parent};
+use crate::pg::reference;
 use crate::pg::trigger::RowImage;
 use crate::pg::value::{self, Value};
 use pgrx::prelude::*;
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::CStr;
 
-/// Parents remembered at most; past that the memory starts anew.
-const REMEMBERED: usize = 200_000;
-
-/// Constraint, organization, and each column's bytes apart: ('ab', 'c') is not ('a', 'bc').
-type Held = (pg_sys::Oid, [u8; 16], Vec<Vec<u8>>);
-type Owed = (pg_sys::Oid, Vec<Vec<u8>>);
+/// Constraint or parent, and each column's bytes apart: ('ab', 'c') is not ('a', 'bc').
+type Owed = (u32, Vec<Vec<u8>>);
 
 /// A reference whose parent was not there, or not this organization's, when the row was written.
 struct Pending {
@@ -41,18 +42,17 @@ struct Pending {
     hidden_in: Option<(pg_sys::Oid, Vec<String>)>,
 }
 
-thread_local! {
-    static HELD: RefCell<HashSet<Held>> = RefCell::default();
-    static PENDING: RefCell<Vec<Pending>> = const { RefCell::new(Vec::new()) };
-    // Their keys, counted, so that a bulk load with deferred keys is not searched row by row.
-    static OWED: RefCell<HashMap<Owed, usize>> = RefCell::default();
-    // How many of them hide a parent: what the executor hook asks before it looks closer.
-    static HIDDEN: Cell<usize> = const { Cell::new(0) };
-    // The values that they hide, by parent: most checks are for another one and need no closer look.
-    static HIDDEN_VALUES: RefCell<HashSet<Owed>> = RefCell::default();
-}
+static PENDING: Backend<RefCell<Vec<Pending>>> = Backend::new(RefCell::new(Vec::new()));
+// Their keys, counted, so that a bulk load with deferred keys is not searched row by row.
+static OWED: Backend<RefCell<BTreeMap<Owed, usize>>> = Backend::new(RefCell::new(BTreeMap::new()));
+// How many of them hide a parent: what the executor hook asks before it looks closer.
+static HIDDEN: Backend<Cell<usize>> = Backend::new(Cell::new(0));
+// The values that they hide, by parent: most checks are for another one and need no closer look.
+static HIDDEN_VALUES: Backend<RefCell<BTreeSet<Owed>>> =
+    Backend::new(RefCell::new(BTreeSet::new()));
 
 pub fn check(table: &Table, old: Option<&RowImage>, new: &RowImage) -> pg::Result<()> {
+    held::begin_row();
     for key in &table.foreign_keys {
         let values: Vec<Value> = key.columns.iter().map(|(i, _)| new.value(*i)).collect();
         // A key with a NULL in it references nothing (MATCH SIMPLE); MATCH FULL refuses partial ones itself.
@@ -77,26 +77,24 @@ pub fn check(table: &Table, old: Option<&RowImage>, new: &RowImage) -> pg::Resul
 }
 
 fn check_one(table: &Table, key: &GuardedKey, values: Vec<Value>, org: [u8; 16], new: &RowImage) {
-    let held: Held = (
-        key.constraint,
-        org,
-        values.iter().map(Value::bytes).collect(),
-    );
-    if HELD.with_borrow(|h| h.contains(&held)) {
-        return;
+    let name = Name::new(key.constraint, &org, &values);
+    if let Some(name) = &name
+        && held::contains(name)
+    {
+        return held::note(key, *name);
     }
     match route::find(&key.probe, key.leaves.as_ref(), &values, &org) {
-        Parent::Held => HELD.with_borrow_mut(|h| {
-            if h.len() >= REMEMBERED {
-                h.clear();
+        Parent::Held => {
+            if let Some(name) = name {
+                held::insert(&name);
+                held::note(key, name);
             }
-            h.insert(held);
-        }),
+        }
         absent => {
             let pending = Pending {
                 child: table.relid,
                 place: new.place(),
-                storage: probe::storage_of(table.relid),
+                storage: reference::storage_of(table.relid),
                 constraint: key.constraint,
                 org,
                 text: text_of(key, &values, new),
@@ -119,8 +117,20 @@ fn check_one(table: &Table, key: &GuardedKey, values: Vec<Value>, org: [u8; 16],
     }
 }
 
-fn owed(constraint: pg_sys::Oid, values: &[Value]) -> Owed {
-    (constraint, values.iter().map(Value::bytes).collect())
+/// Whether a key's own check, which looks for `values` in `parent` with the query `text`, is answered already: the row
+/// whose triggers run refers by this key to a parent that this transaction holds.
+///
+/// Only where PostgreSQL would look with a snapshot as new as ours: in a transaction with one snapshot it refuses a
+/// parent committed since, and so it shall.
+pub fn is_held(parent: pg_sys::Oid, values: &[Value], text: &CStr) -> bool {
+    if !pg::transaction::is_read_committed() {
+        return false;
+    }
+    held::find(parent, values, |check| check.is(text))
+}
+
+fn owed(of: pg_sys::Oid, values: &[Value]) -> Owed {
+    (u32::from(of), values.iter().map(Value::bytes).collect())
 }
 
 fn is_pending(key: &GuardedKey, values: &[Value]) -> bool {
@@ -170,53 +180,6 @@ pub fn hides(parent: pg_sys::Oid, key: &[Value], text: &str) -> bool {
     })
 }
 
-/// Whether PostgreSQL's query for a key, `SELECT 1 FROM ONLY t x WHERE "a" = $1 AND "b" = $2 ...` with qualified
-/// operators, compares these columns in this order.
-fn asks_for(text: &str, columns: &[String]) -> bool {
-    let Some(condition) = condition_of(text) else {
-        return false;
-    };
-    let mut rest = condition;
-    for (i, column) in columns.iter().enumerate() {
-        let quoted = format!("\"{}\"", column.replace('"', "\"\""));
-        let wanted = if i == 0 {
-            quoted
-        } else {
-            format!(" AND {quoted}")
-        };
-        let found = if i == 0 {
-            rest.starts_with(&wanted).then_some(0)
-        } else {
-            rest.find(&wanted)
-        };
-        match found {
-            Some(at) => rest = &rest[at + wanted.len()..],
-            None => return false,
-        }
-    }
-    !rest.contains(" AND \"")
-}
-
-/// What follows WHERE, the table's quoted name read as such whatever stands in it.
-fn condition_of(text: &str) -> Option<&str> {
-    let rest = text.strip_prefix("SELECT 1 FROM ")?;
-    let rest = rest.strip_prefix("ONLY ").unwrap_or(rest);
-    let rest = after_identifier(rest)?.strip_prefix('.')?;
-    after_identifier(rest)?.strip_prefix(" x WHERE ")
-}
-
-fn after_identifier(text: &str) -> Option<&str> {
-    let mut rest = text.strip_prefix('"')?;
-    loop {
-        let end = rest.find('"')?;
-        rest = &rest[end + 1..];
-        match rest.strip_prefix('"') {
-            Some(doubled) => rest = doubled,
-            None => return Some(rest),
-        }
-    }
-}
-
 fn text_of(key: &GuardedKey, values: &[Value], row: &RowImage) -> String {
     let parts: Vec<String> = key
         .columns
@@ -229,6 +192,10 @@ fn text_of(key: &GuardedKey, values: &[Value], row: &RowImage) -> String {
 
 /// Before commit and PREPARE: whoever turned up as parent since must be of the row's organization.
 pub fn before_commit() {
+    probe::close_all();
+    if PENDING.with_borrow(Vec::is_empty) {
+        return;
+    }
     HIDDEN.set(0);
     OWED.take();
     for pending in PENDING.take() {
@@ -236,7 +203,7 @@ pub fn before_commit() {
             continue;
         };
         // PostgreSQL, too, asks nothing of a row that was changed or deleted again.
-        if !probe::may_be_live(pending.child, pending.storage, pending.place) {
+        if !reference::may_be_live(pending.child, pending.storage, pending.place) {
             continue;
         }
         let Some(key) = table
@@ -249,7 +216,7 @@ pub fn before_commit() {
         if route::find(&key.probe, key.leaves.as_ref(), &pending.key, &pending.org)
             == Parent::Foreign
         {
-            probe::violation_at_commit(
+            reference::violation_at_commit(
                 pending.child,
                 &key.name,
                 key.probe.parent,
@@ -258,20 +225,38 @@ pub fn before_commit() {
             );
         }
     }
+    probe::close_all();
 }
 
 pub fn forget_all() {
-    HELD.take();
-    PENDING.take();
-    OWED.take();
+    held::clear();
+    probe::forget(0);
+    // Most transactions owe nothing.
+    if !PENDING.with_borrow(Vec::is_empty) || !OWED.with_borrow(BTreeMap::is_empty) {
+        PENDING.take();
+        OWED.take();
+    }
+    if !HIDDEN_VALUES.with_borrow(BTreeSet::is_empty) {
+        HIDDEN_VALUES.take();
+    }
     HIDDEN.set(0);
-    HIDDEN_VALUES.take();
 }
 
 /// A rolled-back subtransaction gave its locks up and took its rows along.
 pub fn at_subtransaction_abort(level: i32) {
-    HELD.take();
+    held::clear();
+    probe::forget(level);
     settle(|one| one.level >= level);
+}
+
+/// A parent may be gone or another one now.
+pub fn parents_changed() {
+    held::clear();
+}
+
+/// Before a subtransaction commits: what it opened is its own to close.
+pub fn before_subtransaction_commit() {
+    probe::close_all();
 }
 
 pub fn at_subtransaction_commit(level: i32) {
@@ -280,28 +265,4 @@ pub fn at_subtransaction_commit(level: i32) {
             one.level = level - 1;
         }
     });
-}
-
-#[cfg(test)]
-mod tests {
-    use super::asks_for;
-
-    fn columns(names: &[&str]) -> Vec<String> {
-        names.iter().map(|n| n.to_string()).collect()
-    }
-
-    #[test]
-    fn a_check_is_known_by_its_columns() {
-        let one = r#"SELECT 1 FROM ONLY "public"."p" x WHERE "a" OPERATOR(pg_catalog.=) $1 FOR KEY SHARE OF x"#;
-        assert!(asks_for(one, &columns(&["a"])));
-        assert!(!asks_for(one, &columns(&["b"])));
-        assert!(!asks_for(one, &columns(&["a", "b"])));
-        let two = r#"SELECT 1 FROM ONLY "public"."p" x WHERE "a" OPERATOR(pg_catalog.=) $1 AND "b""x"::text OPERATOR(pg_catalog.=) $2 FOR KEY SHARE OF x"#;
-        assert!(asks_for(two, &columns(&["a", "b\"x"])));
-        assert!(!asks_for(two, &columns(&["b\"x", "a"])));
-        assert!(!asks_for(two, &columns(&["a"])));
-        assert!(!asks_for("SELECT 1", &columns(&["a"])));
-        let odd = r#"SELECT 1 FROM ONLY "public"."p"" x WHERE ""b"" = " x WHERE "a" OPERATOR(pg_catalog.=) $1 FOR KEY SHARE OF x"#;
-        assert!(asks_for(odd, &columns(&["a"])));
-    }
 }

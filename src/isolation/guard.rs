@@ -18,7 +18,7 @@ use pgrx::pg_sys::panic::ErrorReportable;
 use pgrx::prelude::*;
 
 macro_rules! trigger_function {
-    ($finfo:ident, $name:ident, $body:ident) => {
+    ($finfo:ident, $name:ident, $guarded:ident, $body:ident) => {
         #[doc(hidden)]
         #[unsafe(no_mangle)]
         pub extern "C" fn $finfo() -> &'static pg_sys::Pg_finfo_record {
@@ -28,31 +28,49 @@ macro_rules! trigger_function {
 
         /// SAFETY: called by PostgreSQL's function manager.
         #[unsafe(no_mangle)]
-        #[pg_guard]
         pub unsafe extern "C-unwind" fn $name(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+            // A row may be reached after a long wait for its lock: a revocation committed meanwhile counts.
+            // SAFETY: as the function's own; this frame owns nothing.
+            unsafe {
+                transaction::accept_invalidations_unguarded();
+                $guarded(fcinfo);
+            }
+            pg_sys::Datum::from(0)
+        }
+
+        /// SAFETY: as the function above.
+        #[pg_guard]
+        unsafe extern "C-unwind" fn $guarded(fcinfo: pg_sys::FunctionCallInfo) {
             // SAFETY: as the function's own.
             match unsafe { trigger::call(fcinfo) } {
                 Some(call) => $body(&call).unwrap_or_report(),
                 None => not_a_trigger(stringify!($body)).report(PgLogLevel::ERROR),
             }
-            pg_sys::Datum::from(0)
         }
     };
 }
-trigger_function!(pg_finfo_tenancy_guard_row, tenancy_guard_row, guard_row);
+trigger_function!(
+    pg_finfo_tenancy_guard_row,
+    tenancy_guard_row,
+    row_guarded,
+    guard_row
+);
 trigger_function!(
     pg_finfo_tenancy_guard_statement,
     tenancy_guard_statement,
+    statement_guarded,
     guard_statement
 );
 trigger_function!(
     pg_finfo_tenancy_guard_truncate,
     tenancy_guard_truncate,
+    truncate_guarded,
     guard_truncate
 );
 trigger_function!(
     pg_finfo_tenancy_guard_audit,
     tenancy_guard_audit,
+    audit_guarded,
     guard_audit
 );
 
@@ -108,7 +126,9 @@ fn guard_statement(call: &Call) -> pg::Result<()> {
         Event::Update => &table.options.update,
         Event::Delete | Event::Truncate => &table.options.delete,
     };
-    require(&now, action, &on_table(call))?;
+    if !now.may_do(action) {
+        require(&now, action, &on_table(call))?;
+    }
     context::pin(&now)
 }
 
@@ -132,8 +152,6 @@ fn guard_row(call: &Call) -> pg::Result<()> {
     let (old, new) = (call.old_row(), call.new_row());
     let broken_glass = identity::break_glass();
     if !broken_glass {
-        // A row may be reached after a long wait for its lock: a revocation committed meanwhile counts.
-        transaction::accept_invalidations();
         let now = context::standing();
         hold_to_org(call, &table, &now, old.as_ref(), new.as_ref())?;
         match (&old, &new) {
@@ -150,6 +168,10 @@ fn guard_row(call: &Call) -> pg::Result<()> {
         if let Some(new) = &new {
             foreign_key::check(&table, old.as_ref(), new)?;
         }
+    }
+    // Before PostgreSQL's own checks of this row: the trigger's name sorts first.
+    if table.is_parent && old.is_some() {
+        foreign_key::parents_changed();
     }
     if table.options.audit {
         audit::capture(&table, call.event, old.as_ref(), new.as_ref(), broken_glass);
@@ -231,6 +253,7 @@ fn require_for_column(
 }
 
 fn guard_truncate(call: &Call) -> pg::Result<()> {
+    foreign_key::parents_changed();
     if identity::is_logical_worker() {
         return Ok(());
     }
@@ -290,19 +313,21 @@ pub fn check_locking_read(relid: pg_sys::Oid) -> pg::Result<()> {
     )
 }
 
-/// The last resort of a WITH CHECK: raises the refusal of a new row that is not of the current organization, or that
-/// the role may not write (spec 5.4). Never answers. Anyone may call it. Errors: 42501.
-#[pg_extern(volatile, parallel_unsafe)]
-fn refuse_row() -> pg::Result<bool> {
+/// What a WITH CHECK refuses: no organization, no right, or a row of another organization (spec 5.4).
+pub fn refused_row(relid: pg_sys::Oid, action: &str) -> ErrorReport {
     let now = context::standing();
+    let on = format!("table \"{}\"", pg::catalog::relation_name(relid));
     if now.org.is_none() {
-        return Err(context::without_context(&now, "write to a protected table"));
+        return context::without_context(&now, &format!("write to {on}"));
     }
-    Err(denied(
-        "permission denied: the new row is not of the current organization",
+    if let Err(lacking) = require(&now, action, &format!("on {on}")) {
+        return lacking;
+    }
+    denied(
+        format!("permission denied: the new row in {on} is not of the current organization"),
         "Its organization column must hold tenancy.current_org().",
         "Leave the column out: its default fills it.",
-    ))
+    )
 }
 
 /// A MERGE into a protected table that reads none of its columns: PostgreSQL would match every organization's rows.

@@ -1,10 +1,12 @@
 //! protect(): reads a table into a plan, turns the plan into SQL, and guards every write from then on (spec 5).
 
 mod adopt;
+mod check_text;
 mod event;
 mod facts;
 mod foreign_key;
 mod guard;
+mod held;
 mod moved;
 mod plan;
 mod protect;
@@ -15,14 +17,20 @@ mod tree;
 mod uninstall;
 
 pub use foreign_key::{
-    at_subtransaction_abort, at_subtransaction_commit, before_commit, hides, hides_any,
+    at_subtransaction_abort, at_subtransaction_commit, before_commit, before_subtransaction_commit,
+    hides, hides_any, is_held,
 };
 pub use guard::{
     check_inside_cascade, check_locking_read, check_reading, check_unread_merge, pin_for,
+    refused_row,
 };
+pub use held::any as holds_any;
 #[cfg(feature = "pg_test")]
 pub use table::protected;
 pub use table::{Table, on_invalidation};
+
+/// The end of a statement, or the start of one that may change tables: no parent stays open.
+pub use crate::pg::probe::close_all as close_parents;
 
 pub fn at_transaction_end() {
     foreign_key::forget_all();

@@ -78,14 +78,14 @@ pub fn find(probe: &Probe, leaves: Option<&Leaves>, key: &[Value], org: &[u8; 16
 }
 
 /// What stands at the other end of an existing reference, without a lock.
-pub fn look(probe: &Probe, leaves: Option<&Leaves>, key: &[Value], org: &[u8; 16]) -> Parent {
+pub fn peek(probe: &Probe, leaves: Option<&Leaves>, key: &[Value], org: &[u8; 16]) -> Parent {
     let Some(leaves) = leaves.filter(|_| probe.is_known()) else {
-        return probe::look(probe, key, org);
+        return probe::peek(probe, key, org);
     };
     leaves
         .probes(probe, key)
         .iter()
-        .map(|leaf| probe::look(leaf, key, org))
+        .map(|leaf| probe::peek(leaf, key, org))
         .find(|found| *found != Parent::Missing)
         .unwrap_or(Parent::Missing)
 }

@@ -131,7 +131,7 @@ fn look_at(
             for (key, count) in keys.iter().zip(&mut crossing) {
                 let values: Vec<Value> = key.columns.iter().map(|(i, _)| row.value(*i)).collect();
                 if values.iter().all(|v| !v.null)
-                    && route::look(&key.probe, key.leaves.as_ref(), &values, &org)
+                    && route::peek(&key.probe, key.leaves.as_ref(), &values, &org)
                         == Parent::Foreign
                 {
                     *count += 1;

@@ -3,16 +3,18 @@
 //! The arguments of the row trigger are the record of protection: they travel with the table through pg_dump, rename
 //! and DROP, and need no table of ours to be kept in step.
 
+use super::check_text::CheckText;
 use super::plan::Options;
 use super::route::Leaves;
 use crate::pg::catalog;
+use crate::pg::local::Backend;
 use crate::pg::probe::{self, Probe, ProbeKey};
 use crate::pg::query::{Arg, latest};
 use crate::pg::trigger::RowImage;
 use crate::pg::value::{self, Projection};
 use pgrx::pg_sys;
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::rc::Rc;
 
 /// A foreign key to another protected table.
@@ -25,6 +27,8 @@ pub struct GuardedKey {
     pub probe: Probe,
     /// Where the parent is partitioned.
     pub leaves: Option<Leaves>,
+    /// PostgreSQL's own query for it.
+    pub check: Rc<CheckText>,
 }
 
 impl GuardedKey {
@@ -51,6 +55,8 @@ pub struct Table {
     /// Those of the primary key; empty where there is none.
     pub key: Vec<i16>,
     pub foreign_keys: Vec<GuardedKey>,
+    /// Whether a foreign key leads here.
+    pub is_parent: bool,
     /// Every table that a key leads to, protected or not (one of them may become so), and the partitioned table that
     /// this is a part of, whose name it goes by.
     parents: Vec<pg_sys::Oid>,
@@ -134,18 +140,19 @@ impl Drop for Table {
     }
 }
 
-thread_local! {
-    static TABLES: RefCell<HashMap<pg_sys::Oid, Option<Rc<Table>>>> = RefCell::default();
-    // Tables whose change makes what is remembered wrong: the protected ones and their parents.
-    static WATCHED: RefCell<HashSet<pg_sys::Oid>> = RefCell::default();
-    static STALE: Cell<bool> = const { Cell::new(false) };
-    static LAST: RefCell<Option<Rc<Table>>> = const { RefCell::new(None) };
-}
+static TABLES: Backend<RefCell<BTreeMap<u32, Option<Rc<Table>>>>> =
+    Backend::new(RefCell::new(BTreeMap::new()));
+// Tables whose change makes what is remembered wrong: the protected ones and their parents.
+static WATCHED: Backend<RefCell<BTreeSet<u32>>> = Backend::new(RefCell::new(BTreeSet::new()));
+static STALE: Backend<Cell<bool>> = Backend::new(Cell::new(false));
+static LAST: Backend<RefCell<Option<Rc<Table>>>> = Backend::new(RefCell::new(None));
 
 /// From the invalidation callback: no catalog access, no waiting.
 pub fn on_invalidation(relid: pg_sys::Oid) {
     let concerns = relid == pg_sys::InvalidOid
-        || WATCHED.with(|w| w.try_borrow().map_or(true, |w| w.contains(&relid)));
+        || WATCHED
+            .try_borrow()
+            .map_or(true, |w| w.contains(&u32::from(relid)));
     if concerns {
         STALE.set(true);
     }
@@ -157,22 +164,26 @@ pub fn protected(relid: pg_sys::Oid) -> Option<Rc<Table>> {
         TABLES.take();
         WATCHED.take();
         LAST.take();
+        super::foreign_key::parents_changed();
     }
     // The rows of one statement ask for one table, again and again.
     if let Some(last) = LAST.with_borrow(|l| l.clone().filter(|t| t.relid == relid)) {
         return Some(last);
     }
-    if let Some(known) = TABLES.with_borrow(|t| t.get(&relid).cloned()) {
-        LAST.set(known.clone());
+    let number = u32::from(relid);
+    if let Some(known) = TABLES.with_borrow(|t| t.get(&number).cloned()) {
+        if known.is_some() {
+            LAST.set(known.clone());
+        }
         return known;
     }
-    WATCHED.with_borrow_mut(|w| w.insert(relid));
+    WATCHED.with_borrow_mut(|w| w.insert(number));
     let table = read(relid).map(Rc::new);
     if let Some(table) = &table {
-        WATCHED.with_borrow_mut(|w| w.extend(&table.parents));
+        WATCHED.with_borrow_mut(|w| w.extend(table.parents.iter().map(|p| u32::from(*p))));
     }
     // A change heard while reading leaves STALE set: what was read serves this once and is read again.
-    TABLES.with_borrow_mut(|t| t.insert(relid, table.clone()));
+    TABLES.with_borrow_mut(|t| t.insert(number, table.clone()));
     table
 }
 
@@ -232,6 +243,7 @@ fn read(relid: pg_sys::Oid) -> Option<Table> {
         column_actions,
         key,
         foreign_keys,
+        is_parent: is_parent(relid),
         parents,
         columns,
         options,
@@ -334,6 +346,7 @@ pub fn all_keys(relid: pg_sys::Oid, columns: &[(i16, String)]) -> Vec<GuardedKey
                         (*attnum, name.unwrap_or_default())
                     })
                     .collect(),
+                check: Rc::new(CheckText::new(names.clone())),
                 probe: Probe {
                     parent: row.get(3).unwrap_or(pg_sys::InvalidOid),
                     index: row.get(4).unwrap_or(pg_sys::InvalidOid),
@@ -344,12 +357,23 @@ pub fn all_keys(relid: pg_sys::Oid, columns: &[(i16, String)]) -> Vec<GuardedKey
                             operator: operators[i],
                             parent_column: names[i].clone(),
                             cast: probe::cast_for(types[i], operators[i]),
+                            resolved: Cell::new(None),
                         })
                         .collect(),
                 },
             }
         },
     )
+}
+
+fn is_parent(relid: pg_sys::Oid) -> bool {
+    !latest(
+        "SELECT 1 FROM pg_catalog.pg_constraint
+         WHERE confrelid OPERATOR(pg_catalog.=) $1 AND contype OPERATOR(pg_catalog.=) 'f' LIMIT 1",
+        &[Arg::Oid(relid)],
+        |_| (),
+    )
+    .is_empty()
 }
 
 /// The live columns of a table, in order.

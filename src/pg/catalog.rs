@@ -1,6 +1,7 @@
 //! Object ids of our own things, looked up once per backend and forgotten when they change.
 
 use super::error::fail;
+use super::local::Backend;
 use pgrx::prelude::*;
 use std::cell::Cell;
 use std::ffi::CStr;
@@ -15,9 +16,7 @@ pub struct House {
     pub guard_statement: pg_sys::Oid,
 }
 
-thread_local! {
-    static HOUSE: Cell<Option<House>> = const { Cell::new(None) };
-}
+static HOUSE: Backend<Cell<Option<House>>> = Backend::new(Cell::new(None));
 
 /// The house; raises where the extension is not installed in this database.
 pub fn house() -> House {
@@ -96,6 +95,18 @@ fn function_in(schema: &CStr, name: &CStr) -> Option<pg_sys::Oid> {
 pub fn lock_exclusively(relid: pg_sys::Oid) {
     // SAFETY: a lock by id; a relation that is gone is the caller's to notice.
     unsafe { pg_sys::LockRelationOid(relid, pg_sys::AccessExclusiveLock as i32) }
+}
+
+/// The name of a relation; empty where there is none.
+pub fn relation_name(relid: pg_sys::Oid) -> String {
+    // SAFETY: a syscache look-up that answers a palloc'd copy, or NULL.
+    unsafe {
+        let name = pg_sys::get_rel_name(relid);
+        if name.is_null() {
+            return String::new();
+        }
+        CStr::from_ptr(name).to_string_lossy().into_owned()
+    }
 }
 
 pub fn relation_owner(relid: pg_sys::Oid) -> Option<pg_sys::Oid> {

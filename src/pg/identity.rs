@@ -8,6 +8,8 @@ unsafe extern "C-unwind" {
     // Declared here without pgrx's guard: they read a variable, never raise, and stand on the per-row path.
     fn GetSessionUserId() -> pg_sys::Oid;
     fn GetUserIdAndSecContext(user: *mut pg_sys::Oid, context: *mut i32);
+    fn InNoForceRLSOperation() -> bool;
+    fn IsLogicalWorker() -> bool;
 }
 
 /// Everything about who runs the present line of code that an answer may rest on: the login, the role in force, and
@@ -110,15 +112,16 @@ pub fn break_glass() -> bool {
 }
 
 /// Whether PostgreSQL's own referential-integrity query is running (it runs as the table's owner without row security).
+#[inline]
 pub fn in_referential_action() -> bool {
     // SAFETY: reads a backend variable.
-    unsafe { pg_sys::InNoForceRLSOperation() }
+    unsafe { InNoForceRLSOperation() }
 }
 
 /// A logical replication worker applies what the publisher already checked.
 pub fn is_logical_worker() -> bool {
     // SAFETY: reads a backend variable.
-    unsafe { pg_sys::IsLogicalWorker() }
+    unsafe { IsLogicalWorker() }
 }
 
 struct Acting {

@@ -1,11 +1,13 @@
 //! Looking a foreign key's parent up directly in its unique index, and holding it.
 
+use super::local::Backend;
 use super::partition::Leaf;
 use super::value::Value;
 use pgrx::prelude::*;
+use std::cell::{Cell, RefCell};
 
 /// How to find the parent row of a key, and which column says whose it is.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Probe {
     pub parent: pg_sys::Oid,
     pub index: pg_sys::Oid,
@@ -21,7 +23,11 @@ pub struct ProbeKey {
     /// The parent's column, as its name stands in PostgreSQL's own query for the key.
     pub parent_column: String,
     pub cast: Cast,
+    /// The operator's right type, its function, and its strategy in the index, once they were looked up.
+    pub resolved: Cell<Option<Resolved>>,
 }
+
+type Resolved = ((pg_sys::Oid, pg_sys::Oid), i32);
 
 /// What makes the child's value one that the operator understands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,22 +73,89 @@ pub enum Parent {
 
 /// A parent that is updated or deleted under us is looked up again this often before it counts as missing.
 const ATTEMPTS: usize = 100;
+/// Keys of one statement whose scans are kept open; a table with more opens the others anew for each row.
+const KEPT: usize = 8;
+
+// PostgreSQL's own functions without pgrx's guard, which costs some 70 instructions a call: a look-up needs a dozen of them
+// and stands under one guard as a whole, in a frame that owns nothing.
+unsafe extern "C-unwind" {
+    fn index_rescan(
+        scan: pg_sys::IndexScanDesc,
+        keys: pg_sys::ScanKey,
+        nkeys: i32,
+        orderbys: pg_sys::ScanKey,
+        norderbys: i32,
+    );
+    fn index_getnext_slot(
+        scan: pg_sys::IndexScanDesc,
+        direction: pg_sys::ScanDirection::Type,
+        slot: *mut pg_sys::TupleTableSlot,
+    ) -> bool;
+    fn slot_getsomeattrs_int(slot: *mut pg_sys::TupleTableSlot, attnum: i32);
+    fn GetCurrentCommandId(used: bool) -> pg_sys::CommandId;
+    fn GetLatestSnapshot() -> pg_sys::Snapshot;
+    fn RegisterSnapshot(snapshot: pg_sys::Snapshot) -> pg_sys::Snapshot;
+    fn UnregisterSnapshot(snapshot: pg_sys::Snapshot);
+    fn table_open(table: pg_sys::Oid, lock: i32) -> pg_sys::Relation;
+    fn table_close(table: pg_sys::Relation, lock: i32);
+    fn index_open(index: pg_sys::Oid, lock: i32) -> pg_sys::Relation;
+    fn index_close(index: pg_sys::Relation, lock: i32);
+    fn index_endscan(scan: pg_sys::IndexScanDesc);
+    fn table_slot_create(
+        table: pg_sys::Relation,
+        register: *mut *mut pg_sys::List,
+    ) -> *mut pg_sys::TupleTableSlot;
+    fn ExecDropSingleTupleTableSlot(slot: *mut pg_sys::TupleTableSlot);
+    #[cfg(not(feature = "pg18"))]
+    fn index_beginscan(
+        table: pg_sys::Relation,
+        index: pg_sys::Relation,
+        snapshot: pg_sys::Snapshot,
+        nkeys: i32,
+        norderbys: i32,
+    ) -> pg_sys::IndexScanDesc;
+    #[cfg(feature = "pg18")]
+    fn index_beginscan(
+        table: pg_sys::Relation,
+        index: pg_sys::Relation,
+        snapshot: pg_sys::Snapshot,
+        instrument: *mut pg_sys::IndexScanInstrumentation,
+        nkeys: i32,
+        norderbys: i32,
+    ) -> pg_sys::IndexScanDesc;
+}
+
+/// A parent's table and index, open for looking up one key after the other: opening them for each row of a bulk insert
+/// cost as much as the look-up itself (measured).
+struct Open {
+    parent: pg_sys::Oid,
+    index_id: pg_sys::Oid,
+    /// The transaction's nesting when it was opened: an inner one must not use what goes with its abort.
+    level: i32,
+    owner: pg_sys::ResourceOwner,
+    relation: pg_sys::Relation,
+    index: pg_sys::Relation,
+    slot: *mut pg_sys::TupleTableSlot,
+    snapshot: pg_sys::Snapshot,
+    scan: pg_sys::IndexScanDesc,
+    keys: Vec<pg_sys::ScanKeyData>,
+}
+
+static OPEN: Backend<RefCell<Vec<Open>>> = Backend::new(RefCell::new(Vec::new()));
 
 /// Looks the parent up under the newest snapshot (it sees this command's own rows too: self-references, parents
 /// written by the same statement). Another organization's parent is told at once, without waiting for its lock, which
 /// would be an answer. Our own is locked FOR KEY SHARE, so that nobody replaces it under another organization.
+///
+/// A snapshot kept from an earlier row of the statement is good enough to find a parent, since the lock says whether it
+/// still lives; before a parent counts as missing or foreign the newest one is asked.
 pub fn find(probe: &Probe, key: &[Value], org: &[u8; 16]) -> Parent {
-    for _ in 0..ATTEMPTS {
-        if let Some(parent) = attempt(probe, key, org, true) {
-            return parent;
-        }
-    }
-    Parent::Missing
+    look_up(probe, key, org, true)
 }
 
 /// `find()` without the lock: what stands at the other end of an existing reference.
-pub fn look(probe: &Probe, key: &[Value], org: &[u8; 16]) -> Parent {
-    attempt(probe, key, org, false).unwrap_or(Parent::Missing)
+pub fn peek(probe: &Probe, key: &[Value], org: &[u8; 16]) -> Parent {
+    look_up(probe, key, org, false)
 }
 
 /// The value as the key's operator compares it with the parent's, and its type then.
@@ -112,111 +185,271 @@ impl Probe {
     }
 }
 
-fn attempt(probe: &Probe, key: &[Value], org: &[u8; 16], lock: bool) -> Option<Parent> {
+fn look_up(probe: &Probe, key: &[Value], org: &[u8; 16], lock: bool) -> Parent {
     // A key that we cannot look up is not vouched for: PostgreSQL's check will find no parent either.
     if probe.keys.iter().any(|k| k.cast == Cast::Unknown) {
-        return Some(Parent::Foreign);
+        return Parent::Foreign;
     }
-    // SAFETY: relation and index are opened with the lock that PostgreSQL's own check takes, and closed; the scan keys
-    // are built from the index's own operator family; the slot belongs to the relation. An error in between is
-    // cleaned up by the transaction's abort.
-    unsafe {
-        let relation = pg_sys::table_open(probe.parent, pg_sys::RowShareLock as i32);
-        let index = pg_sys::index_open(probe.index, pg_sys::RowShareLock as i32);
-        let slot = pg_sys::table_slot_create(relation, std::ptr::null_mut());
-        let snapshot = pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot());
-        let command = pg_sys::GetCurrentCommandId(false) + 1;
-        (*snapshot).curcid = command;
-        let mut keys: Vec<pg_sys::ScanKeyData> = probe
+    let (mut open, mut fresh) = match take_open(probe) {
+        Some(open) => (open, false),
+        // SAFETY: inside a transaction, by a trigger or a check of a table that is locked.
+        None => (unsafe { open_for(probe) }, true),
+    };
+    for entry in &mut open.keys {
+        let (i, k) = probe
             .keys
             .iter()
-            .zip(key)
-            .map(|(k, value)| scan_key(index, k, value))
-            .collect();
-        keys.sort_by_key(|k| k.sk_attno);
-        let scan = begin(relation, index, snapshot, keys.len() as i32);
-        pg_sys::index_rescan(
-            scan,
-            keys.as_mut_ptr(),
-            keys.len() as i32,
+            .enumerate()
+            .find(|(_, k)| k.index_column == entry.sk_attno)
+            .expect("a scan key for each column");
+        // SAFETY: the datum is of the type that the cast was chosen for.
+        entry.sk_argument = unsafe { converted(k.cast, key[i].datum) };
+    }
+    let mut answer = Parent::Missing;
+    for _ in 0..ATTEMPTS {
+        // SAFETY: what is open belongs to the transaction; the closure owns nothing.
+        let told = unsafe {
+            pg_sys::ffi::pg_guard_ffi_boundary(|| look(&mut open, probe.org_attnum, org, lock))
+        };
+        match told {
+            Some(Parent::Held) => {
+                answer = Parent::Held;
+                break;
+            }
+            Some(other) if fresh => {
+                answer = other;
+                break;
+            }
+            // Gone or changed under us, or perhaps committed since.
+            // SAFETY: as above.
+            _ => unsafe { pg_sys::ffi::pg_guard_ffi_boundary(|| renew(&mut open)) },
+        }
+        fresh = true;
+    }
+    keep(open);
+    answer
+}
+
+fn take_open(probe: &Probe) -> Option<Open> {
+    let level = super::transaction::nest_level();
+    OPEN.with_borrow_mut(|all| {
+        let found = all.iter().position(|o| {
+            o.index_id == probe.index && o.parent == probe.parent && o.level == level
+        })?;
+        Some(all.swap_remove(found))
+    })
+}
+
+/// Until the statement ends, where there is room.
+fn keep(open: Open) {
+    let room = OPEN.with_borrow(|all| all.len() < KEPT);
+    if room {
+        OPEN.with_borrow_mut(|all| all.push(open));
+    } else {
+        // SAFETY: nobody else has it.
+        unsafe { close(open) };
+    }
+}
+
+/// At the end of a statement, and before one that may change tables: PostgreSQL alters none that is open.
+#[inline]
+pub fn close_all() {
+    if OPEN.with_borrow(|all| all.is_empty()) {
+        return;
+    }
+    let level = super::transaction::nest_level();
+    let mine: Vec<Open> =
+        OPEN.with_borrow_mut(|all| all.extract_if(.., |o| o.level >= level).collect());
+    for open in mine {
+        // SAFETY: taken out, so nobody else has it.
+        unsafe { close(open) };
+    }
+}
+
+/// An aborted (sub)transaction closed them itself.
+pub fn forget(level: i32) {
+    if !OPEN.with_borrow(|all| all.is_empty()) {
+        OPEN.with_borrow_mut(|all| all.retain(|o| o.level < level));
+    }
+}
+
+/// SAFETY: inside a transaction. What is opened belongs to the (sub)transaction and not to the portal that happens to
+/// run, which may end earlier (COPY).
+unsafe fn open_for(probe: &Probe) -> Open {
+    // SAFETY: relation and index are opened with the lock that PostgreSQL's own check takes; the scan keys are built
+    // from the index's own operator family; the slot belongs to the relation. An error is cleaned up by the abort.
+    unsafe {
+        pg_sys::ffi::pg_guard_ffi_boundary(|| {
+            let (owner, memory) = (pg_sys::CurrentResourceOwner, pg_sys::CurrentMemoryContext);
+            pg_sys::CurrentResourceOwner = pg_sys::CurTransactionResourceOwner;
+            pg_sys::CurrentMemoryContext = pg_sys::CurTransactionContext;
+            let relation = table_open(probe.parent, pg_sys::RowShareLock as i32);
+            let index = index_open(probe.index, pg_sys::RowShareLock as i32);
+            let slot = table_slot_create(relation, std::ptr::null_mut());
+            let snapshot = newest();
+            let scan = begin(relation, index, snapshot, probe.keys.len() as i32);
+            pg_sys::CurrentResourceOwner = owner;
+            pg_sys::CurrentMemoryContext = memory;
+            Open {
+                parent: probe.parent,
+                index_id: probe.index,
+                level: super::transaction::nest_level(),
+                owner: pg_sys::CurTransactionResourceOwner,
+                relation,
+                index,
+                slot,
+                snapshot,
+                scan,
+                keys: Vec::new(),
+            }
+        })
+    }
+    .with_keys(probe)
+}
+
+impl Open {
+    fn with_keys(mut self, probe: &Probe) -> Open {
+        // The operators' functions may keep something beside them, for as long as the scan is open.
+        self.keys = super::transaction::in_subtransaction_memory(|| {
+            // SAFETY: the index is open.
+            let of = |k| unsafe { scan_key(self.index, k) };
+            probe.keys.iter().map(of).collect()
+        });
+        self.keys.sort_by_key(|k| k.sk_attno);
+        self
+    }
+}
+
+/// SAFETY: as `Open` is given out by `take_open` or `open_for`.
+unsafe fn close(open: Open) {
+    // SAFETY: each was opened under this owner, and is closed once.
+    unsafe {
+        pg_sys::ffi::pg_guard_ffi_boundary(|| {
+            let owner = pg_sys::CurrentResourceOwner;
+            pg_sys::CurrentResourceOwner = open.owner;
+            index_endscan(open.scan);
+            UnregisterSnapshot(open.snapshot);
+            ExecDropSingleTupleTableSlot(open.slot);
+            index_close(open.index, pg_sys::NoLock as i32);
+            table_close(open.relation, pg_sys::NoLock as i32);
+            pg_sys::CurrentResourceOwner = owner;
+        });
+    }
+}
+
+/// SAFETY: under a guard, in frames that own nothing.
+unsafe fn newest() -> pg_sys::Snapshot {
+    // SAFETY: as the function's own. Every row of this transaction counts, those of the running command too.
+    unsafe {
+        let snapshot = RegisterSnapshot(GetLatestSnapshot());
+        (*snapshot).curcid = pg_sys::InvalidCommandId - 1;
+        snapshot
+    }
+}
+
+/// Puts the newest snapshot in the place of the kept one.
+///
+/// SAFETY: under a guard, in frames that own nothing.
+unsafe fn renew(open: &mut Open) {
+    // SAFETY: as the function's own; the scan is set back before its next use.
+    unsafe {
+        let owner = pg_sys::CurrentResourceOwner;
+        pg_sys::CurrentResourceOwner = open.owner;
+        let snapshot = newest();
+        (*open.scan).xs_snapshot = snapshot;
+        UnregisterSnapshot(open.snapshot);
+        open.snapshot = snapshot;
+        pg_sys::CurrentResourceOwner = owner;
+    }
+}
+
+/// One look; None where the row changed under us.
+///
+/// SAFETY: under a guard, in frames that own nothing; what is open is open.
+unsafe fn look(open: &mut Open, org_attnum: i16, org: &[u8; 16], lock: bool) -> Option<Parent> {
+    // SAFETY: as the function's own. The scan's own memory and pins are the transaction's.
+    unsafe {
+        let (owner, memory) = (pg_sys::CurrentResourceOwner, pg_sys::CurrentMemoryContext);
+        pg_sys::CurrentResourceOwner = open.owner;
+        pg_sys::CurrentMemoryContext = pg_sys::CurTransactionContext;
+        index_rescan(
+            open.scan,
+            open.keys.as_mut_ptr(),
+            open.keys.len() as i32,
             std::ptr::null_mut(),
             0,
         );
-        let found =
-            pg_sys::index_getnext_slot(scan, pg_sys::ScanDirection::ForwardScanDirection, slot);
-        let answer = if found {
-            let mut null = true;
-            let datum = match probe.org_attnum {
-                1.. => pg_sys::slot_getattr(slot, probe.org_attnum as i32, &mut null),
-                // The parent's protection is damaged: nobody knows whose the row is.
-                _ => pg_sys::Datum::from(0),
-            };
-            if null || *datum.cast_mut_ptr::<[u8; 16]>() != *org {
-                Some(Parent::Foreign)
-            } else {
-                (!lock || hold(relation, slot, snapshot, command)).then_some(Parent::Held)
-            }
-        } else {
+        let answer = if !index_getnext_slot(
+            open.scan,
+            pg_sys::ScanDirection::ForwardScanDirection,
+            open.slot,
+        ) {
             Some(Parent::Missing)
+        } else if !is_of(open.slot, org_attnum, org) {
+            Some(Parent::Foreign)
+        } else if !lock || hold(open) {
+            Some(Parent::Held)
+        } else {
+            None
         };
-        pg_sys::index_endscan(scan);
-        pg_sys::UnregisterSnapshot(snapshot);
-        pg_sys::ExecDropSingleTupleTableSlot(slot);
-        pg_sys::index_close(index, pg_sys::NoLock as i32);
-        pg_sys::table_close(relation, pg_sys::NoLock as i32);
+        // No page of the parent stays pinned between rows.
+        if let Some(clear) = (*(*open.slot).tts_ops).clear {
+            clear(open.slot);
+        }
+        if let Some(reset) = (*(*open.relation).rd_tableam).index_fetch_reset {
+            reset((*open.scan).xs_heapfetch);
+        }
+        pg_sys::CurrentResourceOwner = owner;
+        pg_sys::CurrentMemoryContext = memory;
         answer
     }
 }
 
-/// The file that a table is stored in now.
-pub fn storage_of(table: pg_sys::Oid) -> u32 {
-    // SAFETY: a table that this transaction wrote to; closed at once.
+/// Whether the row in the slot is of the organization; not where the parent's protection is damaged (no column): nobody
+/// knows then whose the row is.
+///
+/// SAFETY: under a guard; the slot holds a row.
+unsafe fn is_of(slot: *mut pg_sys::TupleTableSlot, org_attnum: i16, org: &[u8; 16]) -> bool {
+    if org_attnum < 1 {
+        return false;
+    }
+    // SAFETY: as the function's own; the column is a uuid.
     unsafe {
-        let relation = pg_sys::table_open(table, pg_sys::AccessShareLock as i32);
-        let storage = file_of(relation);
-        pg_sys::table_close(relation, pg_sys::NoLock as i32);
-        storage
+        if (*slot).tts_nvalid < org_attnum {
+            slot_getsomeattrs_int(slot, i32::from(org_attnum));
+        }
+        let at = org_attnum as usize - 1;
+        !*(*slot).tts_isnull.add(at)
+            && *(*(*slot).tts_values.add(at)).cast_mut_ptr::<[u8; 16]>() == *org
     }
 }
 
-/// SAFETY: the relation is open.
-unsafe fn file_of(relation: pg_sys::Relation) -> u32 {
+/// Locks the row in the slot FOR KEY SHARE; false where it changed under us.
+///
+/// SAFETY: under a guard; the slot holds a row of the open relation.
+unsafe fn hold(open: &mut Open) -> bool {
     // SAFETY: as the function's own.
-    #[cfg(feature = "pg15")]
     unsafe {
-        u32::from((*relation).rd_node.relNode)
-    }
-    // SAFETY: as the function's own.
-    #[cfg(not(feature = "pg15"))]
-    unsafe {
-        u32::from((*relation).rd_locator.relNumber)
-    }
-}
-
-/// Whether the version of a row at this place may still be the live one: the question PostgreSQL asks before it checks
-/// a key late. A table that was rewritten since keeps its rows elsewhere; then nobody can tell.
-pub fn may_be_live(table: pg_sys::Oid, storage: u32, place: pg_sys::ItemPointerData) -> bool {
-    // SAFETY: the table is one that this transaction wrote to; everything opened is closed.
-    unsafe {
-        let relation = pg_sys::table_open(table, pg_sys::AccessShareLock as i32);
-        let live = file_of(relation) != storage || {
-            let slot = pg_sys::table_slot_create(relation, std::ptr::null_mut());
-            let mut place = place;
-            let live = pg_sys::table_tuple_fetch_row_version(
-                relation,
-                &mut place,
-                &raw mut pg_sys::SnapshotSelfData,
-                slot,
-            );
-            pg_sys::ExecDropSingleTupleTableSlot(slot);
-            live
+        let mut row = (*open.slot).tts_tid;
+        let mut failure = pg_sys::TM_FailureData::default();
+        let Some(tuple_lock) = (*(*open.relation).rd_tableam).tuple_lock else {
+            return false;
         };
-        pg_sys::table_close(relation, pg_sys::NoLock as i32);
-        live
+        tuple_lock(
+            open.relation,
+            &mut row,
+            open.snapshot,
+            open.slot,
+            GetCurrentCommandId(false) + 1,
+            pg_sys::LockTupleMode::LockTupleKeyShare,
+            pg_sys::LockWaitPolicy::LockWaitBlock,
+            0,
+            &mut failure,
+        ) == pg_sys::TM_Result::TM_Ok
     }
 }
 
-/// SAFETY: relation and index are open.
+/// SAFETY: under a guard; relation and index are open.
 unsafe fn begin(
     relation: pg_sys::Relation,
     index: pg_sys::Relation,
@@ -226,34 +459,39 @@ unsafe fn begin(
     // SAFETY: as the function's own.
     #[cfg(not(feature = "pg18"))]
     unsafe {
-        pg_sys::index_beginscan(relation, index, snapshot, keys, 0)
+        index_beginscan(relation, index, snapshot, keys, 0)
     }
     // SAFETY: as the function's own; no instrumentation wanted.
     #[cfg(feature = "pg18")]
     unsafe {
-        pg_sys::index_beginscan(relation, index, snapshot, std::ptr::null_mut(), keys, 0)
+        index_beginscan(relation, index, snapshot, std::ptr::null_mut(), keys, 0)
     }
 }
 
 /// SAFETY: the index is open; the operator belongs to the family of the column.
-unsafe fn scan_key(index: pg_sys::Relation, key: &ProbeKey, value: &Value) -> pg_sys::ScanKeyData {
+unsafe fn scan_key(index: pg_sys::Relation, key: &ProbeKey) -> pg_sys::ScanKeyData {
     // SAFETY: as the function's own; the entry is initialised before use.
     unsafe {
         let column = key.index_column as usize - 1;
-        let (mut left, mut right) = (pg_sys::InvalidOid, pg_sys::InvalidOid);
-        pg_sys::op_input_types(key.operator, &mut left, &mut right);
-        let strategy =
-            pg_sys::get_op_opfamily_strategy(key.operator, *(*index).rd_opfamily.add(column));
+        let family = *(*index).rd_opfamily.add(column);
+        let (operator, strategy) = key.resolved.get().unwrap_or_else(|| {
+            let mut types = (pg_sys::InvalidOid, pg_sys::InvalidOid);
+            pg_sys::op_input_types(key.operator, &mut types.0, &mut types.1);
+            let strategy = pg_sys::get_op_opfamily_strategy(key.operator, family);
+            let resolved = ((types.1, pg_sys::get_opcode(key.operator)), strategy);
+            key.resolved.set(Some(resolved));
+            resolved
+        });
         let mut entry = pg_sys::ScanKeyData::default();
         pg_sys::ScanKeyEntryInitialize(
             &mut entry,
             0,
             key.index_column,
             strategy as pg_sys::StrategyNumber,
-            right,
+            operator.0,
             *(*index).rd_indcollation.add(column),
-            pg_sys::get_opcode(key.operator),
-            converted(key.cast, value.datum),
+            operator.1,
+            pg_sys::Datum::from(0),
         );
         entry
     }
@@ -275,99 +513,4 @@ unsafe fn converted(cast: Cast, datum: pg_sys::Datum) -> pg_sys::Datum {
         },
         _ => datum,
     }
-}
-
-/// Locks the row in `slot` FOR KEY SHARE; false where it changed under us.
-///
-/// SAFETY: the slot holds a row of the open relation.
-unsafe fn hold(
-    relation: pg_sys::Relation,
-    slot: *mut pg_sys::TupleTableSlot,
-    snapshot: pg_sys::Snapshot,
-    command: pg_sys::CommandId,
-) -> bool {
-    // SAFETY: as the function's own; the lock needs a slot of its own to answer in.
-    unsafe {
-        let mut row = (*slot).tts_tid;
-        let answer = pg_sys::table_slot_create(relation, std::ptr::null_mut());
-        let mut failure = pg_sys::TM_FailureData::default();
-        let result = pg_sys::table_tuple_lock(
-            relation,
-            &mut row,
-            snapshot,
-            answer,
-            command,
-            pg_sys::LockTupleMode::LockTupleKeyShare,
-            pg_sys::LockWaitPolicy::LockWaitBlock,
-            0,
-            &mut failure,
-        );
-        pg_sys::ExecDropSingleTupleTableSlot(answer);
-        result == pg_sys::TM_Result::TM_Ok
-    }
-}
-
-/// The error of a missing parent, with the key's values for those whom `ri_ReportViolation()` would tell them.
-#[allow(
-    clippy::useless_conversion,
-    reason = "an AclMode is wider from PostgreSQL 16 on"
-)]
-pub fn violation(
-    child: pg_sys::Relation,
-    child_name: &str,
-    constraint: &str,
-    parent: pg_sys::Oid,
-    columns: &[(i16, String)],
-    values: &str,
-) -> ! {
-    // SAFETY: the relation is open; the rest are catalog look-ups by id.
-    let (told, parent_name) = unsafe {
-        let relid = (*child).rd_id;
-        let user = pg_sys::GetUserId();
-        let row_security = pg_sys::check_enable_rls(relid, pg_sys::InvalidOid, true)
-            == pg_sys::CheckEnableRlsResult::RLS_ENABLED as i32;
-        let may_read = |attnum: i16| {
-            pg_sys::pg_attribute_aclcheck(relid, attnum, user, pg_sys::ACL_SELECT.into())
-                == pg_sys::AclResult::ACLCHECK_OK
-        };
-        let told = !row_security
-            && (pg_sys::pg_class_aclcheck(relid, user, pg_sys::ACL_SELECT.into())
-                == pg_sys::AclResult::ACLCHECK_OK
-                || columns.iter().all(|(attnum, _)| may_read(*attnum)));
-        let name = pg_sys::get_rel_name(parent);
-        (
-            told,
-            std::ffi::CStr::from_ptr(name)
-                .to_string_lossy()
-                .into_owned(),
-        )
-    };
-    let names: Vec<&str> = columns.iter().map(|(_, name)| name.as_str()).collect();
-    let names = names.join(", ");
-    super::error::foreign_key_violation(
-        child,
-        child_name,
-        constraint,
-        &parent_name,
-        told.then_some((names.as_str(), values)),
-    )
-}
-
-/// `violation()` for a check that runs at commit, when no trigger holds the table open.
-pub fn violation_at_commit(
-    child: pg_sys::Oid,
-    constraint: &str,
-    parent: pg_sys::Oid,
-    columns: &[(i16, String)],
-    values: &str,
-) -> ! {
-    // SAFETY: opened with the lock that the write already holds; the error closes it.
-    let (relation, name) = unsafe {
-        let relation = pg_sys::table_open(child, pg_sys::RowExclusiveLock as i32);
-        (
-            relation,
-            super::trigger::name(&(*(*relation).rd_rel).relname),
-        )
-    };
-    violation(relation, &name, constraint, parent, columns, values)
 }

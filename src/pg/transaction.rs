@@ -2,6 +2,14 @@
 
 use pgrx::pg_sys;
 
+unsafe extern "C-unwind" {
+    // Declared here without pgrx's guard: they read a variable and never raise.
+    fn GetCurrentTransactionNestLevel() -> i32;
+    fn IsTransactionState() -> bool;
+    // May raise, so it is called without a guard by `accept_invalidations_unguarded` only.
+    fn AcceptInvalidationMessages();
+}
+
 /// BEGIN was given, or several statements share one message: what SET LOCAL needs to outlive its statement.
 pub fn in_block() -> bool {
     // SAFETY: reads backend state.
@@ -10,7 +18,7 @@ pub fn in_block() -> bool {
 
 pub fn nest_level() -> i32 {
     // SAFETY: reads backend state.
-    unsafe { pg_sys::GetCurrentTransactionNestLevel() }
+    unsafe { GetCurrentTransactionNestLevel() }
 }
 
 /// This transaction's id, assigned if it had none.
@@ -28,8 +36,21 @@ pub fn in_parallel_worker() -> bool {
 pub fn accept_invalidations() {
     // SAFETY: legal wherever a relation may be opened, inside a transaction.
     unsafe {
-        if pg_sys::IsTransactionState() {
+        if IsTransactionState() {
             pg_sys::AcceptInvalidationMessages();
+        }
+    }
+}
+
+/// `accept_invalidations` without a guard, for entry points that PostgreSQL calls.
+///
+/// SAFETY: an error jumps over the caller's frames, so none of them may own anything.
+#[inline]
+pub unsafe fn accept_invalidations_unguarded() {
+    // SAFETY: as above.
+    unsafe {
+        if IsTransactionState() {
+            AcceptInvalidationMessages();
         }
     }
 }
@@ -47,11 +68,29 @@ pub fn now() -> pg_sys::TimestampTz {
 
 /// Runs `work` with allocations that last until the transaction ends.
 pub fn in_transaction_memory<T>(work: impl FnOnce() -> T) -> T {
+    // SAFETY: the context lives as long as the transaction.
+    unsafe { in_memory(pg_sys::TopTransactionContext, work) }
+}
+
+/// The same until the innermost subtransaction ends.
+pub fn in_subtransaction_memory<T>(work: impl FnOnce() -> T) -> T {
+    // SAFETY: the context lives as long as the subtransaction.
+    unsafe { in_memory(pg_sys::CurTransactionContext, work) }
+}
+
+/// SAFETY: the context is alive.
+unsafe fn in_memory<T>(context: pg_sys::MemoryContext, work: impl FnOnce() -> T) -> T {
     // SAFETY: switched back at once; an error on the way resets the context by itself.
     unsafe {
-        let before = pg_sys::MemoryContextSwitchTo(pg_sys::TopTransactionContext);
+        let before = pg_sys::MemoryContextSwitchTo(context);
         let result = work();
         pg_sys::MemoryContextSwitchTo(before);
         result
     }
+}
+
+/// Whether each statement sees what was committed before it: no snapshot lasts for the whole transaction.
+pub fn is_read_committed() -> bool {
+    // SAFETY: reads a backend variable.
+    unsafe { pg_sys::XactIsoLevel <= pg_sys::XACT_READ_COMMITTED as i32 }
 }

@@ -5,6 +5,27 @@ use pgrx::varlena;
 use std::cell::RefCell;
 use std::collections::HashMap;
 
+/// The value of a varlena that is neither compressed nor out of line, as it is; another one detoasted.
+///
+/// SAFETY: a valid varlena datum.
+#[inline]
+pub unsafe fn plain_bytes<'a>(pointer: *mut pg_sys::varlena) -> &'a [u8] {
+    // SAFETY: as the function's own; the header says how long it is. The detoasted copy lives in the current memory.
+    unsafe {
+        let plain = if varlena::varatt_is_4b_u(pointer)
+            || varlena::varatt_is_1b(pointer) && !varlena::varatt_is_1b_e(pointer)
+        {
+            pointer
+        } else {
+            pg_sys::pg_detoast_datum_packed(pointer)
+        };
+        std::slice::from_raw_parts(
+            varlena::vardata_any(plain).cast::<u8>(),
+            varlena::varsize_any_exhdr(plain),
+        )
+    }
+}
+
 /// A column's value and what is needed to handle it.
 #[derive(Clone, Copy)]
 pub struct Value {
@@ -17,28 +38,27 @@ pub struct Value {
 impl Value {
     /// The value's bytes as stored, a copy; empty for NULL. Equal bytes are equal values.
     pub fn bytes(&self) -> Vec<u8> {
+        self.with_bytes(<[u8]>::to_vec)
+    }
+
+    /// The value's bytes as stored, in place.
+    pub fn with_bytes<T>(&self, use_them: impl FnOnce(&[u8]) -> T) -> T {
         if self.null {
-            return vec![];
+            return use_them(&[]);
         }
         if self.by_value {
-            return self.datum.value().to_ne_bytes().to_vec();
+            return use_them(&self.datum.value().to_ne_bytes());
         }
         // SAFETY: a non-null by-reference datum of the column's own length, as its tuple descriptor says.
-        unsafe {
+        let bytes = unsafe {
             let pointer = self.datum.cast_mut_ptr::<u8>();
             match self.length {
-                -1 => {
-                    let plain = pg_sys::pg_detoast_datum_packed(pointer.cast());
-                    std::slice::from_raw_parts(
-                        varlena::vardata_any(plain).cast::<u8>(),
-                        varlena::varsize_any_exhdr(plain),
-                    )
-                    .to_vec()
-                }
-                -2 => std::ffi::CStr::from_ptr(pointer.cast()).to_bytes().to_vec(),
-                n => std::slice::from_raw_parts(pointer, n as usize).to_vec(),
+                -1 => plain_bytes(pointer.cast()),
+                -2 => std::ffi::CStr::from_ptr(pointer.cast()).to_bytes(),
+                n => std::slice::from_raw_parts(pointer, n as usize),
             }
-        }
+        };
+        use_them(bytes)
     }
 
     /// Whether both are stored alike: what makes a column count as unchanged.
@@ -55,7 +75,7 @@ impl Value {
                 *self.datum.cast_mut_ptr::<[u8; 16]>() == *other.datum.cast_mut_ptr::<[u8; 16]>()
             };
         }
-        self.bytes() == other.bytes()
+        self.with_bytes(|mine| other.with_bytes(|theirs| mine == theirs))
     }
 
     pub fn as_uuid(&self) -> Option<[u8; 16]> {

@@ -221,7 +221,7 @@ const OPEN_TO_EVERYBODY: &[&str] = &[
     "enter(uuid,uuid)",
     "leave()",
     // In the policies: says why a row is refused, and does nothing else.
-    "refuse_row()",
+    "check_row(oid,uuid,text)",
     // What may a role do.
     "has_permission(text)",
     "has_permission(text,text)",

@@ -117,19 +117,20 @@ fn protect_installs_what_the_contract_says() {
         );
     }
     // Whatever the command, the predicate names the action it needs.
-    for (policy, action) in [
-        ("tenancy_select", "server:read"),
-        ("tenancy_insert", "server:create"),
-        ("tenancy_update_boundary", "server:update"),
-        ("tenancy_delete_boundary", "server:delete"),
+    let reads = |action| format!("org_id = tenancy.org_if('{action}'::text)");
+    let writes = |action| format!("tenancy.check_row(tableoid, org_id, '{action}'::text)");
+    for (policy, predicate) in [
+        ("tenancy_select", reads("server:read")),
+        ("tenancy_insert", writes("server:create")),
+        ("tenancy_insert_boundary", writes("server:create")),
+        ("tenancy_update_boundary", reads("server:update")),
+        ("tenancy_update_boundary", writes("server:update")),
+        ("tenancy_delete_boundary", reads("server:delete")),
     ] {
         let text = dba.text(&format!(
             "SELECT concat(qual, with_check) FROM pg_policies WHERE tablename = 'servers' AND policyname = '{policy}'"
         ));
-        assert!(
-            text.contains(&format!("org_id = tenancy.org_if('{action}'::text)")),
-            "{policy}: {text}"
-        );
+        assert!(text.contains(&predicate), "{policy}: {text}");
     }
 }
 

@@ -42,7 +42,7 @@ CREATE EVENT TRIGGER tenancy_guard_drop ON ddl_command_start
     WHEN TAG IN ('DROP EXTENSION', 'DROP SCHEMA', 'DROP OWNED') EXECUTE FUNCTION tenancy.guard_drop();
 
 CREATE EVENT TRIGGER tenancy_after_table_ddl ON ddl_command_end
-    WHEN TAG IN ('CREATE TABLE', 'ALTER TABLE', 'CREATE FOREIGN TABLE', 'CREATE SCHEMA') EXECUTE FUNCTION tenancy.after_table_ddl();
+    WHEN TAG IN ('CREATE TABLE', 'ALTER TABLE', 'CREATE FOREIGN TABLE', 'ALTER FOREIGN TABLE', 'CREATE SCHEMA') EXECUTE FUNCTION tenancy.after_table_ddl();
 -- In replica mode too: a partition made there is as open as any.
 ALTER EVENT TRIGGER tenancy_after_table_ddl ENABLE ALWAYS;
 

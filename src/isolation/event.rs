@@ -1,7 +1,7 @@
 //! What follows CREATE TABLE and ALTER TABLE, at the end of the command and within it: new partitions and children are
 //! protected like their parent, and foreign keys that are new or newly valid are checked across all organizations.
 
-use super::{adopt, protect};
+use super::{adopt, protect, validate};
 use crate::pg::event;
 use crate::pg::query::run;
 use crate::pg::{self, identity};
@@ -47,6 +47,7 @@ fn after() -> pg::Result<()> {
     .collect();
     for relid in touched {
         adopt::after(relid)?;
+        validate::after(relid)?;
     }
     Ok(())
 }

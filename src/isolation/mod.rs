@@ -15,6 +15,7 @@ mod survey;
 mod table;
 mod tree;
 mod uninstall;
+mod validate;
 
 pub use foreign_key::{
     at_subtransaction_abort, at_subtransaction_commit, before_commit, before_subtransaction_commit,
@@ -35,4 +36,5 @@ pub use crate::pg::probe::close_all as close_parents;
 pub fn at_transaction_end() {
     foreign_key::forget_all();
     moved::forget();
+    validate::forget();
 }

@@ -8,7 +8,9 @@ SELECT t.tgrelid::pg_catalog.regclass AS table_name,
        a.options ->> 'update' AS update_action,
        a.options ->> 'delete' AS delete_action,
        a.options -> 'columns' AS column_actions,
-       (a.options ->> 'audit')::boolean AS audited
+       (a.options ->> 'audit')::boolean AS audited,
+       (SELECT i.inhparent::pg_catalog.regclass FROM pg_catalog.pg_inherits AS i
+        WHERE i.inhrelid = t.tgrelid ORDER BY i.inhseqno LIMIT 1) AS part_of
 FROM pg_catalog.pg_trigger AS t
      CROSS JOIN LATERAL
          (SELECT pg_catalog.convert_from(pg_catalog.substring(t.tgargs, 1, pg_catalog.length(t.tgargs) - 1),
@@ -23,8 +25,10 @@ FROM pg_catalog.pg_trigger AS t
                JOIN pg_catalog.pg_attribute AS att ON att.attrelid = t.tgrelid AND att.attnum = d.refobjsubid
           WHERE p.polrelid = t.tgrelid AND p.polname = 'tenancy_select_boundary' AND d.refobjsubid > 0
           LIMIT 1) AS c ON true
-WHERE t.tgfoid = 'tenancy.guard_row()'::pg_catalog.regprocedure AND t.tgnargs = 1;
-COMMENT ON VIEW tenancy.protected_tables IS 'The tables handed to protect(), and the action each command needs (spec 5)';
+WHERE t.tgfoid IN ('tenancy.guard_row()'::pg_catalog.regprocedure, 'tenancy.guard_statement()'::pg_catalog.regprocedure)
+  AND t.tgnargs = 1;
+COMMENT ON VIEW tenancy.protected_tables IS
+    'The protected tables, their partitions and children among them, and the action each command needs (spec 5)';
 GRANT SELECT ON tenancy.protected_tables TO PUBLIC;
 
 CREATE VIEW tenancy.audit_log AS
@@ -51,6 +55,11 @@ GRANT SELECT ON tenancy.leakproof_vouchers TO PUBLIC;
 
 CREATE EVENT TRIGGER tenancy_guard_drop ON ddl_command_start
     WHEN TAG IN ('DROP EXTENSION', 'DROP SCHEMA', 'DROP OWNED') EXECUTE FUNCTION tenancy.guard_drop();
+
+CREATE EVENT TRIGGER tenancy_after_table_ddl ON ddl_command_end
+    WHEN TAG IN ('CREATE TABLE', 'ALTER TABLE', 'CREATE FOREIGN TABLE', 'ALTER FOREIGN TABLE', 'CREATE SCHEMA') EXECUTE FUNCTION tenancy.after_table_ddl();
+-- In replica mode too: a partition made there is as open as any.
+ALTER EVENT TRIGGER tenancy_after_table_ddl ENABLE ALWAYS;
 
 COMMENT ON SCHEMA tenancy IS 'pg_tenancy: the organization as the isolation boundary of this database';
 

@@ -202,8 +202,17 @@ unsafe fn locked_relations(plan: *mut pg_sys::PlannedStmt) -> Vec<pg_sys::Oid> {
 unsafe fn merged_unread(plan: *mut pg_sys::PlannedStmt) -> Vec<pg_sys::Oid> {
     // SAFETY: as the function's own.
     unsafe {
+        let writing =
+            (pg_sys::ACL_INSERT | pg_sys::ACL_UPDATE | pg_sys::ACL_DELETE) as pg_sys::AclMode;
+        // Where the target has partitions or children, the plan writes to those, which need nothing themselves: what the
+        // statement needs stands at the table that it names.
+        let parents = entries(plan)
+            .into_iter()
+            .filter(|entry| (**entry).inh && required(plan, *entry) & writing != 0);
         results(plan)
             .into_iter()
+            .filter(|entry| required(plan, *entry) != 0)
+            .chain(parents)
             .filter(|entry| required(plan, *entry) & pg_sys::ACL_SELECT as pg_sys::AclMode == 0)
             .map(|entry| (*entry).relid)
             .collect()
@@ -213,7 +222,7 @@ unsafe fn merged_unread(plan: *mut pg_sys::PlannedStmt) -> Vec<pg_sys::Oid> {
 /// What the statement needs to do with a table.
 ///
 /// SAFETY: the entry is of the plan's range table.
-unsafe fn required(
+pub(super) unsafe fn required(
     plan: *mut pg_sys::PlannedStmt,
     entry: *mut pg_sys::RangeTblEntry,
 ) -> pg_sys::AclMode {

@@ -1,16 +1,22 @@
 //! protect(): reads a table into a plan, turns the plan into SQL, and guards every write from then on (spec 5).
 
+mod adopt;
 mod check_text;
+mod event;
 mod facts;
 mod foreign_key;
 mod guard;
 mod held;
 pub mod leakproof;
+mod moved;
 mod plan;
 mod protect;
+mod route;
 mod survey;
 mod table;
+mod tree;
 mod uninstall;
+mod validate;
 
 pub use foreign_key::{
     at_subtransaction_abort, at_subtransaction_commit, before_commit, before_subtransaction_commit,
@@ -41,4 +47,6 @@ pub use crate::pg::probe::close_all as close_parents;
 
 pub fn at_transaction_end() {
     foreign_key::forget_all();
+    moved::forget();
+    validate::forget();
 }

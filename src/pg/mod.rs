@@ -8,6 +8,7 @@ pub mod event;
 pub mod heap;
 pub mod identity;
 pub mod local;
+pub mod partition;
 pub mod paths;
 pub mod plan;
 pub mod probe;

@@ -537,7 +537,12 @@ fn e1_the_end_of_the_stack_tells_nothing_of_other_rows() {
                 ["there", "missing"].map(|name| {
                     member
                         .try_rows(&format!("SELECT pg_temp.dive({depth}, '{name}')"))
-                        .map_err(|e| format!("{:?}", e.as_db_error().unwrap()).replace(name, "it"))
+                        // But for the position: the two stand in one text, at different places.
+                        .map_err(|e| {
+                            let e = e.as_db_error().unwrap();
+                            let told = [Some(e.message()), e.detail(), e.hint(), e.where_()];
+                            format!("{:?} {told:?}", e.code()).replace(name, "it")
+                        })
                 })
             };
             loop {

@@ -63,8 +63,10 @@ ALTER EVENT TRIGGER tenancy_after_table_ddl ENABLE ALWAYS;
 
 COMMENT ON SCHEMA tenancy IS 'pg_tenancy: the organization as the isolation boundary of this database';
 
-COMMENT ON FUNCTION tenancy.enter(uuid, uuid) IS
-    'Sets the context to an organization (and user, for a trusted application) and validates it at once (spec 4)';
+COMMENT ON FUNCTION tenancy.enter(uuid, uuid, boolean) IS
+    'Sets the context to an organization (and user, for a trusted application), validates it at once, and seals it if told (spec 4)';
+COMMENT ON FUNCTION tenancy.seal_context() IS
+    'Freezes the context until the transaction ends (spec 4)';
 COMMENT ON FUNCTION tenancy.leave() IS
     'Unsets the context: no protected row is visible after it (spec 4)';
 COMMENT ON FUNCTION tenancy.whoami() IS

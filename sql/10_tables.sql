@@ -98,6 +98,15 @@ CREATE TABLE tenancy.administrators (
     created_at timestamptz NOT NULL DEFAULT now()
 );
 
+-- Tables that protect_schema() leaves alone. By their number in the catalog, which follows a renamed table; a dump writes it
+-- as the name.
+CREATE TABLE tenancy.exemptions (
+    table_name  regclass PRIMARY KEY,
+    reason      text NOT NULL CHECK (reason <> ''),
+    exempted_by name NOT NULL,
+    exempted_at timestamptz NOT NULL DEFAULT now()
+);
+
 -- Holds no row. Its relation cache entry is the bell that every backend hears when authority changes:
 -- the triggers in 40_triggers.sql invalidate it, so no cached plan of a real table is thrown away with it.
 CREATE TABLE tenancy.authority (bell boolean CHECK (false));
@@ -110,6 +119,7 @@ COMMENT ON TABLE tenancy.actions IS 'Permission slugs, resource:verb, with their
 COMMENT ON TABLE tenancy.role_permissions IS 'The grant level (allow, limited, deny) of every role on every action (spec 2)';
 COMMENT ON TABLE tenancy.login_bindings IS 'Which database login is a person, and which is a trusted application (spec 4)';
 COMMENT ON TABLE tenancy.administrators IS 'Roles that run the DBA''s functions without being superuser (spec 4)';
+COMMENT ON TABLE tenancy.exemptions IS 'Tables that protect_schema() leaves alone, and why (spec 5)';
 COMMENT ON TABLE tenancy.authority IS 'Empty; its invalidation tells every session that memberships, roles or bindings changed';
 
 -- What pg_dump must carry: everything but the seed rows, which CREATE EXTENSION writes again.
@@ -121,3 +131,5 @@ SELECT pg_catalog.pg_extension_config_dump('tenancy.orgs', '');
 SELECT pg_catalog.pg_extension_config_dump('tenancy.memberships', '');
 SELECT pg_catalog.pg_extension_config_dump('tenancy.login_bindings', '');
 SELECT pg_catalog.pg_extension_config_dump('tenancy.administrators', '');
+SELECT pg_catalog.pg_extension_config_dump(
+    'tenancy.exemptions', 'WHERE EXISTS (SELECT FROM pg_catalog.pg_class AS c WHERE c.oid = table_name)');

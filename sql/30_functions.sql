@@ -19,6 +19,12 @@ CREATE FUNCTION tenancy.current_org() RETURNS uuid
 COMMENT ON FUNCTION tenancy.current_org() IS
     'The organization in effect: the claimed one if the principal belongs to it now, else NULL (spec 4)';
 
+CREATE FUNCTION tenancy.with_room(query tsquery) RETURNS tsquery
+    STABLE STRICT LEAKPROOF PARALLEL SAFE COST 1
+    LANGUAGE c AS 'MODULE_PATHNAME', 'tenancy_with_room';
+COMMENT ON FUNCTION tenancy.with_room(tsquery) IS
+    'Answers a full-text query, or raises where the stack has no room for it; stands in plans of protected tables (spec 14)';
+
 CREATE FUNCTION tenancy.guard_row() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'tenancy_guard_row';
 COMMENT ON FUNCTION tenancy.guard_row() IS

@@ -44,6 +44,21 @@ FROM tenancy.read_audit();
 COMMENT ON VIEW tenancy.audit_log IS 'The audit log of the current organization; reading needs org:audit (spec 6.2)';
 GRANT SELECT ON tenancy.audit_log TO PUBLIC;
 
+CREATE VIEW tenancy.leakproof_vouchers WITH (security_invoker = true) AS
+SELECT coalesce(l.object, v.object) AS object,
+       nullif(coalesce(l.access_method, v.access_method::text), '') AS access_method,
+       nullif(coalesce(l.family, v.family::text), '') AS family,
+       coalesce(l.vetted, true) AS vetted,
+       v.object IS NOT NULL AS vouched,
+       coalesce(l.reason, tenancy.leakproof_expression_reason()) AS reason,
+       v.vouched_by, v.vouched_at
+FROM tenancy.leakproof_list() AS l
+     FULL JOIN tenancy.leakproof_vouched AS v
+            ON v.object = l.object AND v.access_method::text = l.access_method AND v.family::text = l.family;
+COMMENT ON VIEW tenancy.leakproof_vouchers IS
+    'Operators with the index families that may answer them on protected tables: what can be vouched for, what is, and why (spec 14)';
+GRANT SELECT ON tenancy.leakproof_vouchers TO PUBLIC;
+
 CREATE EVENT TRIGGER tenancy_guard_drop ON ddl_command_start
     WHEN TAG IN ('DROP EXTENSION', 'DROP SCHEMA', 'DROP OWNED') EXECUTE FUNCTION tenancy.guard_drop();
 
@@ -98,6 +113,18 @@ COMMENT ON FUNCTION tenancy.trust_application(text, text, text) IS
     'Trusts a login to name the user it acts for; for the DBA (spec 4)';
 COMMENT ON FUNCTION tenancy.distrust_application(text) IS
     'Undoes trust_application(); for the DBA (spec 4)';
+COMMENT ON FUNCTION tenancy.authenticate(text, text) IS
+    'Proves by a signed token which user the session acts for, in this transaction or session (spec 4)';
+COMMENT ON FUNCTION tenancy.require_token(text, text) IS
+    'Leaves a login without authority unless it brings a signed token; for the DBA (spec 4)';
+COMMENT ON FUNCTION tenancy.waive_token(text) IS
+    'Undoes require_token(); for the DBA (spec 4)';
+COMMENT ON FUNCTION tenancy.add_signing_key(text, text, bytea, text, text, text) IS
+    'Adds a key that verifies tokens; for the DBA (spec 4)';
+COMMENT ON FUNCTION tenancy.retire_signing_key(text) IS
+    'Ends a key and every session that a token of it speaks for; for the DBA (spec 4)';
+COMMENT ON FUNCTION tenancy.list_signing_keys() IS
+    'The keys that verify tokens, without secrets; for the DBA (spec 4)';
 COMMENT ON FUNCTION tenancy.grant_administration(text) IS
     'Lets a role''s members run the DBA''s functions; for superusers (spec 4)';
 COMMENT ON FUNCTION tenancy.revoke_administration(text) IS
@@ -114,6 +141,22 @@ COMMENT ON FUNCTION tenancy.unexempt(regclass) IS
     'Takes exempt() back; for the table''s owner and the DBA (spec 5)';
 COMMENT ON FUNCTION tenancy.uninstall() IS
     'Unprotects every table so that DROP EXTENSION can follow; for superusers (spec 13)';
+COMMENT ON FUNCTION tenancy.vouch_leakproof(text) IS
+    'Lets an operator, or a function in an index''s expression, use its index on protected tables; for superusers (spec 14)';
+COMMENT ON FUNCTION tenancy.vouch_leakproof(regoperator) IS
+    'Lets an operator use its index on protected tables; for superusers (spec 14)';
+COMMENT ON FUNCTION tenancy.vouch_leakproof(text, text) IS
+    'Lets every vetted operator of an index family use its index on protected tables; for superusers (spec 14)';
+COMMENT ON FUNCTION tenancy.withdraw_vouch(text) IS
+    'Undoes vouch_leakproof() for an operator or function; for superusers (spec 14)';
+COMMENT ON FUNCTION tenancy.withdraw_vouch(regoperator) IS
+    'Undoes vouch_leakproof() for an operator; for superusers (spec 14)';
+COMMENT ON FUNCTION tenancy.withdraw_vouch(text, text) IS
+    'Undoes vouch_leakproof() for an index family; for superusers (spec 14)';
+COMMENT ON FUNCTION tenancy.leakproof_list() IS
+    'The operators that may be vouched for and some that may not, each with the reason (spec 14)';
+COMMENT ON FUNCTION tenancy.leakproof_expression_reason() IS
+    'Why a function may stand in the expression of an index (spec 14)';
 COMMENT ON FUNCTION tenancy.authority_changed() IS
     'Trigger: tells every session that memberships, roles or bindings changed (spec 4)';
 COMMENT ON FUNCTION tenancy.check_membership() IS

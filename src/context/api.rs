@@ -5,6 +5,7 @@ use super::denial;
 use super::principal::principal;
 use super::settings::{self, Setting};
 use super::standing::{hold_to_pin, standing};
+use super::token;
 use crate::pg::query::{Arg, latest};
 use crate::pg::{self, fail, identity, setting, transaction};
 use pgrx::datum::Uuid;
@@ -51,12 +52,13 @@ fn enter(org: Option<Uuid>, user_id: default!(Option<Uuid>, "NULL")) -> pg::Resu
     }
 }
 
-/// Unsets the context: organization and user (spec 4). Anyone may call it. After it no protected row is visible.
+/// Unsets the context: organization, user and token (spec 4). Anyone may call it. After it no protected row is visible.
 #[pg_extern(volatile, parallel_unsafe)]
 fn leave() {
     let local = transaction::in_block();
     setting::set(c"app.current_org", "", local);
     setting::set(c"app.current_user_id", "", local);
+    token::put(None, !local);
 }
 
 /// The user the session acts as, NULL for a service or where nobody is known (spec 4). Anyone may call it.

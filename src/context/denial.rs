@@ -2,6 +2,7 @@
 
 use super::authority::Id;
 use super::standing::{Reason, Standing};
+use super::token::Lapsed;
 use crate::pg::error::server_log;
 use crate::pg::fail;
 use pgrx::pg_sys::panic::ErrorReport;
@@ -20,7 +21,12 @@ impl Reason {
             Reason::Void => "The context was not set in this transaction, and this login's context lasts for one transaction only.".into(),
             Reason::Stranger => "The organization that app.current_org names does not exist, or the user does not belong to it.".into(),
             Reason::UnknownUser => "app.current_user_id names no user.".into(),
-            Reason::OtherUser => "This login is bound to a user, and app.current_user_id names another.".into(),
+            Reason::NoToken(None) => "This login has no authority without a signed token, and none is in force in this transaction.".into(),
+            Reason::NoToken(Some(Lapsed::Expired)) => "The token that this session brought has expired.".into(),
+            Reason::NoToken(Some(Lapsed::KeyRetired)) => "The key that signed this session's token has been retired.".into(),
+            Reason::NoToken(Some(Lapsed::OtherLogin)) => "The token was brought by another login than the one in force now.".into(),
+            Reason::OtherUser => "The login or its token says which user this is, and app.current_user_id names another.".into(),
+            Reason::OtherOrg => "The token is for one organization, and app.current_org names another.".into(),
             Reason::Expired => "The membership has expired.".into(),
         }
     }
@@ -43,7 +49,16 @@ impl Reason {
             Reason::UnknownUser => {
                 "Set app.current_user_id to the id or external key of a user that tenancy.create_user() made."
             }
-            Reason::OtherUser => "Leave app.current_user_id unset: the login says who you are.",
+            Reason::NoToken(None) => {
+                "SELECT tenancy.authenticate('<token>') first, after BEGIN in the same transaction."
+            }
+            Reason::NoToken(Some(_)) => {
+                "SELECT tenancy.authenticate() with a new token, or tenancy.leave()."
+            }
+            Reason::OtherUser => "Leave app.current_user_id unset.",
+            Reason::OtherOrg => {
+                "Leave app.current_org unset, or bring a token for that organization."
+            }
             Reason::Expired => "The organization's owner can add the member again.",
         }
     }

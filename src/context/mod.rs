@@ -12,13 +12,14 @@ mod entry;
 mod principal;
 pub mod settings;
 mod standing;
+pub mod token;
 mod transaction;
 
 pub use api::known_org;
 pub use denial::{no_right, owner_only, refused, stranger, without_context};
 pub use principal::{Principal, is_administrator, is_superuser, principal};
 pub use standing::{
-    Standing, honoured, is_void, login, names_a_user, pin, refresh, standing, version,
+    Standing, honoured, login, names_a_user, pin, refresh, standing, stays_here, version,
     watch_the_clock,
 };
 

@@ -2,7 +2,7 @@
 //! locking SELECT by a role that may not update.
 
 use super::cascade;
-use crate::pg::{catalog, identity, stand_in, transaction, value};
+use crate::pg::{catalog, cursor, identity, stand_in, transaction, value};
 use crate::{audit, context, isolation};
 use pgrx::pg_sys::panic::ErrorReportable;
 use pgrx::prelude::*;
@@ -93,6 +93,8 @@ unsafe fn deserves_a_look(plan: *mut pg_sys::PlannedStmt) -> bool {
         (*plan).parallelModeNeeded
             || !(*plan).rowMarks.is_null()
             || (*plan).commandType == pg_sys::CmdType::CMD_MERGE
+            || context::cursors::any()
+            || cursor::is_unnamed_starting()
     }
 }
 
@@ -105,9 +107,15 @@ unsafe extern "C-unwind" fn look_at(query: *mut pg_sys::QueryDesc, inside: bool)
     // SAFETY: as the function's own.
     unsafe {
         let plan = (*query).plannedstmt;
-        // A worker sets the copied settings in a transaction of its own and cannot tell an old context from a new one;
-        // without workers the leader scans alone and tells.
-        if (*plan).parallelModeNeeded && context::is_void() {
+        context::cursors::at_statement();
+        if let Some(name) = cursor::starting_in_procedure(query)
+            && isolation::any_protected(&relations(plan))
+        {
+            context::cursors::opened_in_procedure(name);
+        }
+        // A worker sets the copied settings in a transaction of its own and cannot tell an old context from a new one, nor
+        // does it know of a token; without workers the leader scans alone and tells.
+        if (*plan).parallelModeNeeded && context::stays_here() {
             (*plan).parallelModeNeeded = false;
         }
         // Where only workers evaluate the policies, this process would not know which organization was read.

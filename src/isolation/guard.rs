@@ -342,10 +342,14 @@ pub fn check_unread_merge(relid: pg_sys::Oid) -> pg::Result<()> {
     ))
 }
 
+pub fn any_protected(relations: &[pg_sys::Oid]) -> bool {
+    relations.iter().any(|r| table::protected(*r).is_some())
+}
+
 /// Pins the transaction to its organization where one of these tables is protected.
 pub fn pin_for(relations: &[pg_sys::Oid]) -> pg::Result<()> {
     let now = context::standing();
-    if now.org.is_some() && relations.iter().any(|r| table::protected(*r).is_some()) {
+    if now.org.is_some() && any_protected(relations) {
         context::pin(&now)?;
     }
     Ok(())

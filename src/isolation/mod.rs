@@ -8,6 +8,7 @@ mod facts;
 mod foreign_key;
 mod guard;
 mod held;
+pub mod leakproof;
 mod moved;
 mod paths;
 mod plan;
@@ -26,13 +27,24 @@ pub use foreign_key::{
     hides, hides_any, is_held,
 };
 pub use guard::{
-    check_inside_cascade, check_locking_read, check_reading, check_unread_merge, pin_for,
-    refused_row,
+    any_protected, check_inside_cascade, check_locking_read, check_reading, check_unread_merge,
+    pin_for, refused_row,
 };
 pub use held::any as holds_any;
+pub use table::Table;
 #[cfg(feature = "pg_test")]
 pub use table::protected;
-pub use table::{Table, on_invalidation};
+
+/// From the invalidation callback: no catalog access, no waiting.
+pub fn on_invalidation(relid: pgrx::pg_sys::Oid) {
+    table::on_invalidation(relid);
+    leakproof::on_invalidation(relid);
+}
+
+/// Whether a table carries our protection; PostgreSQL's own never do.
+pub fn is_protected(relid: pgrx::pg_sys::Oid) -> bool {
+    u32::from(relid) >= pgrx::pg_sys::FirstNormalObjectId && table::protected(relid).is_some()
+}
 
 /// The end of a statement, or the start of one that may change tables: no parent stays open.
 pub use crate::pg::probe::close_all as close_parents;

@@ -21,6 +21,7 @@ fn uninstall() -> pg::Result<()> {
         .set_hint("Ask a superuser."));
     }
     unprotect_everything()?;
+    super::leakproof::withdraw_all();
     audit::release_stores();
     Ok(())
 }

@@ -79,14 +79,19 @@ pub fn relation_in(schema: pg_sys::Oid, name: &CStr) -> Option<pg_sys::Oid> {
 }
 
 fn function_in(schema: &CStr, name: &CStr) -> Option<pg_sys::Oid> {
-    // SAFETY: a qualified function name without arguments; missing_ok = true answers InvalidOid.
+    function_of(schema, name, &[])
+}
+
+/// The function of this name that takes these types.
+pub fn function_of(schema: &CStr, name: &CStr, types: &[pg_sys::Oid]) -> Option<pg_sys::Oid> {
+    // SAFETY: a qualified function name and its arguments' types; missing_ok = true answers InvalidOid.
     unsafe {
         let mut names = pg_sys::lappend(
             std::ptr::null_mut(),
             pg_sys::makeString(schema.as_ptr().cast_mut()).cast(),
         );
         names = pg_sys::lappend(names, pg_sys::makeString(name.as_ptr().cast_mut()).cast());
-        let oid = pg_sys::LookupFuncName(names, 0, std::ptr::null(), true);
+        let oid = pg_sys::LookupFuncName(names, types.len() as i32, types.as_ptr(), true);
         (oid != pg_sys::InvalidOid).then_some(oid)
     }
 }
@@ -130,4 +135,10 @@ pub fn ring_bell() {
         // SAFETY: the relation exists, house() has just found it.
         unsafe { pg_sys::CacheInvalidateRelcacheByRelid(house.bell) }
     }
+}
+
+/// Makes every backend plan anew what it has planned for a table, when this transaction commits.
+pub fn forget_plans_of(relid: pg_sys::Oid) {
+    // SAFETY: the id is a table's; one that is gone meanwhile has no plans.
+    unsafe { pg_sys::CacheInvalidateRelcacheByRelid(relid) }
 }

@@ -9,6 +9,8 @@ pub mod heap;
 pub mod identity;
 pub mod local;
 pub mod partition;
+pub mod paths;
+pub mod plan;
 pub mod probe;
 pub mod query;
 pub mod reference;

@@ -27,6 +27,12 @@ pub fn full_id() -> u64 {
     unsafe { pg_sys::GetTopFullTransactionId().value }
 }
 
+/// Whether a parallel query runs, here or in the process that started this one.
+pub fn in_parallel_mode() -> bool {
+    // SAFETY: reads backend state.
+    in_parallel_worker() || unsafe { pg_sys::IsInParallelMode() }
+}
+
 pub fn in_parallel_worker() -> bool {
     // SAFETY: reads a backend variable.
     unsafe { pg_sys::ParallelWorkerNumber >= 0 }

@@ -31,6 +31,12 @@ COMMENT ON VIEW tenancy.protected_tables IS
     'The protected tables, their partitions and children among them, and the action each command needs (spec 5)';
 GRANT SELECT ON tenancy.protected_tables TO PUBLIC;
 
+CREATE VIEW tenancy.exempt_tables WITH (security_invoker = true) AS
+SELECT e.table_name, e.reason, e.exempted_by, e.exempted_at
+FROM tenancy.exemptions AS e JOIN pg_catalog.pg_class AS c ON c.oid = e.table_name;
+COMMENT ON VIEW tenancy.exempt_tables IS 'Tables that are left unprotected on purpose, and why (spec 5)';
+GRANT SELECT ON tenancy.exempt_tables TO PUBLIC;
+
 CREATE VIEW tenancy.audit_log AS
 SELECT at, org_id, actor_id, actor_type, approver_id, db_role, operation, object, key, old, new,
        result, client_addr, request_id, xid, n, break_glass
@@ -60,6 +66,10 @@ CREATE EVENT TRIGGER tenancy_after_table_ddl ON ddl_command_end
     WHEN TAG IN ('CREATE TABLE', 'ALTER TABLE', 'CREATE FOREIGN TABLE', 'ALTER FOREIGN TABLE', 'CREATE SCHEMA') EXECUTE FUNCTION tenancy.after_table_ddl();
 -- In replica mode too: a partition made there is as open as any.
 ALTER EVENT TRIGGER tenancy_after_table_ddl ENABLE ALWAYS;
+
+CREATE EVENT TRIGGER tenancy_after_drop ON sql_drop
+    WHEN TAG IN ('DROP TABLE', 'DROP FOREIGN TABLE', 'DROP SCHEMA', 'DROP OWNED') EXECUTE FUNCTION tenancy.after_drop();
+ALTER EVENT TRIGGER tenancy_after_drop ENABLE ALWAYS;
 
 COMMENT ON SCHEMA tenancy IS 'pg_tenancy: the organization as the isolation boundary of this database';
 
@@ -125,6 +135,12 @@ COMMENT ON FUNCTION tenancy.protect(regclass, text, jsonb, boolean) IS
     'Makes every row of a table belong to one organization and keeps it so; for the table''s owner and the DBA (spec 5)';
 COMMENT ON FUNCTION tenancy.unprotect(regclass) IS
     'Takes the protection of a table away, rows stay; for the table''s owner and the DBA (spec 5)';
+COMMENT ON FUNCTION tenancy.protect_schema(text, text, jsonb, boolean, boolean) IS
+    'Protects every table of a schema that has the organization column, all or none, and says which it left and why (spec 5)';
+COMMENT ON FUNCTION tenancy.exempt(regclass, text) IS
+    'Says that a table is not to be protected, and why; for the table''s owner and the DBA (spec 5)';
+COMMENT ON FUNCTION tenancy.unexempt(regclass) IS
+    'Takes exempt() back; for the table''s owner and the DBA (spec 5)';
 COMMENT ON FUNCTION tenancy.uninstall() IS
     'Unprotects every table so that DROP EXTENSION can follow; for superusers (spec 13)';
 COMMENT ON FUNCTION tenancy.vouch_leakproof(text) IS

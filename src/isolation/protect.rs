@@ -5,7 +5,7 @@ use super::facts::{
 };
 use super::plan::{self, Before, Options, Permissions, Quoted};
 use super::survey::{Target, survey};
-use super::{table, tree};
+use super::{exempt, table, tree};
 use crate::access;
 use crate::context::authority;
 use crate::pg::query::{self, Arg, execute, run};
@@ -15,7 +15,8 @@ use pgrx::prelude::*;
 use pgrx::{JsonB, spi};
 use std::cell::Cell;
 
-fn permissions(given: JsonB) -> pg::Result<Permissions> {
+/// The `permissions` argument, read.
+pub fn given_permissions(given: JsonB) -> pg::Result<Permissions> {
     serde_json::from_value(given.0).map_err(|problem| {
         fail(
             PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
@@ -57,7 +58,7 @@ fn protect(
     require_kind(&facts(relid)?)?;
     let options = Options::new(
         org_column,
-        self::permissions(permissions)?,
+        given_permissions(permissions)?,
         audit,
         Before::default(),
     );
@@ -81,6 +82,16 @@ pub struct Planned<'a> {
     pub options: Options,
 }
 
+impl Options {
+    pub fn require_known_actions(&self) -> pg::Result<()> {
+        let matrix = authority::matrix();
+        for action in self.actions() {
+            access::action(&matrix, action)?;
+        }
+        Ok(())
+    }
+}
+
 impl Planned<'_> {
     pub fn target(&self) -> Target<'_> {
         Target {
@@ -94,10 +105,7 @@ impl Planned<'_> {
 /// of its partitions). The tables are locked. Everything but the rows is checked.
 pub fn plan_tree<'a>(tree: &'a [Facts], wanted: &Options) -> pg::Result<Vec<Planned<'a>>> {
     tree::require_protectable(tree)?;
-    let matrix = authority::matrix();
-    for action in wanted.actions() {
-        access::action(&matrix, action)?;
-    }
+    wanted.require_known_actions()?;
     let mut planned = vec![];
     for table in tree.iter().rev() {
         let column = facts::org_column(table, &wanted.org_column)?;
@@ -228,6 +236,7 @@ pub fn apply(planned: &Planned) {
             change(table, &statement);
         }
     });
+    exempt::lift(table);
     error::server_log(
         "table protected",
         &format!("Table {name}, organization column {}.", column.quoted),

@@ -83,12 +83,12 @@ fn d6_not_valid_then_validate() {
         owner.attempt("ALTER TABLE sites VALIDATE CONSTRAINT k"),
         "23503",
     );
-    break_rows(&world, "UPDATE sites SET server_id = 999 WHERE id = 2");
+    admin.run("UPDATE sites SET server_id = 1 WHERE id = 2");
     fails(
         owner.attempt("ALTER TABLE sites VALIDATE CONSTRAINT k"),
         "23503",
     );
-    admin.run("UPDATE sites SET server_id = 1 WHERE id = 2");
+    admin.run("UPDATE sites SET server_id = 1 WHERE id = 4");
     owner.run("ALTER TABLE sites VALIDATE CONSTRAINT k");
     assert_eq!(
         world

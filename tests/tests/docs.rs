@@ -218,7 +218,8 @@ const OPEN_TO_EVERYBODY: &[&str] = &[
     "org_if(text)",
     "whoami()",
     "my_orgs()",
-    "enter(uuid,uuid)",
+    "enter(uuid,uuid,boolean)",
+    "seal_context()",
     "leave()",
     // In the policies: says why a row is refused, and does nothing else.
     "check_row(oid,uuid,text)",
@@ -243,6 +244,9 @@ const OPEN_TO_EVERYBODY: &[&str] = &[
     "transfer_ownership(uuid,uuid)",
     "protect(regclass,text,jsonb,boolean)",
     "unprotect(regclass)",
+    "protect_schema(text,text,jsonb,boolean,boolean)",
+    "exempt(regclass,text)",
+    "unexempt(regclass)",
     "read_audit(timestamp with time zone,timestamp with time zone,uuid,text,text,bigint)",
     // The DBA's, which administrators who are no superusers run as well.
     "bind_login(text,uuid)",
@@ -325,6 +329,8 @@ fn tables_are_readable_under_row_security_and_never_writable() {
         [
             "actions SELECT",
             "audit_log SELECT",
+            "exempt_tables SELECT",
+            "exemptions SELECT",
             "leakproof_vouched SELECT",
             "leakproof_vouchers SELECT",
             "memberships SELECT",
@@ -401,7 +407,7 @@ fn arguments_have_the_names_of_the_contract() {
         ),
         ("remove_member(uuid,uuid)", &["org", "user_id"]),
         ("transfer_ownership(uuid,uuid)", &["org", "new_owner"]),
-        ("enter(uuid,uuid)", &["org", "user_id"]),
+        ("enter(uuid,uuid,boolean)", &["org", "user_id", "seal"]),
         (
             "has_permission(uuid,uuid,text)",
             &["user_id", "org", "action"],

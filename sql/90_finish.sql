@@ -85,6 +85,8 @@ COMMENT ON FUNCTION tenancy.my_orgs() IS
     'The organizations the session''s user may enter (spec 3.10)';
 COMMENT ON FUNCTION tenancy.current_user_id() IS
     'The user the session acts as (spec 4)';
+COMMENT ON FUNCTION tenancy.sees_user(uuid) IS
+    'Whether the context may see a user: oneself, and with team:read the organization''s members (spec 2)';
 COMMENT ON FUNCTION tenancy.current_role_name() IS
     'The role in the organization in effect (spec 4)';
 COMMENT ON FUNCTION tenancy.has_permission(text, text) IS

@@ -52,7 +52,15 @@ thread_local! {
 
 /// Runs what was handed a secret. Where it fails, the server's log keeps the error and not the statement's text. An
 /// error is reported after it has left us and before its (sub)transaction ends, so that end is where this ends too.
+/// Other sessions of the same login read the statement in pg_stat_activity: from now on they read that it is hidden.
 pub fn discreetly<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    // SAFETY: writes this backend's own entry; the text is copied.
+    unsafe {
+        pg_sys::pgstat_report_activity(
+            pg_sys::BackendState::STATE_RUNNING,
+            c"<a statement of pg_tenancy that holds a secret>".as_ptr(),
+        );
+    }
     DISCREET.set(true);
     let done = work()?;
     DISCREET.set(false);

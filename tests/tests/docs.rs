@@ -218,8 +218,11 @@ const OPEN_TO_EVERYBODY: &[&str] = &[
     "org_if(text)",
     "whoami()",
     "my_orgs()",
-    "enter(uuid,uuid)",
+    "enter(uuid,uuid,boolean)",
+    "seal_context()",
     "leave()",
+    // Who the caller is: a signed token proves it.
+    "authenticate(text,text)",
     // In the policies: says why a row is refused, and does nothing else.
     "check_row(oid,uuid,text)",
     // What may a role do.
@@ -242,6 +245,11 @@ const OPEN_TO_EVERYBODY: &[&str] = &[
     "unbind_login(text)",
     "trust_application(text,text,text)",
     "distrust_application(text)",
+    "require_token(text,text)",
+    "waive_token(text)",
+    "add_signing_key(text,text,bytea,text,text,text)",
+    "retire_signing_key(text)",
+    "list_signing_keys()",
     // Superusers only; checked inside, so that the refusal says why.
     "grant_administration(text)",
     "revoke_administration(text)",
@@ -381,7 +389,7 @@ fn arguments_have_the_names_of_the_contract() {
         ),
         ("remove_member(uuid,uuid)", &["org", "user_id"]),
         ("transfer_ownership(uuid,uuid)", &["org", "new_owner"]),
-        ("enter(uuid,uuid)", &["org", "user_id"]),
+        ("enter(uuid,uuid,boolean)", &["org", "user_id", "seal"]),
         (
             "has_permission(uuid,uuid,text)",
             &["user_id", "org", "action"],

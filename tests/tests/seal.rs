@@ -157,7 +157,7 @@ fn a11_no_change_is_survived_by_a_statement_after_it() {
         );
         app.run("ROLLBACK");
         // Nothing of it stays behind.
-        assert_eq!(app.whoami()["reason"].is_null(), false);
+        assert!(!app.whoami()["reason"].is_null());
         assert_eq!(world.seen(&mut app, "servers"), NOTHING, "{way}");
         assert!(app.is_true("SELECT current_user = session_user"), "{way}");
         assert_eq!(app.text("SHOW row_security"), "on", "{way}");

@@ -114,6 +114,27 @@ CREATE TABLE tenancy.administrators (
     created_at timestamptz NOT NULL DEFAULT now()
 );
 
+-- Tables that protect_schema() leaves alone. By their number in the catalog, which follows a renamed table; a dump writes it
+-- as the name.
+CREATE TABLE tenancy.exemptions (
+    table_name  regclass PRIMARY KEY,
+    reason      text NOT NULL CHECK (reason <> ''),
+    exempted_by name NOT NULL,
+    exempted_at timestamptz NOT NULL DEFAULT now()
+);
+
+-- What a superuser vouched for: an operator as regoperator shows it, with an index family; or, with neither method nor
+-- family, what may stand in an index's expression. Names, not ids, so that a dump carries them.
+CREATE TABLE tenancy.leakproof_vouched (
+    object        text NOT NULL,
+    name          name NOT NULL,
+    access_method name NOT NULL DEFAULT '',
+    family        name NOT NULL DEFAULT '',
+    vouched_by    name NOT NULL DEFAULT session_user,
+    vouched_at    timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (object, access_method, family)
+);
+
 -- Holds no row. Its relation cache entry is the bell that every backend hears when authority changes:
 -- the triggers in 40_triggers.sql invalidate it, so no cached plan of a real table is thrown away with it.
 CREATE TABLE tenancy.authority (bell boolean CHECK (false));
@@ -127,6 +148,8 @@ COMMENT ON TABLE tenancy.role_permissions IS 'The grant level (allow, limited, d
 COMMENT ON TABLE tenancy.login_bindings IS 'Which database login is a person, which a trusted application, and which needs a token (spec 4)';
 COMMENT ON TABLE tenancy.signing_keys IS 'What verifies signed tokens; readable by superusers only, see list_signing_keys() (spec 4)';
 COMMENT ON TABLE tenancy.administrators IS 'Roles that run the DBA''s functions without being superuser (spec 4)';
+COMMENT ON TABLE tenancy.exemptions IS 'Tables that protect_schema() leaves alone, and why (spec 5)';
+COMMENT ON TABLE tenancy.leakproof_vouched IS 'What vouch_leakproof() was told; leakproof_vouchers shows it with the reasons (spec 14)';
 COMMENT ON TABLE tenancy.authority IS 'Empty; its invalidation tells every session that memberships, roles or bindings changed';
 
 -- What pg_dump must carry: everything but the seed rows, which CREATE EXTENSION writes again.
@@ -139,3 +162,6 @@ SELECT pg_catalog.pg_extension_config_dump('tenancy.memberships', '');
 SELECT pg_catalog.pg_extension_config_dump('tenancy.login_bindings', '');
 SELECT pg_catalog.pg_extension_config_dump('tenancy.signing_keys', '');
 SELECT pg_catalog.pg_extension_config_dump('tenancy.administrators', '');
+SELECT pg_catalog.pg_extension_config_dump(
+    'tenancy.exemptions', 'WHERE EXISTS (SELECT FROM pg_catalog.pg_class AS c WHERE c.oid = table_name)');
+SELECT pg_catalog.pg_extension_config_dump('tenancy.leakproof_vouched', '');

@@ -163,7 +163,7 @@ pub unsafe extern "C-unwind" fn tenancy_check_row(
         {
             return pg_sys::Datum::from(true);
         }
-        transaction::accept_invalidations_unguarded();
+        // No news is taken in here: the statement did when it started, and the row trigger does after each row.
         let (version, runner) = (standing::version(), identity::runner());
         let mine = checked_org(table, org, action);
         if get_fn_expr_arg_stable((*fcinfo).flinfo, 2) {

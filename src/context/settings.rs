@@ -4,7 +4,7 @@
 //! along with the value through SET LOCAL, savepoints, ROLLBACK and function SET clauses, so a context left behind
 //! by an earlier transaction (a pooler's previous client) is told from one that was set in this one.
 
-use super::{standing, transaction};
+use super::{cursors, standing, transaction};
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
 use pgrx::pg_sys;
 use std::cell::Cell;
@@ -143,14 +143,41 @@ unsafe fn allocate(size: usize) -> *mut c_void {
     unsafe { guc_malloc(pg_sys::LOG as std::ffi::c_int, size) }
 }
 
+/// SAFETY: as an assign hook: what `check` made or NULL, before PostgreSQL puts it in place.
+unsafe fn assign(setting: Setting, newval: *const c_char, extra: *mut c_void) {
+    let claim = &CLAIMS.0[setting as usize];
+    // SAFETY: as the function's own.
+    unsafe {
+        claim.stamp.set(if extra.is_null() {
+            0
+        } else {
+            *extra.cast::<u64>()
+        });
+        if cursors::any() && matches!(setting, Setting::Org | Setting::User) {
+            let (old, new) = (said(claim.value.get()), said(newval));
+            if old != new {
+                cursors::on_change(new.is_empty());
+            }
+        }
+    }
+    standing::invalidate();
+}
+
+/// SAFETY: a NUL-terminated string that outlives its use, or NULL.
+unsafe fn said<'a>(value: *const c_char) -> &'a [u8] {
+    if value.is_null() {
+        return b"";
+    }
+    // SAFETY: as the function's own.
+    unsafe { CStr::from_ptr(value) }.to_bytes()
+}
+
 macro_rules! assign_hooks {
     ($($name:ident => $setting:ident),*) => {$(
         /// SAFETY: called by PostgreSQL with what `check` made, or NULL for the boot value.
-        unsafe extern "C-unwind" fn $name(_newval: *const c_char, extra: *mut c_void) {
+        unsafe extern "C-unwind" fn $name(newval: *const c_char, extra: *mut c_void) {
             // SAFETY: as above.
-            let stamp = if extra.is_null() { 0 } else { unsafe { *extra.cast::<u64>() } };
-            CLAIMS.0[Setting::$setting as usize].stamp.set(stamp);
-            standing::invalidate();
+            unsafe { assign(Setting::$setting, newval, extra) }
         }
     )*};
 }

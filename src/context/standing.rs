@@ -12,7 +12,7 @@ use super::authority::{self, Id, Org};
 use super::principal::{Principal, principal};
 use super::settings::{self, ONE_ORG_PER_TRANSACTION, Setting};
 use super::token::{self, Lapsed};
-use super::{denial, seal, transaction};
+use super::{cursors, denial, seal, transaction};
 use crate::access::matrix::{Action, Level, Matrix};
 use crate::pg::local::Backend;
 use crate::pg::{self, identity, identity::Runner};
@@ -203,6 +203,7 @@ pub(super) fn unsealed() -> Rc<Standing> {
         runner,
         standing: standing.clone(),
     }));
+    cursors::settle(&standing);
     standing
 }
 

@@ -60,6 +60,7 @@ unsafe extern "C-unwind" fn at_end(event: pg_sys::XactEvent::Type, _arg: *mut st
         | XACT_EVENT_PREPARE
         | XACT_EVENT_PARALLEL_COMMIT
         | XACT_EVENT_PARALLEL_ABORT => {
+            super::cursors::at_transaction_end();
             SERIAL.set(SERIAL.get() + 1);
             PIN.set(None);
             super::seal::at_transaction_end();
@@ -67,7 +68,6 @@ unsafe extern "C-unwind" fn at_end(event: pg_sys::XactEvent::Type, _arg: *mut st
             crate::pg::error::discreet_no_more();
             standing::transaction_ended(true);
             crate::hooks::cascade::abandon(0);
-            super::cursors::at_transaction_end();
             crate::isolation::at_transaction_end();
             crate::audit::at_transaction_end();
         }

@@ -2,7 +2,7 @@
 //! locking SELECT by a role that may not update.
 
 use super::cascade;
-use crate::pg::{catalog, identity, stand_in, transaction, value};
+use crate::pg::{catalog, cursor, identity, stand_in, transaction, value};
 use crate::{audit, context, isolation};
 use pgrx::pg_sys::panic::ErrorReportable;
 use pgrx::prelude::*;
@@ -101,6 +101,8 @@ unsafe fn deserves_a_look(plan: *mut pg_sys::PlannedStmt) -> bool {
         (*plan).parallelModeNeeded
             || !(*plan).rowMarks.is_null()
             || (*plan).commandType == pg_sys::CmdType::CMD_MERGE
+            || context::cursors::any()
+            || cursor::is_unnamed_starting()
     }
 }
 
@@ -113,6 +115,12 @@ unsafe extern "C-unwind" fn look_at(query: *mut pg_sys::QueryDesc, inside: bool)
     // SAFETY: as the function's own.
     unsafe {
         let plan = (*query).plannedstmt;
+        context::cursors::at_statement();
+        if let Some(name) = cursor::starting_in_procedure(query)
+            && isolation::any_protected(&relations(plan))
+        {
+            context::cursors::opened_in_procedure(name);
+        }
         // A worker sets the copied settings in a transaction of its own and cannot tell an old context from a new one, nor
         // does it know of a token; without workers the leader scans alone and tells.
         if (*plan).parallelModeNeeded && context::stays_here() {
@@ -202,8 +210,17 @@ unsafe fn locked_relations(plan: *mut pg_sys::PlannedStmt) -> Vec<pg_sys::Oid> {
 unsafe fn merged_unread(plan: *mut pg_sys::PlannedStmt) -> Vec<pg_sys::Oid> {
     // SAFETY: as the function's own.
     unsafe {
+        let writing =
+            (pg_sys::ACL_INSERT | pg_sys::ACL_UPDATE | pg_sys::ACL_DELETE) as pg_sys::AclMode;
+        // Where the target has partitions or children, the plan writes to those, which need nothing themselves: what the
+        // statement needs stands at the table that it names.
+        let parents = entries(plan)
+            .into_iter()
+            .filter(|entry| (**entry).inh && required(plan, *entry) & writing != 0);
         results(plan)
             .into_iter()
+            .filter(|entry| required(plan, *entry) != 0)
+            .chain(parents)
             .filter(|entry| required(plan, *entry) & pg_sys::ACL_SELECT as pg_sys::AclMode == 0)
             .map(|entry| (*entry).relid)
             .collect()
@@ -213,7 +230,7 @@ unsafe fn merged_unread(plan: *mut pg_sys::PlannedStmt) -> Vec<pg_sys::Oid> {
 /// What the statement needs to do with a table.
 ///
 /// SAFETY: the entry is of the plan's range table.
-unsafe fn required(
+pub(super) unsafe fn required(
     plan: *mut pg_sys::PlannedStmt,
     entry: *mut pg_sys::RangeTblEntry,
 ) -> pg_sys::AclMode {

@@ -103,30 +103,29 @@ unsafe extern "C-unwind" fn before(node: *mut pg_sys::Node) {
             pg_sys::NodeTag::T_DeclareCursorStmt => {
                 let declare = node.cast::<pg_sys::DeclareCursorStmt>();
                 let hold = (*declare).options & pg_sys::CURSOR_OPT_HOLD as i32 != 0;
-                cursors::declared(&name((*declare).portalname), hold);
+                cursors::declared(CStr::from_ptr((*declare).portalname), hold);
             }
-            // CLOSE ALL has no name; what it closes is forgotten when its name is used again.
+            // CLOSE ALL has no name; what it closes is missed at the next statement.
             pg_sys::NodeTag::T_ClosePortalStmt => {
-                cursors::closed(&name((*node.cast::<pg_sys::ClosePortalStmt>()).portalname));
+                let name = (*node.cast::<pg_sys::ClosePortalStmt>()).portalname;
+                if !name.is_null() {
+                    cursors::closed(CStr::from_ptr(name));
+                }
             }
             pg_sys::NodeTag::T_FetchStmt if catalog::find_house().is_some() => {
-                cursors::check(&name((*node.cast::<pg_sys::FetchStmt>()).portalname))
-                    .unwrap_or_report();
+                let name = (*node.cast::<pg_sys::FetchStmt>()).portalname;
+                cursors::at_statement();
+                cursors::check(CStr::from_ptr(name)).unwrap_or_report();
+            }
+            // Their code may fetch without a statement of its own.
+            pg_sys::NodeTag::T_DoStmt | pg_sys::NodeTag::T_CallStmt
+                if catalog::find_house().is_some() =>
+            {
+                cursors::at_statement();
             }
             _ => {}
         }
     }
-}
-
-/// SAFETY: a NUL-terminated string, or NULL.
-unsafe fn name(pointer: *const c_char) -> String {
-    if pointer.is_null() {
-        return String::new();
-    }
-    // SAFETY: as the function's own.
-    unsafe { CStr::from_ptr(pointer) }
-        .to_string_lossy()
-        .into_owned()
 }
 
 pub fn init() {

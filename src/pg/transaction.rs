@@ -106,3 +106,9 @@ pub fn is_read_committed() -> bool {
     // SAFETY: reads a backend variable.
     unsafe { pg_sys::XactIsoLevel <= pg_sys::XACT_READ_COMMITTED as i32 }
 }
+
+/// Whether this transaction, or a part of it that is not rolled back, has this id.
+pub fn is_current(id: u32) -> bool {
+    // SAFETY: reads backend state.
+    unsafe { pg_sys::TransactionIdIsCurrentTransactionId(id.into()) }
+}

@@ -225,6 +225,13 @@ const OPEN_TO_EVERYBODY: &[&str] = &[
     "authenticate(text,text)",
     // In the policies: says why a row is refused, and does nothing else.
     "check_row(oid,uuid,text)",
+    // Tokens: whoever holds one; keys and who needs one are the DBA's.
+    "authenticate(text,text)",
+    "add_signing_key(text,text,bytea,text,text,text)",
+    "retire_signing_key(text)",
+    "list_signing_keys()",
+    "require_token(text,text)",
+    "waive_token(text)",
     // What may a role do.
     "has_permission(text)",
     "has_permission(text,text)",
@@ -254,6 +261,17 @@ const OPEN_TO_EVERYBODY: &[&str] = &[
     "grant_administration(text)",
     "revoke_administration(text)",
     "uninstall()",
+    "vouch_leakproof(text)",
+    "vouch_leakproof(regoperator)",
+    "vouch_leakproof(text,text)",
+    "withdraw_vouch(text)",
+    "withdraw_vouch(regoperator)",
+    "withdraw_vouch(text,text)",
+    // The list that these go by, for everybody to read.
+    "leakproof_list()",
+    "leakproof_expression_reason()",
+    // In plans: answers its argument, and does nothing else.
+    "with_room(tsquery)",
 ];
 
 #[test]
@@ -315,6 +333,8 @@ fn tables_are_readable_under_row_security_and_never_writable() {
         [
             "actions SELECT",
             "audit_log SELECT",
+            "leakproof_vouched SELECT",
+            "leakproof_vouchers SELECT",
             "memberships SELECT",
             "orgs SELECT",
             "protected_tables SELECT",

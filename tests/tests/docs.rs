@@ -221,8 +221,6 @@ const OPEN_TO_EVERYBODY: &[&str] = &[
     "enter(uuid,uuid,boolean)",
     "seal_context()",
     "leave()",
-    // Who the caller is: a signed token proves it.
-    "authenticate(text,text)",
     // In the policies: says why a row is refused, and does nothing else.
     "check_row(oid,uuid,text)",
     // Tokens: whoever holds one; keys and who needs one are the DBA's.
@@ -252,11 +250,6 @@ const OPEN_TO_EVERYBODY: &[&str] = &[
     "unbind_login(text)",
     "trust_application(text,text,text)",
     "distrust_application(text)",
-    "require_token(text,text)",
-    "waive_token(text)",
-    "add_signing_key(text,text,bytea,text,text,text)",
-    "retire_signing_key(text)",
-    "list_signing_keys()",
     // Superusers only; checked inside, so that the refusal says why.
     "grant_administration(text)",
     "revoke_administration(text)",

@@ -178,7 +178,8 @@ fn everything_in_the_schema_is_described() {
         dba.column(
             "SELECT s.name FROM (VALUES ('app.current_org'), ('app.current_user_id'), ('app.current_project'),
                  ('app.current_cluster'), ('app.actor_type'), ('app.request_id'), ('app.client_addr'),
-                 ('tenancy.one_org_per_transaction'), ('tenancy.dedicated_audit_limit'), ('tenancy.max_owned_orgs')) s(name)
+                 ('tenancy.one_org_per_transaction'), ('tenancy.dedicated_audit_limit'), ('tenancy.max_owned_orgs'),
+                 ('tenancy.missing_context'), ('tenancy.token_leeway')) s(name)
              WHERE tenancy.current_org() IS NULL
                AND NOT EXISTS (SELECT FROM pg_settings p WHERE p.name = s.name AND p.short_desc <> '')"
         ),

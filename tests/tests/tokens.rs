@@ -1025,6 +1025,30 @@ fn keys_that_are_not_taken() {
 }
 
 #[test]
+fn other_sessions_of_the_login_see_no_token_go_by() {
+    let gate = Gate::new();
+    let mut session = gate.login("gate");
+    let token = gate.acme("acme.viewer");
+    let pid = session.text("SELECT pg_backend_pid()");
+    let mut other = gate.login("gate");
+    session.run(&format!(
+        "BEGIN; SELECT tenancy.authenticate('{token}'); SELECT 1"
+    ));
+    let shown = other.text(&format!(
+        "SELECT query FROM pg_stat_activity WHERE pid = {pid}"
+    ));
+    assert!(
+        shown.contains("hidden") && !shown.contains(&token[..20]),
+        "{shown}"
+    );
+    session.run("SELECT 2 AS in_plain_sight");
+    let shown = other.text(&format!(
+        "SELECT query FROM pg_stat_activity WHERE pid = {pid}"
+    ));
+    assert!(shown.contains("in_plain_sight"), "{shown}");
+}
+
+#[test]
 fn the_servers_log_keeps_no_secret_of_a_failed_call() {
     let gate = Gate::new();
     let world = &gate.world;

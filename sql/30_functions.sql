@@ -19,6 +19,12 @@ CREATE FUNCTION tenancy.current_org() RETURNS uuid
 COMMENT ON FUNCTION tenancy.current_org() IS
     'The organization in effect: the claimed one if the principal belongs to it now, else NULL (spec 4)';
 
+CREATE FUNCTION tenancy.with_room(query tsquery) RETURNS tsquery
+    STABLE STRICT LEAKPROOF PARALLEL SAFE COST 1
+    LANGUAGE c AS 'MODULE_PATHNAME', 'tenancy_with_room';
+COMMENT ON FUNCTION tenancy.with_room(tsquery) IS
+    'Answers a full-text query, or raises where the stack has no room for it; stands in plans of protected tables (spec 14)';
+
 CREATE FUNCTION tenancy.guard_row() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'tenancy_guard_row';
 COMMENT ON FUNCTION tenancy.guard_row() IS
@@ -44,9 +50,20 @@ CREATE FUNCTION tenancy.guard_drop() RETURNS event_trigger
 COMMENT ON FUNCTION tenancy.guard_drop() IS
     'Event trigger: refuses DROP EXTENSION pg_tenancy while tables are protected (spec 13)';
 
+CREATE FUNCTION tenancy.after_table_ddl() RETURNS event_trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', 'tenancy_after_table_ddl';
+COMMENT ON FUNCTION tenancy.after_table_ddl() IS
+    'Event trigger: new partitions and children are protected like their parent; new foreign keys are checked (spec 5)';
+
+CREATE FUNCTION tenancy.after_drop() RETURNS event_trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', 'tenancy_after_drop';
+COMMENT ON FUNCTION tenancy.after_drop() IS
+    'Event trigger: the exemption of a dropped table goes with it (spec 5)';
+
 -- Triggers fire without EXECUTE; creating one by hand takes it, and only protect() creates them.
 REVOKE ALL ON FUNCTION tenancy.guard_row(), tenancy.guard_statement(), tenancy.guard_truncate(),
-                       tenancy.guard_audit(), tenancy.guard_drop() FROM PUBLIC;
+                       tenancy.guard_audit(), tenancy.guard_drop(), tenancy.after_table_ddl(),
+                       tenancy.after_drop() FROM PUBLIC;
 
 CREATE TYPE tenancy.audit_entry AS (
     at timestamptz, org_id uuid, actor_id uuid, actor_type text, approver_id uuid, db_role name, operation text,

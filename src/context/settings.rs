@@ -15,6 +15,7 @@ const LONGEST: usize = 255;
 
 pub static ONE_ORG_PER_TRANSACTION: GucSetting<bool> = GucSetting::<bool>::new(true);
 pub static DEDICATED_AUDIT_LIMIT: GucSetting<i32> = GucSetting::<i32>::new(1000);
+pub static TOKEN_LEEWAY: GucSetting<i32> = GucSetting::<i32>::new(10);
 pub static MAX_OWNED_ORGS: GucSetting<i32> = GucSetting::<i32>::new(0);
 
 /// One string setting and the transaction that set its present value.
@@ -354,6 +355,16 @@ pub fn init() {
         i32::MAX,
         GucContext::Suset,
         GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"tenancy.token_leeway",
+        c"How far the clock of a token's issuer may differ from the server's.",
+        c"Seconds that a token counts as valid before nbf and after exp.",
+        &TOKEN_LEEWAY,
+        0,
+        300,
+        GucContext::Suset,
+        GucFlags::UNIT_S,
     );
     GucRegistry::define_int_guc(
         c"tenancy.max_owned_orgs",

@@ -1,6 +1,6 @@
-//! ProcessUtility: keeps cursors WITH HOLD to the context they were opened in.
+//! ProcessUtility: keeps cursors WITH HOLD to the context they were opened in, and discards the token with the rest.
 
-use crate::context::cursors;
+use crate::context::{check_seal, cursors, token};
 use crate::isolation;
 use crate::pg::catalog;
 use pgrx::pg_sys::panic::ErrorReportable;
@@ -37,7 +37,9 @@ unsafe extern "C-unwind" fn process_utility(
 ) {
     // SAFETY: either the hook that was there before, or PostgreSQL's own function.
     unsafe {
-        before((*statement).utilityStmt);
+        let node = (*statement).utilityStmt;
+        before(node);
+        let discards = is_discard_all(node);
         match PREVIOUS {
             Some(previous) => previous(
                 statement,
@@ -61,6 +63,19 @@ unsafe extern "C-unwind" fn process_utility(
             ),
         }
         after();
+        if discards {
+            token::discard();
+        }
+    }
+}
+
+/// SAFETY: a utility statement's node, or NULL.
+unsafe fn is_discard_all(node: *mut pg_sys::Node) -> bool {
+    // SAFETY: the node's tag says what it is.
+    unsafe {
+        !node.is_null()
+            && (*node).type_ == pg_sys::NodeTag::T_DiscardStmt
+            && (*node.cast::<pg_sys::DiscardStmt>()).target == pg_sys::DiscardMode::DISCARD_ALL
     }
 }
 
@@ -77,6 +92,10 @@ unsafe extern "C-unwind" fn before(node: *mut pg_sys::Node) {
     unsafe {
         if node.is_null() {
             return;
+        }
+        // Ending the transaction is the way out of a broken seal.
+        if (*node).type_ != pg_sys::NodeTag::T_TransactionStmt {
+            check_seal();
         }
         // A table that is open cannot be altered.
         isolation::close_parents();

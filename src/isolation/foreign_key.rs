@@ -11,6 +11,7 @@
 
 use super::check_text::asks_for;
 use super::held::{self, Name};
+use super::route;
 use super::table::{self, GuardedKey, Table};
 use crate::pg;
 use crate::pg::local::Backend;
@@ -82,7 +83,7 @@ fn check_one(table: &Table, key: &GuardedKey, values: Vec<Value>, org: [u8; 16],
     {
         return held::note(key, *name);
     }
-    match probe::find(&key.probe, &values, &org) {
+    match route::find(&key.probe, key.leaves.as_ref(), &values, &org) {
         Parent::Held => {
             if let Some(name) = name {
                 held::insert(&name);
@@ -212,7 +213,9 @@ pub fn before_commit() {
         else {
             continue;
         };
-        if probe::find(&key.probe, &pending.key, &pending.org) == Parent::Foreign {
+        if route::find(&key.probe, key.leaves.as_ref(), &pending.key, &pending.org)
+            == Parent::Foreign
+        {
             reference::violation_at_commit(
                 pending.child,
                 &key.name,

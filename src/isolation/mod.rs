@@ -1,15 +1,26 @@
 //! protect(): reads a table into a plan, turns the plan into SQL, and guards every write from then on (spec 5).
 
+mod adopt;
 mod check_text;
+mod event;
+mod exempt;
 mod facts;
 mod foreign_key;
 mod guard;
 mod held;
+pub mod leakproof;
+mod moved;
+mod paths;
 mod plan;
+mod progress;
 mod protect;
+mod route;
+mod schema;
 mod survey;
 mod table;
+mod tree;
 mod uninstall;
+mod validate;
 
 pub use foreign_key::{
     at_subtransaction_abort, at_subtransaction_commit, before_commit, before_subtransaction_commit,
@@ -20,13 +31,26 @@ pub use guard::{
     pin_for, refused_row,
 };
 pub use held::any as holds_any;
+pub use table::Table;
 #[cfg(feature = "pg_test")]
 pub use table::protected;
-pub use table::{Table, on_invalidation};
+
+/// From the invalidation callback: no catalog access, no waiting.
+pub fn on_invalidation(relid: pgrx::pg_sys::Oid) {
+    table::on_invalidation(relid);
+    leakproof::on_invalidation(relid);
+}
+
+/// Whether a table carries our protection; PostgreSQL's own never do.
+pub fn is_protected(relid: pgrx::pg_sys::Oid) -> bool {
+    u32::from(relid) >= pgrx::pg_sys::FirstNormalObjectId && table::protected(relid).is_some()
+}
 
 /// The end of a statement, or the start of one that may change tables: no parent stays open.
 pub use crate::pg::probe::close_all as close_parents;
 
 pub fn at_transaction_end() {
     foreign_key::forget_all();
+    moved::forget();
+    validate::forget();
 }

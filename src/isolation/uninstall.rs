@@ -21,6 +21,7 @@ fn uninstall() -> pg::Result<()> {
         .set_hint("Ask a superuser."));
     }
     unprotect_everything()?;
+    super::leakproof::withdraw_all();
     audit::release_stores();
     Ok(())
 }
@@ -59,8 +60,12 @@ pub unsafe extern "C-unwind" fn tenancy_guard_drop(
 
 fn refuse_while_protected() -> pg::Result<()> {
     let protected = run(
-        "SELECT pg_catalog.count(*) FROM pg_catalog.pg_trigger WHERE tgfoid OPERATOR(pg_catalog.=) $1",
-        &[Arg::Oid(catalog::house().guard_row)],
+        "SELECT pg_catalog.count(DISTINCT tgrelid) FROM pg_catalog.pg_trigger
+         WHERE tgfoid OPERATOR(pg_catalog.=) $1 OR tgfoid OPERATOR(pg_catalog.=) $2",
+        &[
+            Arg::Oid(catalog::house().guard_row),
+            Arg::Oid(catalog::house().guard_statement),
+        ],
         |row| row.get::<i64>(1),
     )
     .pop()

@@ -13,6 +13,7 @@ pub struct House {
     /// The table whose invalidation rings when authority changes.
     pub bell: pg_sys::Oid,
     pub guard_row: pg_sys::Oid,
+    pub guard_statement: pg_sys::Oid,
 }
 
 static HOUSE: Backend<Cell<Option<House>>> = Backend::new(Cell::new(None));
@@ -45,8 +46,9 @@ pub fn find_house() -> Option<House> {
         owner,
         bell,
         guard_row: function_in(c"tenancy", c"guard_row").unwrap_or(pg_sys::InvalidOid),
+        guard_statement: function_in(c"tenancy", c"guard_statement").unwrap_or(pg_sys::InvalidOid),
     };
-    if house.guard_row != pg_sys::InvalidOid {
+    if house.guard_row != pg_sys::InvalidOid && house.guard_statement != pg_sys::InvalidOid {
         HOUSE.set(Some(house));
     }
     Some(house)
@@ -77,14 +79,19 @@ pub fn relation_in(schema: pg_sys::Oid, name: &CStr) -> Option<pg_sys::Oid> {
 }
 
 fn function_in(schema: &CStr, name: &CStr) -> Option<pg_sys::Oid> {
-    // SAFETY: a qualified function name without arguments; missing_ok = true answers InvalidOid.
+    function_of(schema, name, &[])
+}
+
+/// The function of this name that takes these types.
+pub fn function_of(schema: &CStr, name: &CStr, types: &[pg_sys::Oid]) -> Option<pg_sys::Oid> {
+    // SAFETY: a qualified function name and its arguments' types; missing_ok = true answers InvalidOid.
     unsafe {
         let mut names = pg_sys::lappend(
             std::ptr::null_mut(),
             pg_sys::makeString(schema.as_ptr().cast_mut()).cast(),
         );
         names = pg_sys::lappend(names, pg_sys::makeString(name.as_ptr().cast_mut()).cast());
-        let oid = pg_sys::LookupFuncName(names, 0, std::ptr::null(), true);
+        let oid = pg_sys::LookupFuncName(names, types.len() as i32, types.as_ptr(), true);
         (oid != pg_sys::InvalidOid).then_some(oid)
     }
 }
@@ -128,4 +135,10 @@ pub fn ring_bell() {
         // SAFETY: the relation exists, house() has just found it.
         unsafe { pg_sys::CacheInvalidateRelcacheByRelid(house.bell) }
     }
+}
+
+/// Makes every backend plan anew what it has planned for a table, when this transaction commits.
+pub fn forget_plans_of(relid: pg_sys::Oid) {
+    // SAFETY: the id is a table's; one that is gone meanwhile has no plans.
+    unsafe { pg_sys::CacheInvalidateRelcacheByRelid(relid) }
 }

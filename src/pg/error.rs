@@ -2,6 +2,7 @@
 
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
+use std::cell::Cell;
 use std::ffi::{CString, c_char, c_int};
 
 pub type Result<T> = std::result::Result<T, ErrorReport>;
@@ -42,6 +43,28 @@ pub fn server_log(message: &str, detail: &str) {
     )
     .set_detail(detail)
     .report(PgLogLevel::LOG_SERVER_ONLY);
+}
+
+thread_local! {
+    // Whether an error that is reported now may be about a statement with a secret in its text.
+    static DISCREET: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs what was handed a secret. Where it fails, the server's log keeps the error and not the statement's text. An
+/// error is reported after it has left us and before its (sub)transaction ends, so that end is where this ends too.
+pub fn discreetly<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    DISCREET.set(true);
+    let done = work()?;
+    DISCREET.set(false);
+    Ok(done)
+}
+
+pub fn discreet_no_more() {
+    DISCREET.set(false);
+}
+
+pub fn is_discreet() -> bool {
+    DISCREET.get()
 }
 
 unsafe extern "C-unwind" {

@@ -89,3 +89,12 @@ unsafe fn text(pointer: *const std::ffi::c_char) -> String {
         .to_string_lossy()
         .into_owned()
 }
+
+/// SAFETY: `fcinfo` is the one that PostgreSQL's function manager passed.
+pub unsafe fn is_event_trigger(fcinfo: pg_sys::FunctionCallInfo) -> bool {
+    // SAFETY: the node tag says what the context points to.
+    unsafe {
+        let context = (*fcinfo).context;
+        !context.is_null() && (*context).type_ == pg_sys::NodeTag::T_EventTriggerData
+    }
+}

@@ -1,6 +1,7 @@
 //! Looking a foreign key's parent up directly in its unique index, and holding it.
 
 use super::local::Backend;
+use super::partition::Leaf;
 use super::value::Value;
 use pgrx::prelude::*;
 use std::cell::{Cell, RefCell};
@@ -15,7 +16,7 @@ pub struct Probe {
     pub keys: Vec<ProbeKey>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct ProbeKey {
     pub index_column: i16,
     pub operator: pg_sys::Oid,
@@ -152,9 +153,36 @@ pub fn find(probe: &Probe, key: &[Value], org: &[u8; 16]) -> Parent {
     look_up(probe, key, org, true)
 }
 
-/// `find()` without the lock: whether an existing reference crosses organizations.
-pub fn is_foreign(probe: &Probe, key: &[Value], org: &[u8; 16]) -> bool {
-    look_up(probe, key, org, false) == Parent::Foreign
+/// `find()` without the lock: what stands at the other end of an existing reference.
+pub fn peek(probe: &Probe, key: &[Value], org: &[u8; 16]) -> Parent {
+    look_up(probe, key, org, false)
+}
+
+/// The value as the key's operator compares it with the parent's, and its type then.
+pub fn as_compared(key: &ProbeKey, value: &Value) -> (pg_sys::Datum, pg_sys::Oid) {
+    // SAFETY: a catalog look-up by id; the datum is of the type that the cast was chosen for.
+    unsafe {
+        let (mut left, mut right) = (pg_sys::InvalidOid, pg_sys::InvalidOid);
+        pg_sys::op_input_types(key.operator, &mut left, &mut right);
+        (converted(key.cast, value.datum), right)
+    }
+}
+
+impl Probe {
+    /// Whether we know how to look the key up.
+    pub fn is_known(&self) -> bool {
+        self.keys.iter().all(|k| k.cast != Cast::Unknown)
+    }
+
+    /// The same key in one partition of its parent.
+    pub fn for_partition(&self, leaf: Leaf, org_attnum: i16) -> Probe {
+        Probe {
+            parent: leaf.table,
+            index: leaf.index,
+            org_attnum,
+            keys: self.keys.clone(),
+        }
+    }
 }
 
 fn look_up(probe: &Probe, key: &[Value], org: &[u8; 16], lock: bool) -> Parent {

@@ -10,6 +10,11 @@ pub fn for_each_row(table: pg_sys::Oid, mut see: impl FnMut(&RowImage)) {
     // up by the transaction's abort.
     unsafe {
         let relation = pg_sys::table_open(table, pg_sys::AccessShareLock as i32);
+        // A partitioned table stores nothing.
+        if (*(*relation).rd_rel).relkind == pg_sys::RELKIND_PARTITIONED_TABLE as std::ffi::c_char {
+            pg_sys::table_close(relation, pg_sys::NoLock as i32);
+            return;
+        }
         let slot = pg_sys::table_slot_create(relation, std::ptr::null_mut());
         let snapshot = pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot());
         let scan = pg_sys::table_beginscan(relation, snapshot, 0, std::ptr::null_mut());

@@ -98,6 +98,12 @@ impl Call {
     }
 }
 
+/// How deep triggers are nested now, from 1.
+pub fn depth() -> i32 {
+    // SAFETY: pg_trigger_depth() takes no argument and reads a backend variable.
+    unsafe { pgrx::direct_function_call(pg_sys::pg_trigger_depth, &[]) }.unwrap_or(0)
+}
+
 pub fn name(data: &pg_sys::NameData) -> String {
     // SAFETY: a Name is NUL-terminated within its 64 bytes.
     unsafe { std::ffi::CStr::from_ptr(data.data.as_ptr()) }
@@ -146,6 +152,17 @@ impl RowImage {
         unsafe { (*self.tuple).t_self }
     }
 
+    /// Whether this version was deleted by an UPDATE that stored the next one in another partition.
+    pub fn has_moved(&self) -> bool {
+        // SAFETY: as above. The two numbers are what ItemPointerIndicatesMovedPartitions() compares with.
+        unsafe {
+            let next = (*(*self.tuple).t_data).t_ctid;
+            next.ip_posid == 0xfffd
+                && next.ip_blkid.bi_hi == 0xffff
+                && next.ip_blkid.bi_lo == 0xffff
+        }
+    }
+
     /// These columns as a row type of their own.
     pub fn projection(&self, attnums: &[i16]) -> Projection {
         // SAFETY: the numbers are the table's columns, as it was read from the catalog.
@@ -161,7 +178,10 @@ impl RowImage {
 }
 
 /// SAFETY: `attnum` is one of the descriptor's columns.
-unsafe fn attribute(desc: pg_sys::TupleDesc, attnum: i16) -> *const pg_sys::FormData_pg_attribute {
+pub(super) unsafe fn attribute(
+    desc: pg_sys::TupleDesc,
+    attnum: i16,
+) -> *const pg_sys::FormData_pg_attribute {
     // SAFETY: as the function's own.
     #[cfg(not(feature = "pg18"))]
     unsafe {

@@ -6,6 +6,7 @@
 //! * [`Session`]: a client connection with the few verbs that the tests are written in.
 //! * [`Pooler`]: a real PgBouncer in front of the cluster.
 //! * [`Random`], [`few_or_many`]: chance that can be repeated, and how much of it.
+//! * [`token`]: signed tokens, as an issuer makes them.
 //! * [`refused`], [`fails`]: what an error must look like.
 
 mod chance;
@@ -15,6 +16,7 @@ mod errors;
 mod matrix;
 mod pooler;
 mod session;
+pub mod token;
 mod world;
 
 pub use chance::{Random, few_or_many};

@@ -218,10 +218,18 @@ const OPEN_TO_EVERYBODY: &[&str] = &[
     "org_if(text)",
     "whoami()",
     "my_orgs()",
-    "enter(uuid,uuid)",
+    "enter(uuid,uuid,boolean)",
+    "seal_context()",
     "leave()",
     // In the policies: says why a row is refused, and does nothing else.
     "check_row(oid,uuid,text)",
+    // Tokens: whoever holds one; keys and who needs one are the DBA's.
+    "authenticate(text,text)",
+    "add_signing_key(text,text,bytea,text,text,text)",
+    "retire_signing_key(text)",
+    "list_signing_keys()",
+    "require_token(text,text)",
+    "waive_token(text)",
     // What may a role do.
     "has_permission(text)",
     "has_permission(text,text)",
@@ -236,6 +244,9 @@ const OPEN_TO_EVERYBODY: &[&str] = &[
     "transfer_ownership(uuid,uuid)",
     "protect(regclass,text,jsonb,boolean)",
     "unprotect(regclass)",
+    "protect_schema(text,text,jsonb,boolean,boolean)",
+    "exempt(regclass,text)",
+    "unexempt(regclass)",
     "read_audit(timestamp with time zone,timestamp with time zone,uuid,text,text,bigint)",
     // The DBA's, which administrators who are no superusers run as well.
     "bind_login(text,uuid)",
@@ -246,6 +257,17 @@ const OPEN_TO_EVERYBODY: &[&str] = &[
     "grant_administration(text)",
     "revoke_administration(text)",
     "uninstall()",
+    "vouch_leakproof(text)",
+    "vouch_leakproof(regoperator)",
+    "vouch_leakproof(text,text)",
+    "withdraw_vouch(text)",
+    "withdraw_vouch(regoperator)",
+    "withdraw_vouch(text,text)",
+    // The list that these go by, for everybody to read.
+    "leakproof_list()",
+    "leakproof_expression_reason()",
+    // In plans: answers its argument, and does nothing else.
+    "with_room(tsquery)",
 ];
 
 #[test]
@@ -307,6 +329,10 @@ fn tables_are_readable_under_row_security_and_never_writable() {
         [
             "actions SELECT",
             "audit_log SELECT",
+            "exempt_tables SELECT",
+            "exemptions SELECT",
+            "leakproof_vouched SELECT",
+            "leakproof_vouchers SELECT",
             "memberships SELECT",
             "orgs SELECT",
             "protected_tables SELECT",
@@ -381,7 +407,7 @@ fn arguments_have_the_names_of_the_contract() {
         ),
         ("remove_member(uuid,uuid)", &["org", "user_id"]),
         ("transfer_ownership(uuid,uuid)", &["org", "new_owner"]),
-        ("enter(uuid,uuid)", &["org", "user_id"]),
+        ("enter(uuid,uuid,boolean)", &["org", "user_id", "seal"]),
         (
             "has_permission(uuid,uuid,text)",
             &["user_id", "org", "action"],

@@ -1,0 +1,128 @@
+//! The planner: the organization comes first in every scan of a protected table, and what a superuser vouched for may
+//! use its index (spec 11.3, 14).
+//!
+//! Row security alone lets a condition without a column run before the policy, since it has no value of the row to leak:
+//! `WHERE name = 'x' AND nextval('mine') IS NOT NULL` then counts other organizations' rows by name (reproduced). In the
+//! finished plan we put the conditions that nobody can notice first. Once they are first, a condition that may raise,
+//! such as LIKE or full-text search, never meets another organization's row outside of the index itself; so it may use
+//! its index where the index's own functions are vetted, without being called leakproof anywhere else.
+//!
+//! Both need the library before planning begins, which is what preloading gives a session's first statement.
+
+use crate::isolation::{self, leakproof};
+use crate::pg::{catalog, paths, plan};
+use pgrx::prelude::*;
+use std::cell::Cell;
+use std::ffi::{c_char, c_int};
+
+// Without pgrx's guard, for the reason that statement.rs gives.
+unsafe extern "C-unwind" {
+    fn standard_planner(
+        query: *mut pg_sys::Query,
+        text: *const c_char,
+        options: c_int,
+        params: pg_sys::ParamListInfo,
+    ) -> *mut pg_sys::PlannedStmt;
+}
+
+static mut PLANNER: pg_sys::planner_hook_type = None;
+static mut PATHS: pg_sys::set_rel_pathlist_hook_type = None;
+
+thread_local! {
+    // The query whose plan passes through our hook. Only then are indexes offered: the library may be loaded while a
+    // query is being planned, whose plan nobody would put in order. An error leaves it behind; then all queries pass.
+    static PLANNED: Cell<*mut pg_sys::Query> = const { Cell::new(std::ptr::null_mut()) };
+}
+
+/// SAFETY: called by PostgreSQL with a query to plan; chains to the previous hook.
+unsafe extern "C-unwind" fn planner(
+    query: *mut pg_sys::Query,
+    text: *const c_char,
+    options: c_int,
+    params: pg_sys::ParamListInfo,
+) -> *mut pg_sys::PlannedStmt {
+    let outer = PLANNED.replace(query);
+    // SAFETY: either the hook that was there before, or PostgreSQL's own function.
+    unsafe {
+        let secured = (*query).hasRowSecurity;
+        let plan = match PLANNER {
+            Some(previous) => previous(query, text, options, params),
+            None => standard_planner(query, text, options, params),
+        };
+        PLANNED.set(outer);
+        if secured {
+            put_in_order(plan);
+        }
+        plan
+    }
+}
+
+/// SAFETY: a plan just made, for a query with row security in it.
+#[pg_guard]
+unsafe extern "C-unwind" fn put_in_order(statement: *mut pg_sys::PlannedStmt) {
+    let Some(house) = house() else { return };
+    // SAFETY: as the function's own; nobody uses the plan yet.
+    unsafe {
+        plan::for_each_node(statement, &mut |node| {
+            let Some(table) = plan::scanned(statement, node) else {
+                return;
+            };
+            if (*node).type_ == pg_sys::NodeTag::T_BitmapIndexScan {
+                if let Some(check) = leakproof::room_check() {
+                    plan::check_room(node.cast(), check);
+                }
+            } else if plan::is_mixed(node, house) && isolation::is_protected(table) {
+                plan::silent_first(node, house);
+            }
+        });
+    }
+}
+
+/// SAFETY: called by PostgreSQL when it has found the ways to scan a table; chains to the previous hook.
+unsafe extern "C-unwind" fn set_rel_pathlist(
+    root: *mut pg_sys::PlannerInfo,
+    rel: *mut pg_sys::RelOptInfo,
+    number: pg_sys::Index,
+    entry: *mut pg_sys::RangeTblEntry,
+) {
+    // SAFETY: the hook that was there before.
+    unsafe {
+        if let Some(previous) = PATHS {
+            previous(root, rel, number, entry);
+        }
+        if paths::outermost(root) == PLANNED.get() {
+            offer(root, rel);
+        }
+    }
+}
+
+/// SAFETY: the planner's state and one of its relations.
+#[pg_guard]
+unsafe extern "C-unwind" fn offer(root: *mut pg_sys::PlannerInfo, rel: *mut pg_sys::RelOptInfo) {
+    let Some(house) = house() else { return };
+    // SAFETY: as the function's own.
+    unsafe {
+        let Some(table) = paths::withheld(root, rel, house) else {
+            return;
+        };
+        let vouched = leakproof::vouched();
+        if !vouched.is_empty() && isolation::is_protected(table) {
+            paths::offer(root, rel, &vouched);
+        }
+    }
+}
+
+/// Our schema, where the extension is installed.
+fn house() -> Option<pg_sys::Oid> {
+    catalog::find_house().and_then(|_| catalog::namespace(c"tenancy"))
+}
+
+pub fn init() {
+    // SAFETY: one thread; hooks are chained as PostgreSQL's own modules do it.
+    unsafe {
+        PLANNER = pg_sys::planner_hook;
+        pg_sys::planner_hook = Some(planner);
+        PATHS = pg_sys::set_rel_pathlist_hook;
+        pg_sys::set_rel_pathlist_hook = Some(set_rel_pathlist);
+    }
+}

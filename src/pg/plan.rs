@@ -1,0 +1,367 @@
+//! Expressions and finished plans: which conditions tell nothing by being evaluated, and putting those first.
+
+use pgrx::prelude::*;
+
+/// The elements of a list of pointers, or nothing.
+///
+/// SAFETY: a list of nodes of type `T`, or NULL.
+pub unsafe fn elements<T>(list: *mut pg_sys::List) -> Vec<*mut T> {
+    if list.is_null() {
+        return vec![];
+    }
+    // SAFETY: as the function's own.
+    unsafe {
+        (0..(*list).length as usize)
+            .map(|i| (*(*list).elements.add(i)).ptr_value.cast())
+            .collect()
+    }
+}
+
+/// A list of these nodes.
+///
+/// SAFETY: nodes that outlive the list.
+pub unsafe fn list_of<T>(nodes: &[*mut T]) -> *mut pg_sys::List {
+    // SAFETY: lappend() copies the pointer.
+    unsafe {
+        nodes.iter().fold(std::ptr::null_mut(), |list, node| {
+            pg_sys::lappend(list, node.cast())
+        })
+    }
+}
+
+/// A function of PostgreSQL itself that is marked leakproof: it raises for no argument and does nothing else.
+fn is_pure(function: pg_sys::Oid) -> bool {
+    // SAFETY: a syscache look-up.
+    u32::from(function) < pg_sys::FirstNormalObjectId
+        && unsafe { pg_sys::get_func_leakproof(function) }
+}
+
+/// `org_if('...')` and its like: a leakproof function of ours with constant arguments.
+///
+/// SAFETY: a FuncExpr.
+unsafe fn is_ours(call: *mut pg_sys::FuncExpr, house: pg_sys::Oid) -> bool {
+    // SAFETY: as the function's own; the arguments are nodes.
+    unsafe {
+        pg_sys::get_func_namespace((*call).funcid) == house
+            && pg_sys::get_func_leakproof((*call).funcid)
+            && elements::<pg_sys::Node>((*call).args)
+                .into_iter()
+                .all(|argument| (*argument).type_ == pg_sys::NodeTag::T_Const)
+    }
+}
+
+/// A column, a value that is there before the statement starts, or the organization.
+///
+/// SAFETY: an expression, or NULL.
+unsafe fn is_operand(node: *mut pg_sys::Node, house: pg_sys::Oid) -> bool {
+    if node.is_null() {
+        return false;
+    }
+    // SAFETY: the node's tag says what it is.
+    unsafe {
+        match (*node).type_ {
+            pg_sys::NodeTag::T_Var | pg_sys::NodeTag::T_Const => true,
+            // Any other kind may be the result of a sub-select that runs when it is first asked for.
+            pg_sys::NodeTag::T_Param => {
+                (*node.cast::<pg_sys::Param>()).paramkind == pg_sys::ParamKind::PARAM_EXTERN
+            }
+            pg_sys::NodeTag::T_RelabelType => {
+                is_operand((*node.cast::<pg_sys::RelabelType>()).arg.cast(), house)
+            }
+            pg_sys::NodeTag::T_FuncExpr => is_ours(node.cast(), house),
+            _ => false,
+        }
+    }
+}
+
+/// Whether evaluating a condition tells nothing, not even that it was evaluated: comparisons of columns and values by
+/// PostgreSQL's own leakproof functions. What has a function of the querier's in it, or one that raises, does: which rows
+/// came that far would show (attack E1: `... AND nextval('mine') IS NOT NULL`). `house` is our schema.
+///
+/// SAFETY: an expression, or NULL.
+pub unsafe fn is_silent(node: *mut pg_sys::Node, house: pg_sys::Oid) -> bool {
+    if node.is_null() {
+        return false;
+    }
+    let all = |list, test: unsafe fn(*mut pg_sys::Node, pg_sys::Oid) -> bool| {
+        // SAFETY: arguments of an expression are expressions.
+        unsafe { elements(list) }
+            .into_iter()
+            .all(|argument| unsafe { test(argument, house) })
+    };
+    // SAFETY: the node's tag says what it is.
+    unsafe {
+        match (*node).type_ {
+            pg_sys::NodeTag::T_OpExpr => {
+                let expression = node.cast::<pg_sys::OpExpr>();
+                is_pure((*expression).opfuncid) && all((*expression).args, is_operand)
+            }
+            pg_sys::NodeTag::T_ScalarArrayOpExpr => {
+                let expression = node.cast::<pg_sys::ScalarArrayOpExpr>();
+                is_pure((*expression).opfuncid) && all((*expression).args, is_operand)
+            }
+            pg_sys::NodeTag::T_BoolExpr => all((*node.cast::<pg_sys::BoolExpr>()).args, is_silent),
+            pg_sys::NodeTag::T_NullTest => {
+                is_operand((*node.cast::<pg_sys::NullTest>()).arg.cast(), house)
+            }
+            pg_sys::NodeTag::T_BooleanTest => {
+                is_operand((*node.cast::<pg_sys::BooleanTest>()).arg.cast(), house)
+            }
+            _ => is_operand(node, house),
+        }
+    }
+}
+
+/// Whether an expression of a condition calls only what is leakproof or `allowed` on the way to a column.
+///
+/// SAFETY: an expression, or NULL.
+pub unsafe fn leaks_no_column(
+    node: *mut pg_sys::Node,
+    allowed: &dyn Fn(pg_sys::Oid) -> bool,
+) -> bool {
+    // SAFETY: the node's tag says what it is; arguments are expressions.
+    unsafe {
+        if node.is_null() || !pg_sys::contain_var_clause(node) {
+            return true;
+        }
+        let call = |function, arguments| {
+            (allowed(function) || pg_sys::get_func_leakproof(function))
+                && elements(arguments)
+                    .into_iter()
+                    .all(|argument| leaks_no_column(argument, allowed))
+        };
+        match (*node).type_ {
+            pg_sys::NodeTag::T_Var => true,
+            pg_sys::NodeTag::T_RelabelType => {
+                leaks_no_column((*node.cast::<pg_sys::RelabelType>()).arg.cast(), allowed)
+            }
+            pg_sys::NodeTag::T_FuncExpr => {
+                let expression = node.cast::<pg_sys::FuncExpr>();
+                call((*expression).funcid, (*expression).args)
+            }
+            pg_sys::NodeTag::T_OpExpr => {
+                let expression = node.cast::<pg_sys::OpExpr>();
+                call((*expression).opfuncid, (*expression).args)
+            }
+            pg_sys::NodeTag::T_ScalarArrayOpExpr => {
+                let expression = node.cast::<pg_sys::ScalarArrayOpExpr>();
+                call((*expression).opfuncid, (*expression).args)
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Calls `see` with every node of a finished plan.
+///
+/// SAFETY: a finished plan.
+pub unsafe fn for_each_node(
+    plan: *mut pg_sys::PlannedStmt,
+    see: &mut dyn FnMut(*mut pg_sys::Plan),
+) {
+    // SAFETY: the list holds plans; a sub-select that was optimized away leaves a NULL.
+    unsafe {
+        walk((*plan).planTree, see);
+        for subplan in elements((*plan).subplans) {
+            walk(subplan, see);
+        }
+    }
+}
+
+/// SAFETY: a plan node, or NULL.
+unsafe fn walk(plan: *mut pg_sys::Plan, see: &mut dyn FnMut(*mut pg_sys::Plan)) {
+    if plan.is_null() {
+        return;
+    }
+    // SAFETY: the node's tag says which children it has besides the two that all have.
+    unsafe {
+        pg_sys::check_stack_depth();
+        see(plan);
+        walk((*plan).lefttree, see);
+        walk((*plan).righttree, see);
+        let more = match (*plan).type_ {
+            pg_sys::NodeTag::T_Append => (*plan.cast::<pg_sys::Append>()).appendplans,
+            pg_sys::NodeTag::T_MergeAppend => (*plan.cast::<pg_sys::MergeAppend>()).mergeplans,
+            pg_sys::NodeTag::T_BitmapAnd => (*plan.cast::<pg_sys::BitmapAnd>()).bitmapplans,
+            pg_sys::NodeTag::T_BitmapOr => (*plan.cast::<pg_sys::BitmapOr>()).bitmapplans,
+            pg_sys::NodeTag::T_CustomScan => (*plan.cast::<pg_sys::CustomScan>()).custom_plans,
+            pg_sys::NodeTag::T_SubqueryScan => {
+                return walk((*plan.cast::<pg_sys::SubqueryScan>()).subplan, see);
+            }
+            _ => return,
+        };
+        for child in elements(more) {
+            walk(child, see);
+        }
+    }
+}
+
+/// The table that a node scans, if it scans one.
+///
+/// SAFETY: a node of the plan.
+pub unsafe fn scanned(
+    statement: *mut pg_sys::PlannedStmt,
+    plan: *mut pg_sys::Plan,
+) -> Option<pg_sys::Oid> {
+    // SAFETY: these nodes begin with a Scan, whose number counts the range table from 1; a custom scan of a join has 0.
+    unsafe {
+        if !matches!(
+            (*plan).type_,
+            pg_sys::NodeTag::T_SeqScan
+                | pg_sys::NodeTag::T_SampleScan
+                | pg_sys::NodeTag::T_IndexScan
+                | pg_sys::NodeTag::T_IndexOnlyScan
+                | pg_sys::NodeTag::T_BitmapIndexScan
+                | pg_sys::NodeTag::T_BitmapHeapScan
+                | pg_sys::NodeTag::T_TidScan
+                | pg_sys::NodeTag::T_TidRangeScan
+                | pg_sys::NodeTag::T_CustomScan
+        ) {
+            return None;
+        }
+        let number = (*plan.cast::<pg_sys::Scan>()).scanrelid;
+        let entries = elements::<pg_sys::RangeTblEntry>((*statement).rtable);
+        let entry = *entries.get((number as usize).checked_sub(1)?)?;
+        ((*entry).rtekind == pg_sys::RTEKind::RTE_RELATION).then_some((*entry).relid)
+    }
+}
+
+/// Whether the order in which a scan looks at its conditions could matter.
+///
+/// SAFETY: a scan.
+pub unsafe fn is_mixed(plan: *mut pg_sys::Plan, house: pg_sys::Oid) -> bool {
+    // SAFETY: the lists hold expressions.
+    unsafe {
+        let conditions = elements::<pg_sys::Node>((*plan).qual);
+        let again = recheck(plan).map_or(vec![], |list| elements::<pg_sys::Node>(*list));
+        conditions
+            .into_iter()
+            .chain(again)
+            .any(|condition| !is_silent(condition, house))
+    }
+}
+
+/// What the scan looks at again where the index gave more than it was asked for. A B-tree never does, and EXPLAIN shows
+/// its list as the index condition.
+///
+/// SAFETY: a scan.
+unsafe fn recheck<'a>(plan: *mut pg_sys::Plan) -> Option<&'a mut *mut pg_sys::List> {
+    // SAFETY: the node's tag says what it is.
+    unsafe {
+        match (*plan).type_ {
+            pg_sys::NodeTag::T_BitmapHeapScan => {
+                Some(&mut (*plan.cast::<pg_sys::BitmapHeapScan>()).bitmapqualorig)
+            }
+            pg_sys::NodeTag::T_IndexScan
+                if !is_btree((*plan.cast::<pg_sys::IndexScan>()).indexid) =>
+            {
+                Some(&mut (*plan.cast::<pg_sys::IndexScan>()).indexqualorig)
+            }
+            pg_sys::NodeTag::T_IndexOnlyScan
+                if !is_btree((*plan.cast::<pg_sys::IndexOnlyScan>()).indexid) =>
+            {
+                Some(&mut (*plan.cast::<pg_sys::IndexOnlyScan>()).recheckqual)
+            }
+            _ => None,
+        }
+    }
+}
+
+fn is_btree(index: pg_sys::Oid) -> bool {
+    // SAFETY: a syscache look-up; the planner holds a lock on the index.
+    unsafe { access_method(index) == pg_sys::BTREE_AM_OID }
+}
+
+/// SAFETY: an index.
+pub unsafe fn access_method(index: pg_sys::Oid) -> pg_sys::Oid {
+    // SAFETY: the tuple is checked for NULL and released.
+    unsafe {
+        let tuple =
+            pg_sys::SearchSysCache1(pg_sys::SysCacheIdentifier::RELOID as i32, index.into());
+        if tuple.is_null() {
+            return pg_sys::InvalidOid;
+        }
+        let method = (*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_class>()).relam;
+        pg_sys::ReleaseSysCache(tuple);
+        method
+    }
+}
+
+/// Puts a scan's silent conditions, the organization's among them, before all others. The order within each part stays.
+///
+/// SAFETY: a scan of a plan that is not used yet.
+pub unsafe fn silent_first(plan: *mut pg_sys::Plan, house: pg_sys::Oid) {
+    // SAFETY: the lists hold expressions; new lists are made where plans are.
+    unsafe {
+        let (silent, mut rest): (Vec<_>, Vec<_>) = elements::<pg_sys::Node>((*plan).qual)
+            .into_iter()
+            .partition(|condition| is_silent(*condition, house));
+        if let Some(list) = recheck(plan) {
+            let (mut first, again): (Vec<_>, Vec<_>) = elements::<pg_sys::Node>(*list)
+                .into_iter()
+                .partition(|condition| is_silent(*condition, house));
+            if !again.is_empty() {
+                for condition in &silent {
+                    if !first
+                        .iter()
+                        .any(|f| pg_sys::equal(f.cast(), condition.cast()))
+                    {
+                        first.push(*condition);
+                    }
+                }
+                first.extend(again);
+                *list = list_of(&first);
+            }
+        }
+        let mut ordered = silent;
+        ordered.append(&mut rest);
+        (*plan).qual = list_of(&ordered);
+    }
+}
+
+/// Makes a full-text scan of a GIN index ask `check` (a function of the query, answering the query) before it begins. The
+/// index looks at the query's tree for every row that it considers, and raises where the stack ends: once it has begun,
+/// that would tell that there was a row to consider.
+///
+/// SAFETY: a scan of a plan that is not used yet; `check` takes and answers a tsquery.
+pub unsafe fn check_room(scan: *mut pg_sys::BitmapIndexScan, check: pg_sys::Oid) {
+    // SAFETY: as the function's own; index conditions are what the tags say.
+    unsafe {
+        if access_method((*scan).indexid) != pg_sys::GIN_AM_OID {
+            return;
+        }
+        for condition in elements::<pg_sys::Node>((*scan).indexqual) {
+            if (*condition).type_ != pg_sys::NodeTag::T_OpExpr {
+                continue;
+            }
+            let arguments = (*condition.cast::<pg_sys::OpExpr>()).args;
+            let [_, query] = elements::<pg_sys::Node>(arguments)[..] else {
+                continue;
+            };
+            if pg_sys::exprType(query) != pg_sys::TSQUERYOID {
+                continue;
+            }
+            let call = pg_sys::makeFuncExpr(
+                check,
+                pg_sys::TSQUERYOID,
+                list_of(&[query]),
+                pg_sys::InvalidOid,
+                pg_sys::InvalidOid,
+                pg_sys::CoercionForm::COERCE_EXPLICIT_CALL,
+            );
+            (*(*arguments).elements.add(1)).ptr_value = call.cast();
+        }
+    }
+}
+
+/// How many bytes of stack are left until PostgreSQL refuses to go deeper.
+pub fn stack_left() -> usize {
+    let here = 0_u8;
+    // SAFETY: the base is put back at once; nothing looks at it in between.
+    unsafe {
+        let base = pg_sys::set_stack_base();
+        pg_sys::restore_stack_base(base);
+        let used = (base as usize).abs_diff(std::ptr::from_ref(&here) as usize);
+        (pg_sys::max_stack_depth as usize * 1024).saturating_sub(used)
+    }
+}

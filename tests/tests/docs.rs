@@ -243,6 +243,10 @@ const OPEN_TO_EVERYBODY: &[&str] = &[
     "transfer_ownership(uuid,uuid)",
     "protect(regclass,text,jsonb,boolean)",
     "unprotect(regclass)",
+    "protect_schema(text,text,jsonb,boolean,boolean)",
+    "exempt(regclass,text)",
+    "unexempt(regclass)",
+    "add_org_column(regclass,text,text[],integer)",
     "read_audit(timestamp with time zone,timestamp with time zone,uuid,text,text,bigint)",
     // The DBA's, which administrators who are no superusers run as well.
     "bind_login(text,uuid)",
@@ -325,6 +329,8 @@ fn tables_are_readable_under_row_security_and_never_writable() {
         [
             "actions SELECT",
             "audit_log SELECT",
+            "exempt_tables SELECT",
+            "exemptions SELECT",
             "leakproof_vouched SELECT",
             "leakproof_vouchers SELECT",
             "memberships SELECT",

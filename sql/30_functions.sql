@@ -60,10 +60,15 @@ CREATE FUNCTION tenancy.after_drop() RETURNS event_trigger
 COMMENT ON FUNCTION tenancy.after_drop() IS
     'Event trigger: the exemption of a dropped table goes with it (spec 5)';
 
+CREATE FUNCTION tenancy.fill_org() RETURNS trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', 'tenancy_fill_org';
+COMMENT ON FUNCTION tenancy.fill_org() IS
+    'Row trigger of tables whose organization column add_org_column() made: keeps it filled (spec 5)';
+
 -- Triggers fire without EXECUTE; creating one by hand takes it, and only protect() creates them.
 REVOKE ALL ON FUNCTION tenancy.guard_row(), tenancy.guard_statement(), tenancy.guard_truncate(),
                        tenancy.guard_audit(), tenancy.guard_drop(), tenancy.after_table_ddl(),
-                       tenancy.after_drop() FROM PUBLIC;
+                       tenancy.after_drop(), tenancy.fill_org() FROM PUBLIC;
 
 CREATE TYPE tenancy.audit_entry AS (
     at timestamptz, org_id uuid, actor_id uuid, actor_type text, approver_id uuid, db_role name, operation text,

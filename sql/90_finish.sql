@@ -139,6 +139,8 @@ COMMENT ON FUNCTION tenancy.unprotect(regclass) IS
     'Takes the protection of a table away, rows stay; for the table''s owner and the DBA (spec 5)';
 COMMENT ON FUNCTION tenancy.protect_schema(text, text, jsonb, boolean, boolean) IS
     'Protects every table of a schema that has the organization column, all or none, and says which it left and why (spec 5)';
+COMMENT ON PROCEDURE tenancy.add_org_column(regclass, text, text[], integer) IS
+    'Adds an organization column to a table that refers to one that has it, fills and keeps it; for the owner and the DBA (spec 5)';
 COMMENT ON FUNCTION tenancy.exempt(regclass, text) IS
     'Says that a table is not to be protected, and why; for the table''s owner and the DBA (spec 5)';
 COMMENT ON FUNCTION tenancy.unexempt(regclass) IS

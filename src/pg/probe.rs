@@ -463,7 +463,7 @@ unsafe fn hold(open: &mut Open) -> bool {
 }
 
 /// SAFETY: under a guard; relation and index are open.
-unsafe fn begin(
+pub(super) unsafe fn begin(
     relation: pg_sys::Relation,
     index: pg_sys::Relation,
     snapshot: pg_sys::Snapshot,
@@ -482,7 +482,7 @@ unsafe fn begin(
 }
 
 /// SAFETY: the index is open; the operator belongs to the family of the column.
-unsafe fn scan_key(index: pg_sys::Relation, key: &ProbeKey) -> pg_sys::ScanKeyData {
+pub(super) unsafe fn scan_key(index: pg_sys::Relation, key: &ProbeKey) -> pg_sys::ScanKeyData {
     // SAFETY: as the function's own; the entry is initialised before use.
     unsafe {
         let column = key.index_column as usize - 1;
@@ -511,7 +511,7 @@ unsafe fn scan_key(index: pg_sys::Relation, key: &ProbeKey) -> pg_sys::ScanKeyDa
 }
 
 /// SAFETY: the datum is of the type that the cast was chosen for.
-unsafe fn converted(cast: Cast, datum: pg_sys::Datum) -> pg_sys::Datum {
+pub(super) unsafe fn converted(cast: Cast, datum: pg_sys::Datum) -> pg_sys::Datum {
     match cast {
         // SAFETY: as the function's own; a cast function takes the value, a type modifier and whether it is explicit,
         // and ignores what it does not declare.

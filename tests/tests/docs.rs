@@ -249,6 +249,7 @@ const OPEN_TO_EVERYBODY: &[&str] = &[
     "protect_schema(text,text,jsonb,boolean,boolean)",
     "exempt(regclass,text)",
     "unexempt(regclass)",
+    "add_org_column(regclass,text,text[],integer)",
     "read_audit(timestamp with time zone,timestamp with time zone,uuid,text,text,bigint)",
     // The DBA's, which administrators who are no superusers run as well.
     "bind_login(text,uuid)",

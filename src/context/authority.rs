@@ -81,6 +81,7 @@ unsafe extern "C-unwind" fn on_invalidation(_arg: pg_sys::Datum, relid: pg_sys::
         super::standing::invalidate();
     }
     crate::isolation::on_invalidation(relid);
+    crate::audit::on_invalidation(relid);
 }
 
 pub fn init() {

@@ -101,6 +101,7 @@ unsafe extern "C-unwind" fn at_subtransaction_end(
                 }));
             }
             crate::isolation::at_subtransaction_commit(level);
+            crate::audit::at_subtransaction_commit(level);
         }
         _ => {}
     }

@@ -44,14 +44,3 @@ pub fn now() -> pg_sys::TimestampTz {
     // SAFETY: reads the clock.
     unsafe { pg_sys::GetCurrentTimestamp() }
 }
-
-/// Runs `work` with allocations that last until the transaction ends.
-pub fn in_transaction_memory<T>(work: impl FnOnce() -> T) -> T {
-    // SAFETY: switched back at once; an error on the way resets the context by itself.
-    unsafe {
-        let before = pg_sys::MemoryContextSwitchTo(pg_sys::TopTransactionContext);
-        let result = work();
-        pg_sys::MemoryContextSwitchTo(before);
-        result
-    }
-}

@@ -204,11 +204,7 @@ unsafe fn index_by(relation: pg_sys::Relation, by: &[i16]) -> pg_sys::Relation {
                 && (*(*index).rd_rel).relam == pg_sys::BTREE_AM_OID
                 && (*form).indkey.values.as_slice(columns).starts_with(by)
                 && (0..by.len()).all(ascending)
-                && pg_sys::heap_attisnull(
-                    (*index).rd_indextuple,
-                    pg_sys::Anum_pg_index_indpred as i32,
-                    std::ptr::null_mut(),
-                )
+                && super::heap::is_plain(index)
             {
                 return index;
             }

@@ -322,14 +322,25 @@ impl Salts {
     }
 }
 
-/// The head of a chunk: version, salt, and the layouts that its lines name by their place here.
-pub fn put_head(out: &mut Vec<u8>, salt: &Salt, layouts: impl ExactSizeIterator<Item = LayoutId>) {
+/// At most as many layouts has a chunk, so that their number is one byte.
+pub const LAYOUTS: usize = 127;
+/// The size of a chunk's head, without the layouts' ids.
+pub const HEAD: usize = 1 + 16 + 1;
+
+/// The head of a chunk: version, salt, and the layouts that its lines name by their place here, one at first.
+pub fn put_head(out: &mut Vec<u8>, salt: &Salt, layout: &LayoutId) {
     out.push(VERSION);
     out.extend_from_slice(salt);
-    put_number(out, layouts.len() as u64);
-    for id in layouts {
-        out.extend_from_slice(&id);
-    }
+    out.push(1);
+    out.extend_from_slice(layout);
+}
+
+/// Names one more layout in the head that begins at `start`.
+pub fn add_layout(out: &mut Vec<u8>, start: usize, layout: &LayoutId) {
+    let count = usize::from(out[start + HEAD - 1]);
+    out[start + HEAD - 1] += 1;
+    let end = start + HEAD + count * layout.len();
+    out.splice(end..end, layout.iter().copied());
 }
 
 /// Appends a line; `since` and `after` are the microseconds and numbers since those of the chunk.

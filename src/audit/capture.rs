@@ -8,9 +8,9 @@ use crate::context::authority::Id;
 use crate::isolation::Table;
 use crate::pg::scan;
 use crate::pg::trigger::{Event, RowImage};
-use crate::pg::value::Deformed;
+use crate::pg::value::{Deformed, Value};
 use pg_tenancy_audit_format as format;
-use serde_json::Value;
+use serde_json::Value as Json;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::rc::Rc;
@@ -20,9 +20,9 @@ pub struct Act<'a> {
     pub org: Id,
     pub operation: &'a str,
     pub object: &'a str,
-    pub key: Value,
-    pub old: Option<Value>,
-    pub new: Option<Value>,
+    pub key: Json,
+    pub old: Option<Json>,
+    pub new: Option<Json>,
 }
 
 /// What each row needs room for; taken while it is used, since a value's output may run somebody's function, which may
@@ -52,7 +52,7 @@ fn with_workplace(work: impl FnOnce(&mut Workplace)) {
 
 pub fn record(act: &Act) {
     let layout = ACTS.with(Rc::clone);
-    let text = |value: &Option<Value>| value.as_ref().map(Value::to_string);
+    let text = |value: &Option<Json>| value.as_ref().map(Json::to_string);
     with_workplace(|place| {
         format::put_act(
             &mut place.body,
@@ -75,9 +75,6 @@ pub fn capture(
     break_glass: bool,
 ) {
     let Some(row) = old.or(new) else { return };
-    let Some(org) = row.value(table.org_attnum).as_uuid() else {
-        return;
-    };
     let layout = layout(table, row);
     with_workplace(|place| {
         if let Some(old) = old {
@@ -86,6 +83,15 @@ pub fn capture(
         if let Some(new) = new {
             new.take_apart(&mut place.new);
         }
+        let whose = if old.is_some() {
+            &place.old
+        } else {
+            &place.new
+        };
+        let (org, null) = whose.column(table.org_attnum);
+        let Some(org) = Value::uuid(org, null).as_uuid() else {
+            return;
+        };
         if encode::row(&layout, event, &place.old, &place.new, &mut place.body) {
             chunk::append(&org, &layout, &author(break_glass), &place.body);
         }

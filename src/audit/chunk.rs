@@ -6,12 +6,13 @@
 //! A chunk belongs to the nesting level at which its lines were made: it is stored there, or goes with it. Stored inside
 //! of a subtransaction that began later, in the middle of a statement, it would be lost if that rolled back.
 
+use super::author::Signature;
 use super::layouts::{self, Captured};
 use super::store;
 use crate::context::authority::Id;
+use crate::pg::raw::Text;
 use crate::pg::{self, heap, raw, transaction};
-use pg_tenancy_audit_format::{self as format, Author, Digest, Moment, Salt, Salts};
-use pgrx::datum::Uuid;
+use pg_tenancy_audit_format::{self as format, Digest, Moment, Salt, Salts};
 use pgrx::prelude::*;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -54,15 +55,17 @@ const WAITING: usize = 16 << 20;
 struct Chunk {
     org: Id,
     level: i32,
-    author: Rc<Author>,
+    author: Rc<Signature>,
     table: pg_sys::Oid,
     first: Moment,
     lines: i32,
-    salt: Salt,
     salts: Salts,
+    /// The layout of the first line, with its context, and those of later lines that have others.
+    layout: (Rc<Captured>, Digest),
     layouts: Vec<(Rc<Captured>, Digest)>,
+    /// The value to be stored, with its header.
     bytes: Vec<u8>,
-    /// How many bytes lines and layouts may take.
+    /// How many bytes that may become.
     room: usize,
 }
 
@@ -87,13 +90,13 @@ thread_local! {
 
 /// What is hashed in front of the lines of an author, an organization and a layout.
 struct Context {
-    author: Rc<Author>,
+    author: Rc<Signature>,
     org: Id,
     layout: Rc<Captured>,
     digest: Digest,
 }
 
-pub fn append(org: &Id, layout: &Rc<Captured>, author: &Rc<Author>, body: &[u8]) {
+pub fn append(org: &Id, layout: &Rc<Captured>, author: &Rc<Signature>, body: &[u8]) {
     // Both may make a table, and with it run somebody's event trigger: before anything is borrowed.
     let table = store::table_for(org);
     layouts::record(layout);
@@ -110,7 +113,7 @@ pub fn append(org: &Id, layout: &Rc<Captured>, author: &Rc<Author>, body: &[u8])
         }
         let mut chunk = chunk.unwrap_or_else(|| {
             let spare = std::mem::take(&mut open.spare);
-            Chunk::new(org, table, level, author, moment, spare)
+            Chunk::new(org, table, level, author, layout, moment, spare)
         });
         chunk.add(layout, moment, body);
         open.last = Some(chunk);
@@ -190,16 +193,15 @@ impl Chunk {
         org: &Id,
         table: pg_sys::Oid,
         level: i32,
-        author: &Rc<Author>,
+        author: &Rc<Signature>,
+        layout: &Rc<Captured>,
         first: Moment,
         mut bytes: Vec<u8>,
     ) -> Chunk {
-        bytes.clear();
         let salt = salt();
-        let texts = [&author.actor_type, &author.db_role, &author.result];
-        let optional = [&author.client_addr, &author.request_id];
-        let texts = texts.into_iter().chain(optional.into_iter().flatten());
-        let taken = FRAME + texts.map(String::len).sum::<usize>() + 1 + salt.len() + 2;
+        bytes.clear();
+        bytes.resize(raw::HEADER, 0);
+        format::put_head(&mut bytes, &salt, &layout.id);
         Chunk {
             org: *org,
             level,
@@ -207,41 +209,43 @@ impl Chunk {
             table,
             first,
             lines: 0,
-            salt,
             salts: Salts::of(salt),
-            layouts: Vec::with_capacity(1),
+            layout: (layout.clone(), context(author, org, layout)),
+            layouts: Vec::new(),
             bytes,
-            room: ROW.saturating_sub(taken),
+            room: ROW.saturating_sub(FRAME + author.size),
         }
     }
 
-    fn fits(
-        &self,
-        author: &Rc<Author>,
-        layout: &Rc<Captured>,
-        moment: Moment,
-        body: &[u8],
-    ) -> bool {
-        let known = self.layouts.iter().any(|(l, _)| l.id == layout.id);
-        let layouts = self.layouts.len() + usize::from(!known);
+    /// The place of a layout in the head.
+    fn place(&self, layout: &Captured) -> Option<usize> {
+        if self.layout.0.id == layout.id {
+            return Some(0);
+        }
+        let found = self.layouts.iter().position(|(l, _)| l.id == layout.id);
+        found.map(|place| place + 1)
+    }
+
+    fn fits(&self, author: &Rc<Signature>, layout: &Captured, moment: Moment, body: &[u8]) -> bool {
+        let new = if self.place(layout).is_some() { 0 } else { 16 };
         Rc::ptr_eq(&self.author, author)
             && (0..=SPAN).contains(&(moment.at - self.first.at))
-            && self.bytes.len() + format::line_size(body.len()) + layouts * 16 <= self.room
+            && self.bytes.len() + new + format::line_size(body.len()) <= self.room
+            && self.layouts.len() + 1 < format::LAYOUTS
     }
 
     fn add(&mut self, layout: &Rc<Captured>, moment: Moment, body: &[u8]) {
-        let known = self.layouts.iter().position(|(l, _)| l.id == layout.id);
-        let place = known.unwrap_or_else(|| {
+        let place = self.place(layout).unwrap_or_else(|| {
             let context = context(&self.author, &self.org, layout);
             self.layouts.push((layout.clone(), context));
-            self.layouts.len() - 1
+            format::add_layout(&mut self.bytes, raw::HEADER, &layout.id);
+            self.layouts.len()
         });
-        let leaf = format::leaf(
-            &self.salts.of_next_line(),
-            &self.layouts[place].1,
-            moment,
-            body,
-        );
+        let (_, context) = match place {
+            0 => &self.layout,
+            n => &self.layouts[n - 1],
+        };
+        let leaf = format::leaf(&self.salts.of_next_line(), context, moment, body);
         format::put_line(
             &mut self.bytes,
             place,
@@ -254,44 +258,32 @@ impl Chunk {
     }
 
     /// Writes the chunk to its table; answers the memory of its lines.
-    fn store(self) -> Vec<u8> {
-        let mut head = Vec::with_capacity(64);
-        let ids = self.layouts.iter().map(|(layout, _)| layout.id);
-        format::put_head(&mut head, &self.salt, ids);
+    fn store(mut self) -> Vec<u8> {
         let author = &*self.author;
-        let uuid = |id: &Option<Id>| id.and_then(|id| Uuid::from_bytes(id).into_datum());
-        heap::in_rows_memory(|| {
-            heap::insert(
-                self.table,
-                &TYPES,
-                &[
-                    Some(self.first.at.into()),
-                    Some(self.first.xid.into()),
-                    Some(self.first.n.into()),
-                    Some(self.lines.into()),
-                    uuid(&Some(self.org)),
-                    uuid(&author.actor),
-                    uuid(&author.approver),
-                    Some(author.break_glass.into()),
-                    author.actor_type.as_str().into_datum(),
-                    author.db_role.as_str().into_datum(),
-                    author.result.as_str().into_datum(),
-                    author.client_addr.as_deref().and_then(|a| a.into_datum()),
-                    author.request_id.as_deref().and_then(|r| r.into_datum()),
-                    Some(raw::varlena_of(
-                        head.len() + self.bytes.len(),
-                        &[&head, &self.bytes],
-                    )),
-                ],
-            );
-        });
-        let mut bytes = self.bytes;
-        bytes.shrink_to(ROW);
-        bytes
+        let uuid = |id: &Id| pg_sys::Datum::from(id.as_ptr());
+        let row = [
+            Some(self.first.at.into()),
+            Some(self.first.xid.into()),
+            Some(self.first.n.into()),
+            Some(self.lines.into()),
+            Some(uuid(&self.org)),
+            author.author.actor.as_ref().map(uuid),
+            author.author.approver.as_ref().map(uuid),
+            Some(author.author.break_glass.into()),
+            Some(author.actor_type.datum()),
+            Some(author.db_role.datum()),
+            Some(author.result.datum()),
+            author.client_addr.as_ref().map(Text::datum),
+            author.request_id.as_ref().map(Text::datum),
+            Some(raw::with_header(&mut self.bytes)),
+        ];
+        heap::insert(self.table, &TYPES, &row);
+        self.bytes.shrink_to(ROW);
+        self.bytes
     }
 }
 
-fn context(author: &Rc<Author>, org: &Id, layout: &Rc<Captured>) -> Digest {
+fn context(author: &Rc<Signature>, org: &Id, layout: &Rc<Captured>) -> Digest {
     let known = CONTEXT.with_borrow(|known| {
         let known = known.as_ref()?;
         let same = Rc::ptr_eq(&known.author, author)
@@ -300,7 +292,7 @@ fn context(author: &Rc<Author>, org: &Id, layout: &Rc<Captured>) -> Digest {
         same.then_some(known.digest)
     });
     known.unwrap_or_else(|| {
-        let digest = author.context(&layout.format.digest, org);
+        let digest = author.author.context(&layout.format.digest, org);
         CONTEXT.set(Some(Context {
             author: author.clone(),
             org: *org,

@@ -3,7 +3,7 @@
 
 use super::layouts::Captured;
 use crate::pg::trigger::Event;
-use crate::pg::value::{Deformed, Value};
+use crate::pg::value::Deformed;
 use pg_tenancy_audit_format::Operation;
 
 /// Writes the body; false where the update changed nothing.
@@ -25,7 +25,7 @@ pub fn row(
 
 fn whole(layout: &Captured, operation: Operation, row: &Deformed, out: &mut Vec<u8>) {
     out.push(operation as u8);
-    fields(layout, row, out, |_| true, false);
+    fields(layout, row, out, |_, _| true, false);
 }
 
 fn update(layout: &Captured, old: &Deformed, new: &Deformed, out: &mut Vec<u8>) -> bool {
@@ -41,15 +41,9 @@ fn update(layout: &Captured, old: &Deformed, new: &Deformed, out: &mut Vec<u8>) 
     }
     if any {
         let changed = |out: &[u8], i: usize| out[start + i / 8] >> (i % 8) & 1 == 1;
-        let key = |i: usize| layout.format.columns[i].is_key;
-        fields(
-            layout,
-            old,
-            out,
-            |(out, i)| changed(out, i) || key(i),
-            false,
-        );
-        fields(layout, new, out, |(out, i)| changed(out, i), true);
+        let key = |i: usize| layout.sources[i].is_key;
+        fields(layout, old, out, |out, i| changed(out, i) || key(i), false);
+        fields(layout, new, out, changed, true);
     }
     any
 }
@@ -60,23 +54,26 @@ fn set(out: &mut [u8], start: usize, i: usize) {
 
 /// A bit for each column that is wanted and not NULL, then their values. The organization is the chunk's, except in what
 /// an update made of it.
+#[inline]
 fn fields(
     layout: &Captured,
     row: &Deformed,
     out: &mut Vec<u8>,
-    wanted: impl Fn((&[u8], usize)) -> bool,
+    wanted: impl Fn(&[u8], usize) -> bool,
     new: bool,
 ) {
     let start = out.len();
     out.resize(start + layout.format.bitmap(), 0);
     for (i, source) in layout.sources.iter().enumerate() {
-        let value: Value = source.value(row);
-        if value.null || !wanted((out, i)) {
+        if !wanted(out, i) {
             continue;
         }
-        set(out, start, i);
-        if new || !layout.format.columns[i].is_org {
-            source.put(&value, out);
+        let value = source.value(row);
+        if !value.null {
+            set(out, start, i);
+            if new || !source.is_org {
+                source.put(&value, out);
+            }
         }
     }
 }

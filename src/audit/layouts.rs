@@ -16,7 +16,7 @@ use crate::pg::{self, fail, transaction};
 use pg_tenancy_audit_format::{Column, Layout, LayoutId, shape};
 use pgrx::datum::Uuid;
 use pgrx::prelude::*;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
@@ -36,7 +36,25 @@ const TYPES: [pg_sys::Oid; 6] = [
 pub struct Captured {
     pub format: Layout,
     pub id: LayoutId,
-    pub sources: Vec<Source>,
+    pub sources: Vec<ColumnSource>,
+    /// The table in which it was seen committed.
+    committed_in: Cell<u32>,
+}
+
+/// A column as the writer needs it, close together.
+#[derive(Debug)]
+pub struct ColumnSource {
+    source: Source,
+    pub is_org: bool,
+    pub is_key: bool,
+}
+
+impl std::ops::Deref for ColumnSource {
+    type Target = Source;
+
+    fn deref(&self) -> &Source {
+        &self.source
+    }
 }
 
 impl Captured {
@@ -48,12 +66,19 @@ impl Captured {
             .map(|(attnum, name)| {
                 let (encoding, source) =
                     Source::new(*attnum, row.type_of(*attnum), &row.value(*attnum));
+                let is_org = *attnum == table.org_attnum;
+                let is_key = table.key.contains(attnum);
                 let column = Column {
                     name: name.clone(),
                     shape: shape(&encoding).expect("made from the list"),
                     encoding,
-                    is_org: *attnum == table.org_attnum,
-                    is_key: table.key.contains(attnum),
+                    is_org,
+                    is_key,
+                };
+                let source = ColumnSource {
+                    source,
+                    is_org,
+                    is_key,
                 };
                 (column, source)
             })
@@ -63,6 +88,7 @@ impl Captured {
             id: format.id(),
             format,
             sources,
+            committed_in: Cell::new(0),
         }
     }
 
@@ -72,6 +98,7 @@ impl Captured {
             id: format.id(),
             format,
             sources: vec![],
+            committed_in: Cell::new(0),
         }
     }
 }
@@ -87,8 +114,6 @@ struct Memory {
 
 thread_local! {
     static MEMORY: RefCell<Memory> = RefCell::default();
-    // The one of the last line in this transaction, and its level: most lines are like the one before.
-    static LAST: RefCell<Option<(Rc<Captured>, i32)>> = const { RefCell::new(None) };
     static READ: RefCell<HashMap<LayoutId, Rc<Known>>> = RefCell::default();
 }
 
@@ -96,32 +121,29 @@ thread_local! {
 const REMEMBERED: usize = 1000;
 
 /// Sees to it that the layout of a line that is made at this nesting level is recorded.
-pub fn record(layout: &Rc<Captured>) {
-    let level = transaction::nest_level();
-    let again = LAST.with_borrow(|last| {
-        last.as_ref()
-            .is_some_and(|(l, at)| Rc::ptr_eq(l, layout) && *at == level)
-    });
-    if !again && !layout.format.object.is_empty() {
-        record_at(level, layout);
-        LAST.set(Some((layout.clone(), level)));
-    }
-}
-
-fn record_at(level: i32, layout: &Captured) {
+pub fn record(layout: &Captured) {
     let table = store::layouts();
-    let known = MEMORY.with_borrow_mut(|m| {
+    if layout.committed_in.get() == u32::from(table) || layout.format.object.is_empty() {
+        return;
+    }
+    let (committed, mine) = MEMORY.with_borrow_mut(|m| {
         if m.table != u32::from(table) {
             *m = Memory {
                 table: u32::from(table),
                 ..Memory::default()
             };
         }
-        m.committed.contains(&layout.id) || m.mine.iter().any(|(id, _)| *id == layout.id)
+        let mine = m.mine.iter().any(|(id, _)| *id == layout.id);
+        (m.committed.contains(&layout.id), mine)
     });
-    if known {
-        return;
+    if committed {
+        layout.committed_in.set(u32::from(table));
+    } else if !mine {
+        record_in(table, layout);
     }
+}
+
+fn record_in(table: pg_sys::Oid, layout: &Captured) {
     if !read(&layout.id).is_empty() {
         MEMORY.with_borrow_mut(|m| m.committed.insert(layout.id));
         return;
@@ -155,12 +177,12 @@ fn record_at(level: i32, layout: &Captured) {
             key.into_datum(),
         ],
     );
+    let level = transaction::nest_level();
     MEMORY.with_borrow_mut(|m| m.mine.push((layout.id, level)));
 }
 
 /// What a subtransaction recorded is its parent's.
 pub fn at_subtransaction_commit(level: i32) {
-    LAST.set(None);
     MEMORY.with_borrow_mut(|m| {
         for (_, at) in m.mine.iter_mut().filter(|(_, at)| *at >= level) {
             *at = level - 1;
@@ -169,13 +191,11 @@ pub fn at_subtransaction_commit(level: i32) {
 }
 
 pub fn at_subtransaction_abort(level: i32) {
-    LAST.set(None);
     MEMORY.with_borrow_mut(|m| m.mine.retain(|(_, at)| *at < level));
 }
 
 /// Whether it was committed is seen when it is needed next: a prepared transaction may still be rolled back.
 pub fn at_transaction_end() {
-    LAST.set(None);
     MEMORY.with_borrow_mut(|m| m.mine.clear());
 }
 

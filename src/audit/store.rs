@@ -5,7 +5,6 @@
 //! Plain also means that the tables are no members of the extension: pg_dump carries them and DROP EXTENSION leaves them.
 
 use super::{chunk, layouts};
-use crate::context;
 use crate::context::authority::{self, Id};
 use crate::context::settings::DEDICATED_AUDIT_LIMIT;
 use crate::pg::query::{Arg, execute, latest, run};
@@ -19,13 +18,22 @@ use std::ffi::CString;
 #[derive(Default)]
 struct Found {
     tables: HashMap<String, pg_sys::Oid>,
-    /// The one that the last line went to, as long as the context's version stands.
-    last: Option<(u64, Id, pg_sys::Oid)>,
+    /// The one that the last line went to.
+    last: Option<Last>,
     layouts: Option<pg_sys::Oid>,
     /// Their ids: what an invalidation is compared with.
     watched: HashSet<pg_sys::Oid>,
     /// Some were made in this transaction, which may yet be rolled back.
     fresh: bool,
+}
+
+/// An organization's table, as long as authority stands and the day is the same.
+#[derive(Clone, Copy)]
+struct Last {
+    heard: u64,
+    day: i64,
+    org: Id,
+    table: pg_sys::Oid,
 }
 
 thread_local! {
@@ -264,38 +272,43 @@ fn missing(name: &str) -> ! {
 
 /// The table that an organization's next chunk goes to.
 pub fn table_for(org: &Id) -> pg_sys::Oid {
-    let version = context::version();
-    let last = with_found(|f| f.last.filter(|(v, o, _)| *v == version && o == org));
-    if let Some((_, _, table)) = last {
-        return table;
+    let (heard, day) = (authority::heard(), today());
+    let last = with_found(|f| f.last);
+    if let Some(last) = last.filter(|l| l.heard == heard && l.day == day && l.org == *org) {
+        return last.table;
     }
     let dedicated = authority::org_by_id(org).is_some_and(|o| o.dedicated_audit);
     let name = if dedicated {
         dedicated_name(org)
     } else {
-        current_shared()
+        let name = current_shared(day);
+        ensure(&name, |name| create(name, None));
+        name
     };
     let table = find(&name).unwrap_or_else(|| missing(&name));
-    with_found(|f| f.last = Some((version, *org, table)));
+    with_found(|f| {
+        f.last = Some(Last {
+            heard,
+            day,
+            org: *org,
+            table,
+        });
+    });
     table
 }
 
-fn current_shared() -> String {
+/// The day on which the transaction began, which has 86,400,000,000 microseconds.
+fn today() -> i64 {
+    transaction::start().div_euclid(86_400_000_000)
+}
+
+/// The name of this month's table; computed anew when the day changes.
+fn current_shared(day: i64) -> String {
     thread_local! {
         static MONTH: RefCell<Option<(i64, String)>> = const { RefCell::new(None) };
     }
-    // The name is computed anew when the transaction's day changes; a day is 86,400,000,000 microseconds.
-    let day = transaction::start().div_euclid(86_400_000_000);
-    if let Some(name) = MONTH.with_borrow(|m| {
-        m.as_ref()
-            .filter(|(d, _)| *d == day)
-            .map(|(_, n)| n.clone())
-    }) {
-        ensure(&name, |name| create(name, None));
-        return name;
-    }
-    let name = shared_name(0);
-    ensure(&name, |name| create(name, None));
+    let known = MONTH.with_borrow(|m| m.clone().filter(|(d, _)| *d == day));
+    let (_, name) = known.unwrap_or_else(|| (day, shared_name(0)));
     MONTH.set(Some((day, name.clone())));
     name
 }

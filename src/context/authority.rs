@@ -91,6 +91,11 @@ pub fn init() {
     }
 }
 
+/// Counts the changes of authority: while it stands, so does what was answered.
+pub fn heard() -> u64 {
+    HEARD.get()
+}
+
 /// Answers from memory, or reads and remembers unless a bell rang meanwhile.
 fn remembered<T: Clone>(
     recall: impl Fn(&Memory) -> Option<T>,

@@ -6,56 +6,130 @@ use std::cell::Cell;
 /// The largest row that a page holds: PostgreSQL's MaxHeapTupleSize.
 pub const LARGEST_ROW: usize = pg_sys::BLCKSZ as usize - 32;
 
+/// As many columns has no table of ours.
+const COLUMNS: usize = 16;
+
+thread_local! {
+    // What a row is formed in, emptied after each: a statement that writes for hours forms many.
+    static MEMORY: Cell<pg_sys::MemoryContext> = const { Cell::new(std::ptr::null_mut()) };
+}
+
+// PostgreSQL's own functions, declared without pgrx's guard: `insert` calls them inside of one for all. A guard for each
+// was an eighth of storing a row.
+unsafe extern "C-unwind" {
+    fn table_open(table: pg_sys::Oid, lock: i32) -> pg_sys::Relation;
+    fn table_close(relation: pg_sys::Relation, lock: i32);
+    fn index_open(index: pg_sys::Oid, lock: i32) -> pg_sys::Relation;
+    fn index_close(index: pg_sys::Relation, lock: i32);
+    fn heap_form_tuple(
+        desc: pg_sys::TupleDesc,
+        values: *mut pg_sys::Datum,
+        nulls: *mut bool,
+    ) -> pg_sys::HeapTuple;
+    fn simple_heap_insert(relation: pg_sys::Relation, tuple: pg_sys::HeapTuple);
+    fn RelationGetIndexList(relation: pg_sys::Relation) -> *mut pg_sys::List;
+    fn BuildIndexInfo(index: pg_sys::Relation) -> *mut pg_sys::IndexInfo;
+    fn index_insert(
+        index: pg_sys::Relation,
+        values: *mut pg_sys::Datum,
+        nulls: *mut bool,
+        place: pg_sys::ItemPointer,
+        relation: pg_sys::Relation,
+        unique: pg_sys::IndexUniqueCheck::Type,
+        unchanged: bool,
+        info: *mut pg_sys::IndexInfo,
+    ) -> bool;
+    fn MemoryContextReset(context: pg_sys::MemoryContext);
+    // It looks at the row's null bits and never raises.
+    fn heap_attisnull(tuple: pg_sys::HeapTuple, attnum: i32, desc: pg_sys::TupleDesc) -> bool;
+}
+
 /// Stores one row in `table`, whose columns have these types, and its index entries. None is NULL.
-pub fn insert(table: pg_sys::Oid, types: &[pg_sys::Oid], values: &[Option<pg_sys::Datum>]) {
-    let mut datums = [pg_sys::Datum::from(0); 16];
-    let mut nulls = [true; 16];
-    for (i, value) in values.iter().enumerate() {
+pub fn insert<const N: usize>(
+    table: pg_sys::Oid,
+    types: &[pg_sys::Oid; N],
+    row: &[Option<pg_sys::Datum>; N],
+) {
+    const { assert!(N <= COLUMNS) };
+    let mut values = [pg_sys::Datum::from(0); COLUMNS];
+    let mut nulls = [true; COLUMNS];
+    for (i, value) in row.iter().enumerate() {
         nulls[i] = value.is_none();
-        datums[i] = value.unwrap_or(pg_sys::Datum::from(0));
+        values[i] = value.unwrap_or(pg_sys::Datum::from(0));
     }
+    let memory = memory();
     // SAFETY: the table is opened for writing and its columns are compared with what the values are; its indexes get
-    // the same values.
-    unsafe {
-        let relation = pg_sys::table_open(table, pg_sys::RowExclusiveLock as i32);
-        check_columns((*relation).rd_att, types);
-        let tuple =
-            pg_sys::heap_form_tuple((*relation).rd_att, datums.as_mut_ptr(), nulls.as_mut_ptr());
-        pg_sys::simple_heap_insert(relation, tuple);
-        insert_into_indexes(relation, &mut (*tuple).t_self, &datums, &nulls);
-        pg_sys::table_close(relation, pg_sys::NoLock as i32);
+    // the same values. The guard turns PostgreSQL's jumps into panics; nothing inside of it needs to be dropped. It puts
+    // the memory in force back, and what an error leaves in ours the next row's end clears away.
+    let ours = unsafe {
+        pg_sys::ffi::pg_guard_ffi_boundary(|| {
+            let relation = table_open(table, pg_sys::RowExclusiveLock as i32);
+            let ours = has_columns((*relation).rd_att, types);
+            let mut plain = true;
+            if ours {
+                let before = pg_sys::CurrentMemoryContext;
+                pg_sys::CurrentMemoryContext = memory;
+                let tuple =
+                    heap_form_tuple((*relation).rd_att, values.as_mut_ptr(), nulls.as_mut_ptr());
+                simple_heap_insert(relation, tuple);
+                plain = insert_into_indexes(relation, &mut (*tuple).t_self, &values, &nulls);
+                pg_sys::CurrentMemoryContext = before;
+                MemoryContextReset(memory);
+            }
+            table_close(relation, pg_sys::NoLock as i32);
+            (ours, plain)
+        })
+    };
+    match ours {
+        (true, true) => {}
+        (false, _) => altered("does not have the columns that it was made with"),
+        (_, false) => altered("has an index with an expression or a condition"),
     }
 }
 
+fn memory() -> pg_sys::MemoryContext {
+    if MEMORY.get().is_null() {
+        // SAFETY: it lives as long as the backend.
+        MEMORY.set(unsafe {
+            pg_sys::AllocSetContextCreateInternal(
+                pg_sys::TopMemoryContext,
+                c"pg_tenancy rows".as_ptr(),
+                0,
+                32 << 10,
+                1 << 20,
+            )
+        });
+    }
+    MEMORY.get()
+}
+
 /// What the executor does for a table of any shape takes a quarter of storing a row; here all indexes are of plain
-/// columns, and the values are at hand.
+/// columns, and the values are at hand. False where one is not.
 ///
 /// SAFETY: the relation is open and locked for writing; the row was just stored in it at `place`, of these values.
 unsafe fn insert_into_indexes(
     relation: pg_sys::Relation,
     place: pg_sys::ItemPointer,
-    datums: &[pg_sys::Datum; 16],
-    nulls: &[bool; 16],
-) {
+    values: &[pg_sys::Datum; COLUMNS],
+    nulls: &[bool; COLUMNS],
+) -> bool {
     // SAFETY: as the function's own. The lock on the table keeps its indexes: whoever drops one waits for it.
     unsafe {
-        let list = pg_sys::RelationGetIndexList(relation);
-        if list.is_null() {
-            return;
-        }
-        for i in 0..(*list).length as usize {
+        let list = RelationGetIndexList(relation);
+        let count = if list.is_null() { 0 } else { (*list).length };
+        for i in 0..count as usize {
             let oid = (*(*list).elements.add(i)).oid_value;
-            let index = pg_sys::index_open(oid, pg_sys::NoLock as i32);
+            let index = index_open(oid, pg_sys::NoLock as i32);
             let form = (*index).rd_index;
             if !is_plain(index) {
-                foreign_index();
+                return false;
             }
             if (*form).indisready {
                 let columns = (*form).indkey.values.as_slice((*form).indnatts as usize);
-                let mut values = [pg_sys::Datum::from(0); 16];
-                let mut absent = [true; 16];
+                let mut keys = [pg_sys::Datum::from(0); pg_sys::INDEX_MAX_KEYS as usize];
+                let mut absent = [true; pg_sys::INDEX_MAX_KEYS as usize];
                 for (i, attnum) in columns.iter().enumerate() {
-                    values[i] = datums[*attnum as usize - 1];
+                    keys[i] = values[*attnum as usize - 1];
                     absent[i] = nulls[*attnum as usize - 1];
                 }
                 let unique = match (*form).indisunique {
@@ -65,11 +139,11 @@ unsafe fn insert_into_indexes(
                 let info = match (*(*index).rd_rel).relam {
                     // A btree does not look at it.
                     pg_sys::BTREE_AM_OID => std::ptr::null_mut(),
-                    _ => pg_sys::BuildIndexInfo(index),
+                    _ => BuildIndexInfo(index),
                 };
-                pg_sys::index_insert(
+                index_insert(
                     index,
-                    values.as_mut_ptr(),
+                    keys.as_mut_ptr(),
                     absent.as_mut_ptr(),
                     place,
                     relation,
@@ -78,15 +152,10 @@ unsafe fn insert_into_indexes(
                     info,
                 );
             }
-            pg_sys::index_close(index, pg_sys::NoLock as i32);
+            index_close(index, pg_sys::NoLock as i32);
         }
-        pg_sys::list_free(list);
+        true
     }
-}
-
-unsafe extern "C-unwind" {
-    // Declared here without pgrx's guard: it looks at the row's null bits and never raises.
-    fn heap_attisnull(tuple: pg_sys::HeapTuple, attnum: i32, desc: pg_sys::TupleDesc) -> bool;
 }
 
 /// Of plain columns, and of every row.
@@ -101,60 +170,34 @@ pub(super) unsafe fn is_plain(index: pg_sys::Relation) -> bool {
     }
 }
 
-fn foreign_index() {
-    super::fail(
-        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-        "an audit table has an index with an expression or a condition",
-    )
-    .set_detail("Writing to the log evaluates nothing that somebody added to it.")
-    .set_hint("Drop that index in schema tenancy_audit; one of plain columns may stand there.")
-    .report(PgLogLevel::ERROR);
-}
-
 /// SAFETY: the descriptor is an open relation's.
-pub(super) unsafe fn check_columns(desc: pg_sys::TupleDesc, types: &[pg_sys::Oid]) {
+unsafe fn has_columns(desc: pg_sys::TupleDesc, types: &[pg_sys::Oid]) -> bool {
     // SAFETY: as the function's own.
-    let alike = unsafe {
+    unsafe {
         (*desc).natts as usize == types.len()
             && (1..).zip(types).all(|(attnum, expected)| {
                 let column = super::trigger::attribute(desc, attnum);
                 (*column).atttypid == *expected && !(*column).attisdropped
             })
-    };
-    if !alike {
-        super::fail(
-            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-            "an audit table does not have the columns it was made with",
-        )
-        .set_detail("Somebody altered it.")
-        .set_hint("Undo the ALTER TABLE; nothing can be written for the organization until then.")
-        .report(PgLogLevel::ERROR);
     }
 }
 
-thread_local! {
-    // What rows are formed in, for the backend's life.
-    static MEMORY: Cell<pg_sys::MemoryContext> = const { Cell::new(std::ptr::null_mut()) };
+/// Raises unless an open relation has columns of these types.
+///
+/// SAFETY: the descriptor is an open relation's.
+pub(super) unsafe fn check_columns(desc: pg_sys::TupleDesc, types: &[pg_sys::Oid]) {
+    // SAFETY: as the function's own.
+    if !unsafe { has_columns(desc, types) } {
+        altered("does not have the columns that it was made with");
+    }
 }
 
-/// Runs `work` with allocations that are given back at its end: a statement that writes for hours forms many rows.
-pub fn in_rows_memory(work: impl FnOnce()) {
-    // SAFETY: the context lives as long as the backend and is emptied before each use, so that what an error left
-    // behind goes too; switched back after, or by the error's clean-up.
-    unsafe {
-        if MEMORY.get().is_null() {
-            MEMORY.set(pg_sys::AllocSetContextCreateInternal(
-                pg_sys::TopMemoryContext,
-                c"pg_tenancy rows".as_ptr(),
-                0,
-                32 << 10,
-                1 << 20,
-            ));
-        }
-        pg_sys::MemoryContextReset(MEMORY.get());
-        let before = pg_sys::MemoryContextSwitchTo(MEMORY.get());
-        work();
-        pg_sys::MemoryContextSwitchTo(before);
-        pg_sys::MemoryContextReset(MEMORY.get());
-    }
+fn altered(how: &str) {
+    super::fail(
+        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        format!("an audit table {how}"),
+    )
+    .set_detail("Somebody altered it. Writing to the log evaluates nothing that somebody added to it.")
+    .set_hint("Undo the change in schema tenancy_audit; nothing can be written for the organization until then.")
+    .report(PgLogLevel::ERROR);
 }

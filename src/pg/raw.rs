@@ -227,22 +227,58 @@ impl Target {
 }
 
 /// A variable-length value of these bytes, in the memory in force.
-pub fn varlena(bytes: &[u8]) -> pg_sys::Datum {
-    varlena_of(bytes.len(), &[bytes])
-}
-
-/// One of several pieces, `size` bytes in all.
-pub fn varlena_of(size: usize, pieces: &[&[u8]]) -> pg_sys::Datum {
+fn varlena(bytes: &[u8]) -> pg_sys::Datum {
     // SAFETY: header and content are allocated together; palloc() refuses what is too large.
     unsafe {
-        let all = pg_sys::palloc(size + pg_sys::VARHDRSZ);
-        varlena::set_varsize_4b(all.cast(), (size + pg_sys::VARHDRSZ) as i32);
-        let mut place = all.cast::<u8>().add(pg_sys::VARHDRSZ);
-        for piece in pieces {
-            std::ptr::copy_nonoverlapping(piece.as_ptr(), place, piece.len());
-            place = place.add(piece.len());
-        }
+        let size = bytes.len() + HEADER;
+        let all = pg_sys::palloc(size);
+        varlena::set_varsize_4b(all.cast(), size as i32);
+        let place = all.cast::<u8>().add(HEADER);
+        std::ptr::copy_nonoverlapping(bytes.as_ptr(), place, bytes.len());
         pg_sys::Datum::from(all)
+    }
+}
+
+/// What stands in front of a variable-length value's bytes.
+pub const HEADER: usize = pg_sys::VARHDRSZ;
+
+/// Bytes that were written behind such a header, as a value; as long as they stay where they are. A value has less than
+/// a gigabyte.
+pub fn with_header(bytes: &mut Vec<u8>) -> pg_sys::Datum {
+    if bytes.len() >= 1 << 30 {
+        super::fail(
+            PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+            "a change is too large for the audit log",
+        )
+        .set_detail(format!(
+            "It takes {} bytes; a line may have a gigabyte.",
+            bytes.len()
+        ))
+        .set_hint(
+            "Change fewer or smaller values at once, or protect the table with audit => false.",
+        )
+        .report(PgLogLevel::ERROR);
+    }
+    // SAFETY: the header lies in the bytes, which every allocator we could have aligns to a word.
+    unsafe { varlena::set_varsize_4b(bytes.as_mut_ptr().cast(), bytes.len() as i32) };
+    pg_sys::Datum::from(bytes.as_ptr())
+}
+
+/// A text value that is at hand again and again.
+#[derive(Debug)]
+pub struct Text(Vec<u8>);
+
+impl Text {
+    pub fn new(text: &str) -> Text {
+        let mut bytes = vec![0; HEADER];
+        bytes.extend_from_slice(text.as_bytes());
+        with_header(&mut bytes);
+        Text(bytes)
+    }
+
+    /// Valid as long as the text is.
+    pub fn datum(&self) -> pg_sys::Datum {
+        pg_sys::Datum::from(self.0.as_ptr())
     }
 }
 

@@ -2,6 +2,14 @@
 
 use pgrx::pg_sys;
 
+unsafe extern "C-unwind" {
+    // Declared here without pgrx's guard: they read variables and the clock, never raise, and stand on the per-row path.
+    fn GetCurrentTransactionNestLevel() -> i32;
+    fn GetTopFullTransactionIdIfAny() -> pg_sys::FullTransactionId;
+    fn GetCurrentTimestamp() -> pg_sys::TimestampTz;
+    fn GetCurrentTransactionStartTimestamp() -> pg_sys::TimestampTz;
+}
+
 /// BEGIN was given, or several statements share one message: what SET LOCAL needs to outlive its statement.
 pub fn in_block() -> bool {
     // SAFETY: reads backend state.
@@ -10,13 +18,18 @@ pub fn in_block() -> bool {
 
 pub fn nest_level() -> i32 {
     // SAFETY: reads backend state.
-    unsafe { pg_sys::GetCurrentTransactionNestLevel() }
+    unsafe { GetCurrentTransactionNestLevel() }
 }
 
 /// This transaction's id, assigned if it had none.
 pub fn full_id() -> u64 {
     // SAFETY: called while writing only, never in a parallel worker.
-    unsafe { pg_sys::GetTopFullTransactionId().value }
+    unsafe {
+        match GetTopFullTransactionIdIfAny().value {
+            0 => pg_sys::GetTopFullTransactionId().value,
+            known => known,
+        }
+    }
 }
 
 pub fn in_parallel_worker() -> bool {
@@ -37,10 +50,10 @@ pub fn accept_invalidations() {
 /// When the transaction started.
 pub fn start() -> pg_sys::TimestampTz {
     // SAFETY: reads backend state.
-    unsafe { pg_sys::GetCurrentTransactionStartTimestamp() }
+    unsafe { GetCurrentTransactionStartTimestamp() }
 }
 
 pub fn now() -> pg_sys::TimestampTz {
     // SAFETY: reads the clock.
-    unsafe { pg_sys::GetCurrentTimestamp() }
+    unsafe { GetCurrentTimestamp() }
 }

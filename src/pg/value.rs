@@ -25,6 +25,16 @@ impl Value {
         }
     }
 
+    /// A column's of type uuid.
+    pub fn uuid(datum: pg_sys::Datum, null: bool) -> Value {
+        Value {
+            datum,
+            null,
+            length: 16,
+            by_value: false,
+        }
+    }
+
     /// The value's bytes as stored, a copy; empty for NULL. Equal bytes are equal values.
     pub fn bytes(&self) -> Vec<u8> {
         if self.null {

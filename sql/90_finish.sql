@@ -85,6 +85,8 @@ COMMENT ON FUNCTION tenancy.my_orgs() IS
     'The organizations the session''s user may enter (spec 3.10)';
 COMMENT ON FUNCTION tenancy.current_user_id() IS
     'The user the session acts as (spec 4)';
+COMMENT ON FUNCTION tenancy.sees_user(uuid) IS
+    'Whether the context may see a user: oneself, and with team:read the organization''s members (spec 2)';
 COMMENT ON FUNCTION tenancy.current_role_name() IS
     'The role in the organization in effect (spec 4)';
 COMMENT ON FUNCTION tenancy.has_permission(text, text) IS
@@ -137,6 +139,8 @@ COMMENT ON FUNCTION tenancy.unprotect(regclass) IS
     'Takes the protection of a table away, rows stay; for the table''s owner and the DBA (spec 5)';
 COMMENT ON FUNCTION tenancy.protect_schema(text, text, jsonb, boolean, boolean) IS
     'Protects every table of a schema that has the organization column, all or none, and says which it left and why (spec 5)';
+COMMENT ON PROCEDURE tenancy.add_org_column(regclass, text, text[], integer) IS
+    'Adds an organization column to a table that refers to one that has it, fills and keeps it; for the owner and the DBA (spec 5)';
 COMMENT ON FUNCTION tenancy.exempt(regclass, text) IS
     'Says that a table is not to be protected, and why; for the table''s owner and the DBA (spec 5)';
 COMMENT ON FUNCTION tenancy.unexempt(regclass) IS

@@ -83,7 +83,8 @@ unsafe extern "C-unwind" fn is_answered(query: *mut pg_sys::QueryDesc) -> bool {
         };
         let values = value::parameters((*query).params);
         let text = std::ffi::CStr::from_ptr((*query).sourceText);
-        let held = isolation::is_held(parent, &values, text);
+        let types = value::parameter_types((*query).params);
+        let held = isolation::is_held(parent, &values, &types, text);
         if held {
             stand_in::check_permissions(plan);
         }

@@ -1,10 +1,12 @@
 //! protect(): reads a table into a plan, turns the plan into SQL, and guards every write from then on (spec 5).
 
+mod add_column;
 mod adopt;
 mod check_text;
 mod event;
 mod exempt;
 mod facts;
+mod fill;
 mod foreign_key;
 mod guard;
 mod held;
@@ -39,6 +41,7 @@ pub use table::protected;
 pub fn on_invalidation(relid: pgrx::pg_sys::Oid) {
     table::on_invalidation(relid);
     leakproof::on_invalidation(relid);
+    fill::on_invalidation();
 }
 
 /// Whether a table carries our protection; PostgreSQL's own never do.

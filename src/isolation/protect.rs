@@ -189,7 +189,7 @@ pub fn is_own_ddl() -> bool {
     OURS.get()
 }
 
-fn with_own_ddl<T>(work: impl FnOnce() -> T) -> T {
+pub fn with_own_ddl<T>(work: impl FnOnce() -> T) -> T {
     struct Over(bool);
     impl Drop for Over {
         fn drop(&mut self) {

@@ -71,6 +71,20 @@ impl Call {
         unsafe { name(&(*(*self.relation()).rd_rel).relname) }
     }
 
+    /// An argument that CREATE TRIGGER gave; empty where there is none.
+    pub fn argument(&self, n: usize) -> String {
+        // SAFETY: the trigger's definition is valid while it runs; arguments are NUL-terminated.
+        unsafe {
+            let trigger = (*self.data).tg_trigger;
+            if n >= (*trigger).tgnargs as usize {
+                return String::new();
+            }
+            std::ffi::CStr::from_ptr(*(*trigger).tgargs.add(n))
+                .to_string_lossy()
+                .into_owned()
+        }
+    }
+
     /// The row before, for UPDATE and DELETE.
     pub fn old_row(&self) -> Option<RowImage> {
         match self.event {
@@ -150,6 +164,34 @@ impl RowImage {
     pub fn place(&self) -> pg_sys::ItemPointerData {
         // SAFETY: the tuple is one that was fetched from the table.
         unsafe { (*self.tuple).t_self }
+    }
+
+    /// The page and the line where this version is stored.
+    pub fn page_and_line(&self) -> (u32, u16) {
+        let place = self.place();
+        let page = (u32::from(place.ip_blkid.bi_hi) << 16) | u32::from(place.ip_blkid.bi_lo);
+        (page, place.ip_posid)
+    }
+
+    /// The row as a BEFORE trigger answers it.
+    pub fn datum(&self) -> pg_sys::Datum {
+        pg_sys::Datum::from(self.tuple)
+    }
+
+    /// `datum()` with another value in one column.
+    pub fn with(&self, attnum: i16, value: pg_sys::Datum) -> pg_sys::Datum {
+        let (columns, values, nulls) = ([i32::from(attnum)], [value], [false]);
+        // SAFETY: the number is one of the row's columns, the value of its type.
+        unsafe {
+            pg_sys::Datum::from(pg_sys::heap_modify_tuple_by_cols(
+                self.tuple,
+                self.desc,
+                1,
+                columns.as_ptr().cast_mut(),
+                values.as_ptr().cast_mut(),
+                nulls.as_ptr().cast_mut(),
+            ))
+        }
     }
 
     /// Whether this version was deleted by an UPDATE that stored the next one in another partition.

@@ -1133,3 +1133,26 @@ fn a6_c13_plans_and_parallel_queries_follow_the_token() {
         }
     }
 }
+
+/// Attack C-5: whoever shares the login may read the statements of its other sessions, and a token there is a token.
+#[test]
+fn e6_no_session_of_the_same_login_reads_a_token_off_another() {
+    let gate = Gate::new();
+    let (mut honest, mut thief) = (gate.login("gate"), gate.login("gate"));
+    let token = gate.acme("acme.owner");
+    let others = "SELECT coalesce(string_agg(query, ' / '), '') FROM pg_stat_activity
+                  WHERE pid <> pg_backend_pid() AND usename = current_user";
+    for sql in [
+        format!("BEGIN; SELECT tenancy.authenticate('{token}')"),
+        format!("DO $$ BEGIN PERFORM tenancy.authenticate('{token}'); END $$"),
+        "SELECT tenancy.authenticate('not a token')".to_string(),
+    ] {
+        let _ = honest.attempt(&sql);
+        let seen = thief.text(others);
+        assert!(
+            !seen.contains(&token[..20]) && !seen.contains("not a token"),
+            "{seen}"
+        );
+        let _ = honest.attempt("ROLLBACK");
+    }
+}

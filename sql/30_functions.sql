@@ -2,7 +2,7 @@
 -- reader. Everything else is declared beside its Rust code.
 
 CREATE FUNCTION tenancy.org_if(action text) RETURNS uuid
-    STABLE STRICT LEAKPROOF PARALLEL SAFE COST 1
+    STABLE STRICT PARALLEL SAFE COST 1
     LANGUAGE c AS 'MODULE_PATHNAME', 'tenancy_org_if';
 COMMENT ON FUNCTION tenancy.org_if(text) IS
     'The current organization if the context may do the action there, else NULL: the predicate of every policy (spec 5.1)';
@@ -20,7 +20,7 @@ COMMENT ON FUNCTION tenancy.current_org() IS
     'The organization in effect: the claimed one if the principal belongs to it now, else NULL (spec 4)';
 
 CREATE FUNCTION tenancy.with_room(query tsquery) RETURNS tsquery
-    STABLE STRICT LEAKPROOF PARALLEL SAFE COST 1
+    STABLE STRICT PARALLEL SAFE COST 1
     LANGUAGE c AS 'MODULE_PATHNAME', 'tenancy_with_room';
 COMMENT ON FUNCTION tenancy.with_room(tsquery) IS
     'Answers a full-text query, or raises where the stack has no room for it; stands in plans of protected tables (spec 14)';

@@ -73,8 +73,10 @@ ALTER EVENT TRIGGER tenancy_after_drop ENABLE ALWAYS;
 
 COMMENT ON SCHEMA tenancy IS 'pg_tenancy: the organization as the isolation boundary of this database';
 
-COMMENT ON FUNCTION tenancy.enter(uuid, uuid) IS
-    'Sets the context to an organization (and user, for a trusted application) and validates it at once (spec 4)';
+COMMENT ON FUNCTION tenancy.enter(uuid, uuid, boolean) IS
+    'Sets the context to an organization (and user, for a trusted application), validates it at once, and seals it if told (spec 4)';
+COMMENT ON FUNCTION tenancy.seal_context() IS
+    'Freezes the context until the transaction ends (spec 4)';
 COMMENT ON FUNCTION tenancy.leave() IS
     'Unsets the context: no protected row is visible after it (spec 4)';
 COMMENT ON FUNCTION tenancy.whoami() IS
@@ -83,6 +85,8 @@ COMMENT ON FUNCTION tenancy.my_orgs() IS
     'The organizations the session''s user may enter (spec 3.10)';
 COMMENT ON FUNCTION tenancy.current_user_id() IS
     'The user the session acts as (spec 4)';
+COMMENT ON FUNCTION tenancy.sees_user(uuid) IS
+    'Whether the context may see a user: oneself, and with team:read the organization''s members (spec 2)';
 COMMENT ON FUNCTION tenancy.current_role_name() IS
     'The role in the organization in effect (spec 4)';
 COMMENT ON FUNCTION tenancy.has_permission(text, text) IS

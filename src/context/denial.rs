@@ -1,6 +1,7 @@
 //! The refusals that the hall gives, worded so that a tenant learns what to do and nothing about another organization.
 
 use super::authority::Id;
+use super::seal::Broken;
 use super::standing::{Reason, Standing};
 use super::token::Lapsed;
 use crate::pg::error::server_log;
@@ -128,4 +129,31 @@ pub fn second_org() -> ErrorReport {
     )
     .set_detail("The first protected statement of a transaction fixes its organization and user until the end.")
     .set_hint("COMMIT or ROLLBACK, then enter the other organization in a new transaction.")
+}
+
+/// The context is not the sealed one any more; `ended`: because its transaction is over.
+pub fn seal_broken(broken: Broken, ended: bool) -> ErrorReport {
+    let message = "permission denied: the sealed context was changed";
+    let detail = match (ended, broken) {
+        (true, _) => {
+            "Its transaction has ended, and the client's message goes on without that context."
+        }
+        (_, Broken::Org) => {
+            "The organization sealed for this transaction is not the one in effect now."
+        }
+        (_, Broken::User) => "The user sealed for this transaction is not the one in effect now.",
+        (_, Broken::ActorType) => {
+            "The actor type is not the one in effect when the context was sealed."
+        }
+        (_, Broken::Role) => {
+            "The login or database role is not the one in force when the context was sealed."
+        }
+        (_, Broken::RowSecurity) => {
+            "The setting row_security is not what it was when the context was sealed."
+        }
+    };
+    server_log(message, detail);
+    fail(NO_RIGHT, message).set_detail(detail).set_hint(
+        "A sealed context holds until its transaction and the client's message have ended: ROLLBACK, and send what needs another one as a message of its own.",
+    )
 }

@@ -12,11 +12,11 @@ use super::authority::{self, Id, Org};
 use super::principal::{Principal, principal};
 use super::settings::{self, ONE_ORG_PER_TRANSACTION, Setting};
 use super::token::{self, Lapsed};
-use super::{cursors, denial, transaction};
+use super::{cursors, denial, seal, transaction};
 use crate::access::matrix::{Action, Level, Matrix};
 use crate::pg::local::Backend;
 use crate::pg::{self, identity, identity::Runner};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -149,10 +149,41 @@ struct Kept {
     standing: Rc<Standing>,
 }
 
+static ASSESSING: Backend<Cell<u32>> = Backend::new(Cell::new(0));
+
+/// While a standing is made, our own look-ups are statements that start, too.
+struct Assessing;
+
+impl Assessing {
+    fn begin() -> Assessing {
+        ASSESSING.set(ASSESSING.get() + 1);
+        Assessing
+    }
+}
+
+impl Drop for Assessing {
+    fn drop(&mut self) {
+        ASSESSING.set(ASSESSING.get() - 1);
+    }
+}
+
+pub fn is_assessing() -> bool {
+    ASSESSING.get() > 0
+}
+
 static KEPT: Backend<RefCell<Option<Kept>>> = Backend::new(RefCell::new(None));
 
-/// Who the session acts as, where and with which rights, now.
+/// Who the session acts as, where and with which rights, now. Raises where that is not what was sealed.
 pub fn standing() -> Rc<Standing> {
+    let now = unsealed();
+    if seal::is_on() {
+        seal::hold(&now, true);
+    }
+    now
+}
+
+/// `standing` for the comparison with the seal.
+pub(super) fn unsealed() -> Rc<Standing> {
     let runner = identity::runner();
     let kept = KEPT.with_borrow(|kept| {
         kept.as_ref()
@@ -164,7 +195,9 @@ pub fn standing() -> Rc<Standing> {
     }
     pg::transaction::accept_invalidations();
     let basis = basis();
+    let assessing = Assessing::begin();
     let standing = Rc::new(assess());
+    drop(assessing);
     KEPT.set(Some(Kept {
         basis,
         runner,
@@ -191,7 +224,7 @@ pub fn refresh() {
 
 /// Whether only this process knows what the context rests on: no parallel worker is started then.
 pub fn stays_here() -> bool {
-    token::in_force().is_some() || is_void()
+    token::in_force().is_some() || seal::is_on() || is_void()
 }
 
 /// Whether the context is one that this transaction may not use.

@@ -50,6 +50,7 @@ unsafe extern "C-unwind" fn at_end(event: pg_sys::XactEvent::Type, _arg: *mut st
     use pg_sys::XactEvent::*;
     match event {
         XACT_EVENT_PRE_COMMIT | XACT_EVENT_PRE_PREPARE => {
+            super::seal::before_commit();
             super::cursors::before_commit();
             crate::isolation::before_commit();
             crate::audit::flush();
@@ -62,6 +63,7 @@ unsafe extern "C-unwind" fn at_end(event: pg_sys::XactEvent::Type, _arg: *mut st
             super::cursors::at_transaction_end();
             SERIAL.set(SERIAL.get() + 1);
             PIN.set(None);
+            super::seal::at_transaction_end();
             token::at_transaction_end(matches!(event, XACT_EVENT_COMMIT | XACT_EVENT_PREPARE));
             crate::pg::error::discreet_no_more();
             standing::transaction_ended(true);

@@ -38,6 +38,9 @@ unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryDesc, flags:
         if !transaction::in_parallel_worker() {
             transaction::accept_invalidations_unguarded();
             context::watch_the_clock();
+            if context::may_be_sealed() {
+                check_seal();
+            }
             let inside = identity::in_referential_action();
             if inside && isolation::holds_any() && is_answered(query) {
                 (*query).plannedstmt = stand_in::one_row();
@@ -50,6 +53,11 @@ unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryDesc, flags:
             None => standard_ExecutorStart(query, flags),
         }
     }
+}
+
+#[pg_guard]
+extern "C-unwind" fn check_seal() {
+    context::check_seal();
 }
 
 /// Whether this is a foreign key's own check, `SELECT 1 FROM parent WHERE key = $1 FOR KEY SHARE`, of a parent that the
@@ -75,7 +83,8 @@ unsafe extern "C-unwind" fn is_answered(query: *mut pg_sys::QueryDesc) -> bool {
         };
         let values = value::parameters((*query).params);
         let text = std::ffi::CStr::from_ptr((*query).sourceText);
-        let held = isolation::is_held(parent, &values, text);
+        let types = value::parameter_types((*query).params);
+        let held = isolation::is_held(parent, &values, &types, text);
         if held {
             stand_in::check_permissions(plan);
         }
@@ -375,6 +384,9 @@ unsafe extern "C-unwind" fn direction_for(
     // right is gone.
     // SAFETY: as the function's own.
     unsafe {
+        if (*query).already_executed && context::may_be_sealed() {
+            context::check_seal();
+        }
         if (*query).already_executed
             && !transaction::in_parallel_worker()
             && context::is_pinned()

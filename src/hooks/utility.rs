@@ -1,6 +1,6 @@
 //! ProcessUtility: keeps cursors WITH HOLD to the context they were opened in, and discards the token with the rest.
 
-use crate::context::{cursors, token};
+use crate::context::{check_seal, cursors, token};
 use crate::isolation;
 use crate::pg::catalog;
 use pgrx::pg_sys::panic::ErrorReportable;
@@ -92,6 +92,10 @@ unsafe extern "C-unwind" fn before(node: *mut pg_sys::Node) {
     unsafe {
         if node.is_null() {
             return;
+        }
+        // Ending the transaction is the way out of a broken seal.
+        if (*node).type_ != pg_sys::NodeTag::T_TransactionStmt {
+            check_seal();
         }
         // A table that is open cannot be altered.
         isolation::close_parents();

@@ -8,7 +8,7 @@ use super::plan::Options;
 use super::route::Leaves;
 use crate::pg::catalog;
 use crate::pg::local::Backend;
-use crate::pg::probe::{self, Probe, ProbeKey};
+use crate::pg::probe::{self, Cast, Probe, ProbeKey};
 use crate::pg::query::{Arg, latest};
 use crate::pg::trigger::RowImage;
 use crate::pg::value::{self, Projection};
@@ -24,6 +24,11 @@ pub struct GuardedKey {
     pub name: String,
     /// The child's columns, with their names for the error.
     pub columns: Vec<(i16, String)>,
+    /// Their types, in which PostgreSQL's own query for the key has its parameters.
+    pub types: Vec<pg_sys::Oid>,
+    /// Whether no other key of the table compares the same columns of the same parent in another way: PostgreSQL's query
+    /// for the one could be taken for that of the other (attack C-4).
+    pub unmistakable: bool,
     pub probe: Probe,
     /// Where the parent is partitioned.
     pub leaves: Option<Leaves>,
@@ -32,6 +37,24 @@ pub struct GuardedKey {
 }
 
 impl GuardedKey {
+    /// Whether the other leads to the same columns of the same parent and is not the same check.
+    fn looks_like(&self, other: &GuardedKey) -> bool {
+        let columns = |key: &GuardedKey| -> Vec<String> {
+            let names = key.probe.keys.iter().map(|k| k.parent_column.clone());
+            names.collect()
+        };
+        let checks = |key: &GuardedKey| -> Vec<(pg_sys::Oid, Cast)> {
+            key.probe
+                .keys
+                .iter()
+                .map(|k| (k.operator, k.cast))
+                .collect()
+        };
+        self.probe.parent == other.probe.parent
+            && columns(self) == columns(other)
+            && (self.types != other.types || checks(self) != checks(other))
+    }
+
     /// Says which column of the parent holds the organization.
     pub fn lead_to(&mut self, org_attnum: i16) {
         self.probe.org_attnum = org_attnum;
@@ -303,6 +326,13 @@ fn foreign_keys(
     for key in &mut keys {
         key.lead_to(org_column_of(key.probe.parent).unwrap_or(0));
     }
+    let unmistakable: Vec<bool> = keys
+        .iter()
+        .map(|key| !keys.iter().any(|other| key.looks_like(other)))
+        .collect();
+    for (key, unmistakable) in keys.iter_mut().zip(unmistakable) {
+        key.unmistakable = unmistakable;
+    }
     (keys, parents)
 }
 
@@ -337,6 +367,8 @@ pub fn all_keys(relid: pg_sys::Oid, columns: &[(i16, String)]) -> Vec<GuardedKey
             let names = row.get::<Vec<String>>(10).unwrap_or_default();
             GuardedKey {
                 leaves: None,
+                types: types.clone(),
+                unmistakable: true,
                 constraint: row.get(1).unwrap_or(pg_sys::InvalidOid),
                 name: row.get(2).unwrap_or_default(),
                 columns: child
@@ -348,6 +380,7 @@ pub fn all_keys(relid: pg_sys::Oid, columns: &[(i16, String)]) -> Vec<GuardedKey
                     .collect(),
                 check: Rc::new(CheckText::new(names.clone())),
                 probe: Probe {
+                    constraint: row.get(1).unwrap_or(pg_sys::InvalidOid),
                     parent: row.get(3).unwrap_or(pg_sys::InvalidOid),
                     index: row.get(4).unwrap_or(pg_sys::InvalidOid),
                     org_attnum: 0,

@@ -61,6 +61,12 @@ pub unsafe fn accept_invalidations_unguarded() {
     }
 }
 
+/// When the client's present message arrived: PostgreSQL sets it once for each, whatever transactions end in between.
+pub fn message() -> pg_sys::TimestampTz {
+    // SAFETY: reads backend state.
+    unsafe { pg_sys::GetCurrentStatementStartTimestamp() }
+}
+
 /// When the transaction started.
 pub fn start() -> pg_sys::TimestampTz {
     // SAFETY: reads backend state.

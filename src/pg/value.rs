@@ -255,6 +255,17 @@ pub fn name_datum(text: &str) -> pg_sys::Datum {
     .expect("a name is never NULL")
 }
 
+/// The types of a query's parameters.
+///
+/// SAFETY: `list` is the parameter list of a query descriptor.
+pub unsafe fn parameter_types(list: pg_sys::ParamListInfo) -> Vec<pg_sys::Oid> {
+    // SAFETY: as the function's own.
+    unsafe {
+        let parameters = (*list).params.as_slice((*list).numParams as usize);
+        parameters.iter().map(|parameter| parameter.ptype).collect()
+    }
+}
+
 /// The parameters of a running query.
 ///
 /// SAFETY: `list` is the parameter list of a query descriptor, with its values in place.

@@ -178,7 +178,8 @@ fn everything_in_the_schema_is_described() {
         dba.column(
             "SELECT s.name FROM (VALUES ('app.current_org'), ('app.current_user_id'), ('app.current_project'),
                  ('app.current_cluster'), ('app.actor_type'), ('app.request_id'), ('app.client_addr'),
-                 ('tenancy.one_org_per_transaction'), ('tenancy.dedicated_audit_limit'), ('tenancy.max_owned_orgs')) s(name)
+                 ('tenancy.one_org_per_transaction'), ('tenancy.dedicated_audit_limit'), ('tenancy.max_owned_orgs'),
+                 ('tenancy.missing_context'), ('tenancy.token_leeway')) s(name)
              WHERE tenancy.current_org() IS NULL
                AND NOT EXISTS (SELECT FROM pg_settings p WHERE p.name = s.name AND p.short_desc <> '')"
         ),
@@ -218,10 +219,12 @@ const OPEN_TO_EVERYBODY: &[&str] = &[
     "org_if(text)",
     "whoami()",
     "my_orgs()",
-    "enter(uuid,uuid)",
+    "enter(uuid,uuid,boolean)",
+    "seal_context()",
     "leave()",
     // In the policies: says why a row is refused, and does nothing else.
     "check_row(oid,uuid,text)",
+    "sees_user(uuid)",
     // Tokens: whoever holds one; keys and who needs one are the DBA's.
     "authenticate(text,text)",
     "add_signing_key(text,text,bytea,text,text,text)",
@@ -358,8 +361,9 @@ fn the_hot_functions_are_what_the_planner_needs() {
             "SELECT oid::regprocedure::text, provolatile, proparallel, proleakproof FROM pg_proc
              WHERE oid IN ('tenancy.org_if(text)'::regprocedure, 'tenancy.current_org()'::regprocedure) ORDER BY 1"
         ),
-        ["tenancy.current_org()", "tenancy.org_if(text)"].map(|name| {
-            [name, "s", "s", "t"].map(|v| Some(v.to_string()))
+        // org_if() raises and names its argument, so it must not be evaluated on rows that the policies withhold (C-1).
+        [("tenancy.current_org()", "t"), ("tenancy.org_if(text)", "f")].map(|(name, leakproof)| {
+            [name, "s", "s", leakproof].map(|text| Some(text.to_string()))
         })
     );
     // Whatever reads the context is stable and may run in a worker; nothing is immutable, since plans outlive contexts.
@@ -407,7 +411,7 @@ fn arguments_have_the_names_of_the_contract() {
         ),
         ("remove_member(uuid,uuid)", &["org", "user_id"]),
         ("transfer_ownership(uuid,uuid)", &["org", "new_owner"]),
-        ("enter(uuid,uuid)", &["org", "user_id"]),
+        ("enter(uuid,uuid,boolean)", &["org", "user_id", "seal"]),
         (
             "has_permission(uuid,uuid,text)",
             &["user_id", "org", "action"],

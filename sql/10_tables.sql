@@ -110,6 +110,12 @@ CREATE TABLE tenancy.leakproof_vouched (
     PRIMARY KEY (object, access_method, family)
 );
 
+-- Where a new table with an organization column is expected to be protected.
+CREATE TABLE tenancy.watched_schemas (
+    schema     name PRIMARY KEY,
+    org_column name NOT NULL
+);
+
 -- Holds no row. Its relation cache entry is the bell that every backend hears when authority changes:
 -- the triggers in 40_triggers.sql invalidate it, so no cached plan of a real table is thrown away with it.
 CREATE TABLE tenancy.authority (bell boolean CHECK (false));
@@ -123,6 +129,7 @@ COMMENT ON TABLE tenancy.role_permissions IS 'The grant level (allow, limited, d
 COMMENT ON TABLE tenancy.login_bindings IS 'Which database login is a person, and which is a trusted application (spec 4)';
 COMMENT ON TABLE tenancy.administrators IS 'Roles that run the DBA''s functions without being superuser (spec 4)';
 COMMENT ON TABLE tenancy.leakproof_vouched IS 'What vouch_leakproof() was told; leakproof_vouchers shows it with the reasons (spec 14)';
+COMMENT ON TABLE tenancy.watched_schemas IS 'Schemas in which a new table with the organization column must be protected (spec 5.7)';
 COMMENT ON TABLE tenancy.authority IS 'Empty; its invalidation tells every session that memberships, roles or bindings changed';
 
 -- What pg_dump must carry: everything but the seed rows, which CREATE EXTENSION writes again.
@@ -135,3 +142,4 @@ SELECT pg_catalog.pg_extension_config_dump('tenancy.memberships', '');
 SELECT pg_catalog.pg_extension_config_dump('tenancy.login_bindings', '');
 SELECT pg_catalog.pg_extension_config_dump('tenancy.administrators', '');
 SELECT pg_catalog.pg_extension_config_dump('tenancy.leakproof_vouched', '');
+SELECT pg_catalog.pg_extension_config_dump('tenancy.watched_schemas', '');

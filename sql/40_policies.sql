@@ -2,7 +2,8 @@
 
 GRANT USAGE ON SCHEMA tenancy TO PUBLIC;
 GRANT SELECT ON tenancy.users, tenancy.orgs, tenancy.memberships,
-                tenancy.roles, tenancy.actions, tenancy.role_permissions, tenancy.leakproof_vouched TO PUBLIC;
+                tenancy.roles, tenancy.actions, tenancy.role_permissions, tenancy.leakproof_vouched,
+                tenancy.watched_schemas TO PUBLIC;
 
 ALTER TABLE tenancy.users ENABLE ROW LEVEL SECURITY;
 ALTER TABLE tenancy.orgs ENABLE ROW LEVEL SECURITY;
@@ -13,6 +14,7 @@ ALTER TABLE tenancy.role_permissions ENABLE ROW LEVEL SECURITY;
 ALTER TABLE tenancy.login_bindings ENABLE ROW LEVEL SECURITY;
 ALTER TABLE tenancy.administrators ENABLE ROW LEVEL SECURITY;
 ALTER TABLE tenancy.leakproof_vouched ENABLE ROW LEVEL SECURITY;
+ALTER TABLE tenancy.watched_schemas ENABLE ROW LEVEL SECURITY;
 ALTER TABLE tenancy.authority ENABLE ROW LEVEL SECURITY;
 
 -- The matrix is published; there is nothing of any organization in it.
@@ -21,6 +23,7 @@ CREATE POLICY published ON tenancy.actions FOR SELECT USING (true);
 CREATE POLICY published ON tenancy.role_permissions FOR SELECT USING (true);
 -- Nor of how their indexes may be used.
 CREATE POLICY published ON tenancy.leakproof_vouched FOR SELECT USING (true);
+CREATE POLICY published ON tenancy.watched_schemas FOR SELECT USING (true);
 
 CREATE POLICY current_org ON tenancy.orgs FOR SELECT USING (id = tenancy.current_org());
 

@@ -5,7 +5,7 @@
 //! by an earlier transaction (a pooler's previous client) is told from one that was set in this one.
 
 use super::{standing, transaction};
-use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
+use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 use pgrx::pg_sys;
 use std::cell::Cell;
 use std::ffi::{CStr, c_char, c_void};
@@ -15,7 +15,19 @@ const LONGEST: usize = 255;
 
 pub static ONE_ORG_PER_TRANSACTION: GucSetting<bool> = GucSetting::<bool>::new(true);
 pub static DEDICATED_AUDIT_LIMIT: GucSetting<i32> = GucSetting::<i32>::new(1000);
+pub static ON_DRIFT: GucSetting<OnDrift> = GucSetting::<OnDrift>::new(OnDrift::Refuse);
 pub static MAX_OWNED_ORGS: GucSetting<i32> = GucSetting::<i32>::new(0);
+
+/// What follows a command that weakens a protected table.
+#[derive(Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
+pub enum OnDrift {
+    #[name = c"refuse"]
+    Refuse,
+    #[name = c"mend"]
+    Mend,
+    #[name = c"warn"]
+    Warn,
+}
 
 /// One string setting and the transaction that set its present value.
 struct Claim {
@@ -315,6 +327,14 @@ pub fn init() {
         c"Refuses a second organization or user in a transaction that touched protected rows.",
         c"Deferred triggers, open cursors and audit rows would otherwise see another organization than their statement did.",
         &ONE_ORG_PER_TRANSACTION,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_enum_guc(
+        c"tenancy.on_drift",
+        c"What follows a command that weakens a protected table: refuse, mend or warn.",
+        c"What cannot be mended without asking is refused.",
+        &ON_DRIFT,
         GucContext::Suset,
         GucFlags::default(),
     );

@@ -93,6 +93,7 @@ unsafe fn deserves_a_look(plan: *mut pg_sys::PlannedStmt) -> bool {
         (*plan).parallelModeNeeded
             || !(*plan).rowMarks.is_null()
             || (*plan).commandType == pg_sys::CmdType::CMD_MERGE
+            || isolation::drift::is_noting()
     }
 }
 
@@ -105,6 +106,7 @@ unsafe extern "C-unwind" fn look_at(query: *mut pg_sys::QueryDesc, inside: bool)
     // SAFETY: as the function's own.
     unsafe {
         let plan = (*query).plannedstmt;
+        isolation::drift::note_reading(|| relations(plan));
         // A worker sets the copied settings in a transaction of its own and cannot tell an old context from a new one;
         // without workers the leader scans alone and tells.
         if (*plan).parallelModeNeeded && context::is_void() {

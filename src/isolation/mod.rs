@@ -1,6 +1,7 @@
 //! protect(): reads a table into a plan, turns the plan into SQL, and guards every write from then on (spec 5).
 
 mod check_text;
+pub mod drift;
 mod facts;
 mod foreign_key;
 mod guard;
@@ -12,10 +13,9 @@ mod survey;
 mod table;
 mod uninstall;
 
-pub use foreign_key::{
-    at_subtransaction_abort, at_subtransaction_commit, before_commit, before_subtransaction_commit,
-    hides, hides_any, is_held,
-};
+use pgrx::pg_sys::panic::ErrorReportable;
+
+pub use foreign_key::{before_subtransaction_commit, hides, hides_any, is_held};
 pub use guard::{
     check_inside_cascade, check_locking_read, check_reading, check_unread_merge, pin_for,
     refused_row,
@@ -39,6 +39,22 @@ pub fn is_protected(relid: pgrx::pg_sys::Oid) -> bool {
 /// The end of a statement, or the start of one that may change tables: no parent stays open.
 pub use crate::pg::probe::close_all as close_parents;
 
+pub fn before_commit() {
+    foreign_key::before_commit();
+    drift::before_commit().unwrap_or_report();
+}
+
+pub fn at_subtransaction_abort(level: i32) {
+    foreign_key::at_subtransaction_abort(level);
+    drift::at_subtransaction_abort(level);
+}
+
+pub fn at_subtransaction_commit(level: i32) {
+    foreign_key::at_subtransaction_commit(level);
+    drift::at_subtransaction_commit(level);
+}
+
 pub fn at_transaction_end() {
     foreign_key::forget_all();
+    drift::forget();
 }

@@ -1,5 +1,6 @@
 //! protect() and unprotect(): the checks come first, all of them, and nothing is changed before they pass.
 
+use super::drift;
 use super::facts::{
     self, Facts, OrgColumn, column_exists, current_options, facts, locked, require_owner,
     require_plain_table,
@@ -112,11 +113,13 @@ fn protected_already(table: &Facts, present: &Options, wanted: &Options) -> pg::
 /// Runs a statement of the plan. ALTER TABLE looks through the table's own checks, evaluating functions in them, so it
 /// runs as the table's owner; the others need our triggers' EXECUTE.
 fn change(table: &Facts, statement: &str) {
-    if statement.starts_with("ALTER TABLE") {
-        identity::as_table_owner(table.owner, || query::execute_as_is(statement));
-    } else {
-        execute(statement, &[]);
-    }
+    drift::changing(table.relid, || {
+        if statement.starts_with("ALTER TABLE") {
+            identity::as_table_owner(table.owner, || query::execute_as_is(statement));
+        } else {
+            execute(statement, &[]);
+        }
+    });
 }
 
 fn apply(table: &Facts, column: &OrgColumn, options: &mut Options) {

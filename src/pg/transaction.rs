@@ -94,3 +94,14 @@ pub fn is_read_committed() -> bool {
     // SAFETY: reads a backend variable.
     unsafe { pg_sys::XactIsoLevel <= pg_sys::XACT_READ_COMMITTED as i32 }
 }
+
+/// Runs `work` with a snapshot of its own: before commit there is no statement's left.
+pub fn with_snapshot<T>(work: impl FnOnce() -> T) -> T {
+    // SAFETY: popped at once; an error on the way pops it with the transaction.
+    unsafe {
+        pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
+        let result = work();
+        pg_sys::PopActiveSnapshot();
+        result
+    }
+}

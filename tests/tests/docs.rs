@@ -236,6 +236,8 @@ const OPEN_TO_EVERYBODY: &[&str] = &[
     "transfer_ownership(uuid,uuid)",
     "protect(regclass,text,jsonb,boolean)",
     "unprotect(regclass)",
+    "watch_schema(text,text)",
+    "unwatch_schema(text)",
     "read_audit(timestamp with time zone,timestamp with time zone,uuid,text,text,bigint)",
     // The DBA's, which administrators who are no superusers run as well.
     "bind_login(text,uuid)",
@@ -326,6 +328,7 @@ fn tables_are_readable_under_row_security_and_never_writable() {
             "role_permissions SELECT",
             "roles SELECT",
             "users SELECT",
+            "watched_schemas SELECT",
         ]
     );
     assert_eq!(

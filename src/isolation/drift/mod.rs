@@ -194,12 +194,10 @@ fn after(model: Vec<pg_sys::Oid>, read: &[pg_sys::Oid]) -> pg::Result<()> {
     );
     for object in &touched {
         match object.class.as_str() {
-            "pg_class" => {
-                if object.id != CHANGING.get() {
-                    state::check(object.id)?;
-                    readers::check_relation(object.id)?;
-                    watch::check(object.id, &model, read)?;
-                }
+            "pg_class" if object.id != CHANGING.get() => {
+                state::check(object.id)?;
+                readers::check_relation(object.id)?;
+                watch::check(object.id, &model, read)?;
             }
             "pg_trigger" | "pg_policy" => {
                 if let Some((table, name)) = owner_of(object)

@@ -82,7 +82,7 @@ CREATE INDEX memberships_user_id_idx ON tenancy.memberships (user_id);
 -- Database logins are global to the cluster and named, not created, here.
 CREATE TABLE tenancy.login_bindings (
     login        name PRIMARY KEY,
-    kind         text NOT NULL CHECK (kind IN ('user', 'application')),
+    kind         text NOT NULL CHECK (kind IN ('user', 'application', 'token')),
     user_id      uuid REFERENCES tenancy.users (id) ON DELETE CASCADE,
     scope        text NOT NULL CHECK (scope IN ('transaction', 'session')),
     service_role text REFERENCES tenancy.roles (name),
@@ -93,9 +93,34 @@ CREATE TABLE tenancy.login_bindings (
 );
 CREATE INDEX login_bindings_user_id_idx ON tenancy.login_bindings (user_id);
 
+-- What verifies tokens. A secret (HS256) stands here as it is, since it must sign anew to compare; of the other algorithms
+-- only the public key. A retired key's bytes are gone; its id stays, so that nobody gives it to another key.
+CREATE TABLE tenancy.signing_keys (
+    kid        text PRIMARY KEY CHECK (kid <> '' AND octet_length(kid) <= 255 AND kid !~ '[[:cntrl:]]'),
+    algorithm  text NOT NULL CHECK (algorithm IN ('HS256', 'EdDSA', 'ES256')),
+    verifier   bytea,
+    audience   text NOT NULL CHECK (audience <> ''),
+    issuer     text CHECK (issuer <> ''),
+    subject    text NOT NULL CHECK (subject IN ('user', 'sso_subject')),
+    created_at timestamptz NOT NULL DEFAULT now(),
+    retired_at timestamptz,
+    CHECK ((verifier IS NULL) = (retired_at IS NOT NULL))
+);
+-- No copy of a secret among the planner's statistics.
+ALTER TABLE tenancy.signing_keys ALTER COLUMN verifier SET STATISTICS 0;
+
 CREATE TABLE tenancy.administrators (
     role       name PRIMARY KEY,
     created_at timestamptz NOT NULL DEFAULT now()
+);
+
+-- Tables that protect_schema() leaves alone. By their number in the catalog, which follows a renamed table; a dump writes it
+-- as the name.
+CREATE TABLE tenancy.exemptions (
+    table_name  regclass PRIMARY KEY,
+    reason      text NOT NULL CHECK (reason <> ''),
+    exempted_by name NOT NULL,
+    exempted_at timestamptz NOT NULL DEFAULT now()
 );
 
 -- What a superuser vouched for: an operator as regoperator shows it, with an index family; or, with neither method nor
@@ -126,8 +151,10 @@ COMMENT ON TABLE tenancy.memberships IS 'Which user has which role in which orga
 COMMENT ON TABLE tenancy.roles IS 'The system roles owner, admin, member and viewer (spec 2)';
 COMMENT ON TABLE tenancy.actions IS 'Permission slugs, resource:verb, with their category (spec 2)';
 COMMENT ON TABLE tenancy.role_permissions IS 'The grant level (allow, limited, deny) of every role on every action (spec 2)';
-COMMENT ON TABLE tenancy.login_bindings IS 'Which database login is a person, and which is a trusted application (spec 4)';
+COMMENT ON TABLE tenancy.login_bindings IS 'Which database login is a person, which a trusted application, and which needs a token (spec 4)';
+COMMENT ON TABLE tenancy.signing_keys IS 'What verifies signed tokens; readable by superusers only, see list_signing_keys() (spec 4)';
 COMMENT ON TABLE tenancy.administrators IS 'Roles that run the DBA''s functions without being superuser (spec 4)';
+COMMENT ON TABLE tenancy.exemptions IS 'Tables that protect_schema() leaves alone, and why (spec 5)';
 COMMENT ON TABLE tenancy.leakproof_vouched IS 'What vouch_leakproof() was told; leakproof_vouchers shows it with the reasons (spec 14)';
 COMMENT ON TABLE tenancy.watched_schemas IS 'Schemas in which a new table with the organization column must be protected (spec 5.7)';
 COMMENT ON TABLE tenancy.authority IS 'Empty; its invalidation tells every session that memberships, roles or bindings changed';
@@ -140,6 +167,9 @@ SELECT pg_catalog.pg_extension_config_dump('tenancy.role_permissions', 'WHERE NO
 SELECT pg_catalog.pg_extension_config_dump('tenancy.orgs', '');
 SELECT pg_catalog.pg_extension_config_dump('tenancy.memberships', '');
 SELECT pg_catalog.pg_extension_config_dump('tenancy.login_bindings', '');
+SELECT pg_catalog.pg_extension_config_dump('tenancy.signing_keys', '');
 SELECT pg_catalog.pg_extension_config_dump('tenancy.administrators', '');
+SELECT pg_catalog.pg_extension_config_dump(
+    'tenancy.exemptions', 'WHERE EXISTS (SELECT FROM pg_catalog.pg_class AS c WHERE c.oid = table_name)');
 SELECT pg_catalog.pg_extension_config_dump('tenancy.leakproof_vouched', '');
 SELECT pg_catalog.pg_extension_config_dump('tenancy.watched_schemas', '');

@@ -2,7 +2,7 @@
 -- reader. Everything else is declared beside its Rust code.
 
 CREATE FUNCTION tenancy.org_if(action text) RETURNS uuid
-    STABLE STRICT LEAKPROOF PARALLEL SAFE COST 1
+    STABLE STRICT PARALLEL SAFE COST 1
     LANGUAGE c AS 'MODULE_PATHNAME', 'tenancy_org_if';
 COMMENT ON FUNCTION tenancy.org_if(text) IS
     'The current organization if the context may do the action there, else NULL: the predicate of every policy (spec 5.1)';
@@ -20,7 +20,7 @@ COMMENT ON FUNCTION tenancy.current_org() IS
     'The organization in effect: the claimed one if the principal belongs to it now, else NULL (spec 4)';
 
 CREATE FUNCTION tenancy.with_room(query tsquery) RETURNS tsquery
-    STABLE STRICT LEAKPROOF PARALLEL SAFE COST 1
+    STABLE STRICT PARALLEL SAFE COST 1
     LANGUAGE c AS 'MODULE_PATHNAME', 'tenancy_with_room';
 COMMENT ON FUNCTION tenancy.with_room(tsquery) IS
     'Answers a full-text query, or raises where the stack has no room for it; stands in plans of protected tables (spec 14)';
@@ -65,10 +65,26 @@ CREATE FUNCTION tenancy.drift_dropped() RETURNS event_trigger
 COMMENT ON FUNCTION tenancy.drift_dropped() IS
     'Event trigger: refuses that a protected table loses a trigger or policy of ours (spec 5.7)';
 
+CREATE FUNCTION tenancy.after_table_ddl() RETURNS event_trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', 'tenancy_after_table_ddl';
+COMMENT ON FUNCTION tenancy.after_table_ddl() IS
+    'Event trigger: new partitions and children are protected like their parent; new foreign keys are checked (spec 5)';
+
+CREATE FUNCTION tenancy.after_drop() RETURNS event_trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', 'tenancy_after_drop';
+COMMENT ON FUNCTION tenancy.after_drop() IS
+    'Event trigger: the exemption of a dropped table goes with it (spec 5)';
+
+CREATE FUNCTION tenancy.fill_org() RETURNS trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', 'tenancy_fill_org';
+COMMENT ON FUNCTION tenancy.fill_org() IS
+    'Row trigger of tables whose organization column add_org_column() made: keeps it filled (spec 5)';
+
 -- Triggers fire without EXECUTE; creating one by hand takes it, and only protect() creates them.
 REVOKE ALL ON FUNCTION tenancy.guard_row(), tenancy.guard_statement(), tenancy.guard_truncate(),
-                       tenancy.guard_audit(), tenancy.guard_drop(), tenancy.drift_begins(),
-                       tenancy.drift_ends(), tenancy.drift_dropped() FROM PUBLIC;
+                       tenancy.guard_audit(), tenancy.guard_drop(), tenancy.after_table_ddl(),
+                       tenancy.after_drop(), tenancy.fill_org(), tenancy.drift_begins(), tenancy.drift_ends(),
+                       tenancy.drift_dropped() FROM PUBLIC;
 
 CREATE TYPE tenancy.audit_entry AS (
     at timestamptz, org_id uuid, actor_id uuid, actor_type text, approver_id uuid, db_role name, operation text,

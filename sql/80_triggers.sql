@@ -6,7 +6,7 @@ DECLARE
     t text;
 BEGIN
     FOREACH t IN ARRAY ARRAY['users', 'orgs', 'memberships', 'roles', 'actions', 'role_permissions',
-                             'login_bindings', 'administrators', 'leakproof_vouched'] LOOP
+                             'login_bindings', 'signing_keys', 'administrators', 'leakproof_vouched'] LOOP
         EXECUTE format('CREATE TRIGGER authority_changed AFTER INSERT OR UPDATE OR DELETE ON tenancy.%I
                         FOR EACH ROW EXECUTE FUNCTION tenancy.authority_changed()', t);
         EXECUTE format('CREATE TRIGGER authority_truncated AFTER TRUNCATE ON tenancy.%I

@@ -8,7 +8,9 @@ SELECT t.tgrelid::pg_catalog.regclass AS table_name,
        a.options ->> 'update' AS update_action,
        a.options ->> 'delete' AS delete_action,
        a.options -> 'columns' AS column_actions,
-       (a.options ->> 'audit')::boolean AS audited
+       (a.options ->> 'audit')::boolean AS audited,
+       (SELECT i.inhparent::pg_catalog.regclass FROM pg_catalog.pg_inherits AS i
+        WHERE i.inhrelid = t.tgrelid ORDER BY i.inhseqno LIMIT 1) AS part_of
 FROM pg_catalog.pg_trigger AS t
      CROSS JOIN LATERAL
          (SELECT pg_catalog.convert_from(pg_catalog.substring(t.tgargs, 1, pg_catalog.length(t.tgargs) - 1),
@@ -23,9 +25,17 @@ FROM pg_catalog.pg_trigger AS t
                JOIN pg_catalog.pg_attribute AS att ON att.attrelid = t.tgrelid AND att.attnum = d.refobjsubid
           WHERE p.polrelid = t.tgrelid AND p.polname = 'tenancy_select_boundary' AND d.refobjsubid > 0
           LIMIT 1) AS c ON true
-WHERE t.tgfoid = 'tenancy.guard_row()'::pg_catalog.regprocedure AND t.tgnargs = 1;
-COMMENT ON VIEW tenancy.protected_tables IS 'The tables handed to protect(), and the action each command needs (spec 5)';
+WHERE t.tgfoid IN ('tenancy.guard_row()'::pg_catalog.regprocedure, 'tenancy.guard_statement()'::pg_catalog.regprocedure)
+  AND t.tgnargs = 1;
+COMMENT ON VIEW tenancy.protected_tables IS
+    'The protected tables, their partitions and children among them, and the action each command needs (spec 5)';
 GRANT SELECT ON tenancy.protected_tables TO PUBLIC;
+
+CREATE VIEW tenancy.exempt_tables WITH (security_invoker = true) AS
+SELECT e.table_name, e.reason, e.exempted_by, e.exempted_at
+FROM tenancy.exemptions AS e JOIN pg_catalog.pg_class AS c ON c.oid = e.table_name;
+COMMENT ON VIEW tenancy.exempt_tables IS 'Tables that are left unprotected on purpose, and why (spec 5)';
+GRANT SELECT ON tenancy.exempt_tables TO PUBLIC;
 
 CREATE VIEW tenancy.audit_log AS
 SELECT at, org_id, actor_id, actor_type, approver_id, db_role, operation, object, key, old, new,
@@ -52,6 +62,15 @@ GRANT SELECT ON tenancy.leakproof_vouchers TO PUBLIC;
 CREATE EVENT TRIGGER tenancy_guard_drop ON ddl_command_start
     WHEN TAG IN ('DROP EXTENSION', 'DROP SCHEMA', 'DROP OWNED') EXECUTE FUNCTION tenancy.guard_drop();
 
+CREATE EVENT TRIGGER tenancy_after_table_ddl ON ddl_command_end
+    WHEN TAG IN ('CREATE TABLE', 'ALTER TABLE', 'CREATE FOREIGN TABLE', 'ALTER FOREIGN TABLE', 'CREATE SCHEMA') EXECUTE FUNCTION tenancy.after_table_ddl();
+-- In replica mode too: a partition made there is as open as any.
+ALTER EVENT TRIGGER tenancy_after_table_ddl ENABLE ALWAYS;
+
+CREATE EVENT TRIGGER tenancy_after_drop ON sql_drop
+    WHEN TAG IN ('DROP TABLE', 'DROP FOREIGN TABLE', 'DROP SCHEMA', 'DROP OWNED') EXECUTE FUNCTION tenancy.after_drop();
+ALTER EVENT TRIGGER tenancy_after_drop ENABLE ALWAYS;
+
 -- Named to fire after the one that takes new partitions in.
 CREATE EVENT TRIGGER tenancy_drift_begins ON ddl_command_start
     WHEN TAG IN ('CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO') EXECUTE FUNCTION tenancy.drift_begins();
@@ -68,8 +87,10 @@ ALTER EVENT TRIGGER tenancy_drift_dropped ENABLE ALWAYS;
 
 COMMENT ON SCHEMA tenancy IS 'pg_tenancy: the organization as the isolation boundary of this database';
 
-COMMENT ON FUNCTION tenancy.enter(uuid, uuid) IS
-    'Sets the context to an organization (and user, for a trusted application) and validates it at once (spec 4)';
+COMMENT ON FUNCTION tenancy.enter(uuid, uuid, boolean) IS
+    'Sets the context to an organization (and user, for a trusted application), validates it at once, and seals it if told (spec 4)';
+COMMENT ON FUNCTION tenancy.seal_context() IS
+    'Freezes the context until the transaction ends (spec 4)';
 COMMENT ON FUNCTION tenancy.leave() IS
     'Unsets the context: no protected row is visible after it (spec 4)';
 COMMENT ON FUNCTION tenancy.whoami() IS
@@ -78,6 +99,8 @@ COMMENT ON FUNCTION tenancy.my_orgs() IS
     'The organizations the session''s user may enter (spec 3.10)';
 COMMENT ON FUNCTION tenancy.current_user_id() IS
     'The user the session acts as (spec 4)';
+COMMENT ON FUNCTION tenancy.sees_user(uuid) IS
+    'Whether the context may see a user: oneself, and with team:read the organization''s members (spec 2)';
 COMMENT ON FUNCTION tenancy.current_role_name() IS
     'The role in the organization in effect (spec 4)';
 COMMENT ON FUNCTION tenancy.has_permission(text, text) IS
@@ -108,6 +131,18 @@ COMMENT ON FUNCTION tenancy.trust_application(text, text, text) IS
     'Trusts a login to name the user it acts for; for the DBA (spec 4)';
 COMMENT ON FUNCTION tenancy.distrust_application(text) IS
     'Undoes trust_application(); for the DBA (spec 4)';
+COMMENT ON FUNCTION tenancy.authenticate(text, text) IS
+    'Proves by a signed token which user the session acts for, in this transaction or session (spec 4)';
+COMMENT ON FUNCTION tenancy.require_token(text, text) IS
+    'Leaves a login without authority unless it brings a signed token; for the DBA (spec 4)';
+COMMENT ON FUNCTION tenancy.waive_token(text) IS
+    'Undoes require_token(); for the DBA (spec 4)';
+COMMENT ON FUNCTION tenancy.add_signing_key(text, text, bytea, text, text, text) IS
+    'Adds a key that verifies tokens; for the DBA (spec 4)';
+COMMENT ON FUNCTION tenancy.retire_signing_key(text) IS
+    'Ends a key and every session that a token of it speaks for; for the DBA (spec 4)';
+COMMENT ON FUNCTION tenancy.list_signing_keys() IS
+    'The keys that verify tokens, without secrets; for the DBA (spec 4)';
 COMMENT ON FUNCTION tenancy.grant_administration(text) IS
     'Lets a role''s members run the DBA''s functions; for superusers (spec 4)';
 COMMENT ON FUNCTION tenancy.revoke_administration(text) IS
@@ -116,6 +151,14 @@ COMMENT ON FUNCTION tenancy.protect(regclass, text, jsonb, boolean) IS
     'Makes every row of a table belong to one organization and keeps it so; for the table''s owner and the DBA (spec 5)';
 COMMENT ON FUNCTION tenancy.unprotect(regclass) IS
     'Takes the protection of a table away, rows stay; for the table''s owner and the DBA (spec 5)';
+COMMENT ON FUNCTION tenancy.protect_schema(text, text, jsonb, boolean, boolean) IS
+    'Protects every table of a schema that has the organization column, all or none, and says which it left and why (spec 5)';
+COMMENT ON PROCEDURE tenancy.add_org_column(regclass, text, text[], integer) IS
+    'Adds an organization column to a table that refers to one that has it, fills and keeps it; for the owner and the DBA (spec 5)';
+COMMENT ON FUNCTION tenancy.exempt(regclass, text) IS
+    'Says that a table is not to be protected, and why; for the table''s owner and the DBA (spec 5)';
+COMMENT ON FUNCTION tenancy.unexempt(regclass) IS
+    'Takes exempt() back; for the table''s owner and the DBA (spec 5)';
 COMMENT ON FUNCTION tenancy.uninstall() IS
     'Unprotects every table so that DROP EXTENSION can follow; for superusers (spec 13)';
 COMMENT ON FUNCTION tenancy.vouch_leakproof(text) IS

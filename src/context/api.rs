@@ -3,8 +3,10 @@
 use super::authority::{self, Id};
 use super::denial;
 use super::principal::principal;
+use super::seal;
 use super::settings::{self, Setting};
 use super::standing::{hold_to_pin, standing};
+use super::token;
 use crate::pg::query::{Arg, latest};
 use crate::pg::{self, fail, identity, setting, transaction};
 use pgrx::datum::Uuid;
@@ -19,11 +21,16 @@ fn text(id: &Id) -> String {
 /// outside one it lasts for the session, where the login's scope allows that.
 ///
 /// `org`: the organization. `user_id`: whom a trusted application acts for; NULL keeps the user set in this
-/// transaction, or acts as the service. Anyone may call it; what it answers depends on membership.
+/// transaction, or acts as the service. `seal`: also does what `seal_context()` does. Anyone may call it; what it answers
+/// depends on membership.
 /// Errors: 42501 not a member, unknown organization, expired, or not one's own user; 25P01 outside a transaction
 /// block for a login trusted with scope transaction; 25001 when the transaction already works for another organization.
 #[pg_extern(volatile, parallel_unsafe)]
-fn enter(org: Option<Uuid>, user_id: default!(Option<Uuid>, "NULL")) -> pg::Result<()> {
+fn enter(
+    org: Option<Uuid>,
+    user_id: default!(Option<Uuid>, "NULL"),
+    seal: default!(Option<bool>, "false"),
+) -> pg::Result<()> {
     let org = pg::given(org, "org")?;
     let local = transaction::in_block();
     if !local && principal().transaction_scoped() {
@@ -45,18 +52,31 @@ fn enter(org: Option<Uuid>, user_id: default!(Option<Uuid>, "NULL")) -> pg::Resu
     let now = standing();
     match &now.reason {
         // One that the transaction's pin will not allow is refused here and not at the next statement.
+        None if seal == Some(true) => seal::seal(),
         None => hold_to_pin(&now),
         Some(super::standing::Reason::Stranger) => Err(denial::stranger(org.as_bytes())),
         Some(_) => Err(denial::without_context(&now, "enter")),
     }
 }
 
-/// Unsets the context: organization and user (spec 4). Anyone may call it. After it no protected row is visible.
+/// Freezes the context until the transaction ends (spec 4): organization, user, actor type, login, database role and
+/// row_security. From then on a statement that starts under others raises, however they were changed, and so does a
+/// policy, a guard and COMMIT; after the transaction, until the client's message ends, only the same context goes on.
+/// Anyone may call it. Savepoints do not lift it. Errors: 42501 no organization in effect, or another one than was
+/// sealed; 25P01 outside a transaction block.
+#[pg_extern(volatile, parallel_unsafe)]
+fn seal_context() -> pg::Result<()> {
+    seal::seal()
+}
+
+/// Unsets the context: organization, user and token (spec 4). Anyone may call it. After it no protected row is visible.
 #[pg_extern(volatile, parallel_unsafe)]
 fn leave() {
     let local = transaction::in_block();
     setting::set(c"app.current_org", "", local);
     setting::set(c"app.current_user_id", "", local);
+    token::put(None, !local);
+    seal::check();
 }
 
 /// The user the session acts as, NULL for a service or where nobody is known (spec 4). Anyone may call it.
@@ -93,6 +113,7 @@ fn whoami() -> TableIterator<
         name!(actor_type, String),
         name!(scope, Option<String>),
         name!(reason, Option<String>),
+        name!(sealed, bool),
     ),
 > {
     let now = standing();
@@ -117,6 +138,7 @@ fn whoami() -> TableIterator<
         now.actor_type.to_string(),
         now.principal.scope().map(str::to_string),
         now.reason.as_ref().map(|r| r.detail()),
+        seal::is_sealed(),
     ))
 }
 

@@ -3,6 +3,7 @@
 //! Read under the newest snapshot and kept only if no invalidation came in while reading: under a statement's own
 //! snapshot a stale "yes" would be kept for good. Changes ring a bell (pg::catalog::ring_bell) that every backend hears.
 
+use super::token::{Algorithm, Key, Subject};
 use crate::access::matrix::Matrix;
 use crate::pg::query::{Arg, Row, latest};
 use crate::pg::{catalog, transaction};
@@ -24,6 +25,10 @@ pub enum Binding {
         session_scope: bool,
         service_role: String,
     },
+    /// Nobody without a token.
+    Token {
+        session_scope: bool,
+    },
 }
 
 /// A user's place in an organization.
@@ -42,6 +47,14 @@ pub struct Org {
     pub dedicated_audit: bool,
 }
 
+/// What the tables say of a token's key id.
+#[derive(Clone)]
+pub enum SigningKey {
+    Unknown,
+    Retired,
+    Good(Rc<Key>),
+}
+
 /// More than this many remembered claims is a session that probes; it may look each one up.
 const REMEMBERED: usize = 10_000;
 
@@ -53,6 +66,7 @@ struct Memory {
     memberships: HashMap<(Id, Id), Option<Rc<Membership>>>,
     matrix: Option<Rc<Matrix>>,
     administrators: Option<Rc<Vec<String>>>,
+    signing_keys: HashMap<String, SigningKey>,
 }
 
 thread_local! {
@@ -144,12 +158,16 @@ pub fn binding(login: &str) -> Option<Binding> {
                 "SELECT user_id, scope, service_role FROM tenancy.login_bindings
                  WHERE login OPERATOR(pg_catalog.=) $1::pg_catalog.name",
                 &[Arg::Name(login)],
-                |row| match row.uuid(1) {
-                    Some(user) => Binding::User { user },
-                    None => Binding::Application {
-                        session_scope: row.get::<String>(2).as_deref() == Some("session"),
-                        service_role: row.get::<String>(3).unwrap_or_default(),
-                    },
+                |row| {
+                    let session_scope = row.get::<String>(2).as_deref() == Some("session");
+                    match (row.uuid(1), row.get::<String>(3)) {
+                        (Some(user), _) => Binding::User { user },
+                        (None, Some(service_role)) => Binding::Application {
+                            session_scope,
+                            service_role,
+                        },
+                        (None, None) => Binding::Token { session_scope },
+                    }
                 },
             )
             .pop()
@@ -263,6 +281,54 @@ pub fn membership(org: &Id, user: &Id) -> Option<Rc<Membership>> {
             m.memberships.insert((*org, *user), answer);
         },
     )
+}
+
+/// The key with this id. One that is unknown is not remembered: a session could make up any number.
+pub fn signing_key(kid: &str) -> SigningKey {
+    remembered(
+        |m| m.signing_keys.get(kid).cloned(),
+        || {
+            latest(
+                "SELECT algorithm, verifier, audience, issuer, subject FROM tenancy.signing_keys
+                 WHERE kid OPERATOR(pg_catalog.=) $1",
+                &[Arg::Text(kid)],
+                |row| {
+                    let text = |n| row.get::<String>(n);
+                    let algorithm = text(1).as_deref().and_then(Algorithm::named);
+                    match (algorithm, row.get::<Vec<u8>>(2), text(3)) {
+                        (Some(algorithm), Some(bytes), Some(audience)) => {
+                            SigningKey::Good(Rc::new(Key {
+                                algorithm,
+                                bytes,
+                                audience,
+                                issuer: text(4),
+                                subject: Subject::named(&text(5).unwrap_or_default()),
+                            }))
+                        }
+                        _ => SigningKey::Retired,
+                    }
+                },
+            )
+            .pop()
+            .unwrap_or(SigningKey::Unknown)
+        },
+        |m, answer| {
+            if !matches!(answer, SigningKey::Unknown) {
+                m.signing_keys.insert(kid.to_string(), answer);
+            }
+        },
+    )
+}
+
+/// The user whom an identity provider knows by this subject.
+pub fn user_by_sso_subject(subject: &str) -> Option<Id> {
+    latest(
+        "SELECT id FROM tenancy.users WHERE sso_subject OPERATOR(pg_catalog.=) $1",
+        &[Arg::Text(subject)],
+        |row| row.uuid(1),
+    )
+    .pop()
+    .flatten()
 }
 
 /// The roles that grant_administration() named.

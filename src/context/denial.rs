@@ -1,7 +1,9 @@
 //! The refusals that the hall gives, worded so that a tenant learns what to do and nothing about another organization.
 
 use super::authority::Id;
+use super::seal::Broken;
 use super::standing::{Reason, Standing};
+use super::token::Lapsed;
 use crate::pg::error::server_log;
 use crate::pg::fail;
 use pgrx::pg_sys::panic::ErrorReport;
@@ -20,7 +22,12 @@ impl Reason {
             Reason::Void => "The context was not set in this transaction, and this login's context lasts for one transaction only.".into(),
             Reason::Stranger => "The organization that app.current_org names does not exist, or the user does not belong to it.".into(),
             Reason::UnknownUser => "app.current_user_id names no user.".into(),
-            Reason::OtherUser => "This login is bound to a user, and app.current_user_id names another.".into(),
+            Reason::NoToken(None) => "This login has no authority without a signed token, and none is in force in this transaction.".into(),
+            Reason::NoToken(Some(Lapsed::Expired)) => "The token that this session brought has expired.".into(),
+            Reason::NoToken(Some(Lapsed::KeyRetired)) => "The key that signed this session's token has been retired.".into(),
+            Reason::NoToken(Some(Lapsed::OtherLogin)) => "The token was brought by another login than the one in force now.".into(),
+            Reason::OtherUser => "The login or its token says which user this is, and app.current_user_id names another.".into(),
+            Reason::OtherOrg => "The token is for one organization, and app.current_org names another.".into(),
             Reason::Expired => "The membership has expired.".into(),
         }
     }
@@ -43,7 +50,16 @@ impl Reason {
             Reason::UnknownUser => {
                 "Set app.current_user_id to the id or external key of a user that tenancy.create_user() made."
             }
-            Reason::OtherUser => "Leave app.current_user_id unset: the login says who you are.",
+            Reason::NoToken(None) => {
+                "SELECT tenancy.authenticate('<token>') first, after BEGIN in the same transaction."
+            }
+            Reason::NoToken(Some(_)) => {
+                "SELECT tenancy.authenticate() with a new token, or tenancy.leave()."
+            }
+            Reason::OtherUser => "Leave app.current_user_id unset.",
+            Reason::OtherOrg => {
+                "Leave app.current_org unset, or bring a token for that organization."
+            }
             Reason::Expired => "The organization's owner can add the member again.",
         }
     }
@@ -113,4 +129,31 @@ pub fn second_org() -> ErrorReport {
     )
     .set_detail("The first protected statement of a transaction fixes its organization and user until the end.")
     .set_hint("COMMIT or ROLLBACK, then enter the other organization in a new transaction.")
+}
+
+/// The context is not the sealed one any more; `ended`: because its transaction is over.
+pub fn seal_broken(broken: Broken, ended: bool) -> ErrorReport {
+    let message = "permission denied: the sealed context was changed";
+    let detail = match (ended, broken) {
+        (true, _) => {
+            "Its transaction has ended, and the client's message goes on without that context."
+        }
+        (_, Broken::Org) => {
+            "The organization sealed for this transaction is not the one in effect now."
+        }
+        (_, Broken::User) => "The user sealed for this transaction is not the one in effect now.",
+        (_, Broken::ActorType) => {
+            "The actor type is not the one in effect when the context was sealed."
+        }
+        (_, Broken::Role) => {
+            "The login or database role is not the one in force when the context was sealed."
+        }
+        (_, Broken::RowSecurity) => {
+            "The setting row_security is not what it was when the context was sealed."
+        }
+    };
+    server_log(message, detail);
+    fail(NO_RIGHT, message).set_detail(detail).set_hint(
+        "A sealed context holds until its transaction and the client's message have ended: ROLLBACK, and send what needs another one as a message of its own.",
+    )
 }

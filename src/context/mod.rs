@@ -10,17 +10,25 @@ pub mod cursors;
 mod denial;
 mod entry;
 mod principal;
+mod seal;
 pub mod settings;
 mod standing;
+pub mod token;
 mod transaction;
 
 pub use api::known_org;
 pub use denial::{no_right, owner_only, refused, stranger, without_context};
-pub use principal::{Principal, is_administrator, is_superuser, principal};
+pub use principal::{Principal, is_administrator, is_superuser};
+pub use seal::{check as check_seal, is_on as may_be_sealed};
 pub use standing::{
-    Standing, honoured, is_void, login, names_a_user, pin, refresh, standing, version,
+    Standing, honoured, login, names_a_user, pin, refresh, standing, stays_here, version,
     watch_the_clock,
 };
+
+/// Who the session acts as, whether or not an organization is in effect.
+pub fn principal() -> Principal {
+    standing().principal.clone()
+}
 
 /// Whether the transaction worked for an organization already.
 pub fn is_pinned() -> bool {

@@ -1,14 +1,25 @@
-//! Who the session acts as. The login decides: SET ROLE changes what a role may touch, never who is asking.
+//! Who the session acts as. The login decides, or the token it brought: SET ROLE changes what a role may touch, never who
+//! is asking.
 
 use super::authority::{self, Binding, Id};
+use super::token::{self, Lapsed};
 use crate::pg::identity;
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Principal {
     /// A login that is neither bound nor trusted: no rows.
     Nobody { login: String },
+    /// A login that is nobody without a token, or a session whose token has lapsed.
+    Tokenless { lapsed: Option<Lapsed> },
     /// A person with a login of their own.
     User { user: Id },
+    /// Whom a signed token names, within the organization it names if it does.
+    Token {
+        user: Id,
+        org: Option<String>,
+        actor_type: &'static str,
+        session_scope: bool,
+    },
     /// An application that names its users itself.
     Application {
         session_scope: bool,
@@ -21,8 +32,9 @@ pub enum Principal {
 impl Principal {
     pub fn kind(&self) -> &'static str {
         match self {
-            Principal::Nobody { .. } => "none",
+            Principal::Nobody { .. } | Principal::Tokenless { .. } => "none",
             Principal::User { .. } => "user",
+            Principal::Token { .. } => "token",
             Principal::Application { .. } => "application",
             Principal::Dba => "dba",
         }
@@ -31,8 +43,12 @@ impl Principal {
     /// How long a context of this principal may last.
     pub fn scope(&self) -> Option<&'static str> {
         match self {
-            Principal::Nobody { .. } => None,
+            Principal::Nobody { .. } | Principal::Tokenless { .. } => None,
             Principal::Application {
+                session_scope: false,
+                ..
+            }
+            | Principal::Token {
                 session_scope: false,
                 ..
             } => Some("transaction"),
@@ -52,8 +68,16 @@ pub fn principal() -> Principal {
     if identity::is_restricted() {
         return Principal::Nobody { login };
     }
-    match authority::binding(&login) {
+    let binding = authority::binding(&login);
+    if let Some(Binding::User { user }) = binding {
+        return Principal::User { user };
+    }
+    if let Some(principal) = token::principal() {
+        return principal;
+    }
+    match binding {
         Some(Binding::User { user }) => Principal::User { user },
+        Some(Binding::Token { .. }) => Principal::Tokenless { lapsed: None },
         Some(Binding::Application {
             session_scope,
             service_role,

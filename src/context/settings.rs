@@ -4,7 +4,7 @@
 //! along with the value through SET LOCAL, savepoints, ROLLBACK and function SET clauses, so a context left behind
 //! by an earlier transaction (a pooler's previous client) is told from one that was set in this one.
 
-use super::{standing, transaction};
+use super::{cursors, standing, transaction};
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 use pgrx::pg_sys;
 use std::cell::Cell;
@@ -16,6 +16,9 @@ const LONGEST: usize = 255;
 pub static ONE_ORG_PER_TRANSACTION: GucSetting<bool> = GucSetting::<bool>::new(true);
 pub static DEDICATED_AUDIT_LIMIT: GucSetting<i32> = GucSetting::<i32>::new(1000);
 pub static ON_DRIFT: GucSetting<OnDrift> = GucSetting::<OnDrift>::new(OnDrift::Refuse);
+pub static TOKEN_LEEWAY: GucSetting<i32> = GucSetting::<i32>::new(10);
+pub static MISSING_CONTEXT: GucSetting<MissingContext> =
+    GucSetting::<MissingContext>::new(MissingContext::Empty);
 pub static MAX_OWNED_ORGS: GucSetting<i32> = GucSetting::<i32>::new(0);
 
 /// What follows a command that weakens a protected table.
@@ -27,6 +30,15 @@ pub enum OnDrift {
     Mend,
     #[name = c"warn"]
     Warn,
+}
+
+/// What a read of a protected table answers where no organization is in effect. A write is always refused.
+#[derive(Clone, Copy, PartialEq, PostgresGucEnum)]
+pub enum MissingContext {
+    #[name = c"empty"]
+    Empty,
+    #[name = c"error"]
+    Error,
 }
 
 /// One string setting and the transaction that set its present value.
@@ -154,14 +166,41 @@ unsafe fn allocate(size: usize) -> *mut c_void {
     unsafe { guc_malloc(pg_sys::LOG as std::ffi::c_int, size) }
 }
 
+/// SAFETY: as an assign hook: what `check` made or NULL, before PostgreSQL puts it in place.
+unsafe fn assign(setting: Setting, newval: *const c_char, extra: *mut c_void) {
+    let claim = &CLAIMS.0[setting as usize];
+    // SAFETY: as the function's own.
+    unsafe {
+        claim.stamp.set(if extra.is_null() {
+            0
+        } else {
+            *extra.cast::<u64>()
+        });
+        if cursors::any() && matches!(setting, Setting::Org | Setting::User) {
+            let (old, new) = (said(claim.value.get()), said(newval));
+            if old != new {
+                cursors::on_change(new.is_empty());
+            }
+        }
+    }
+    standing::invalidate();
+}
+
+/// SAFETY: a NUL-terminated string that outlives its use, or NULL.
+unsafe fn said<'a>(value: *const c_char) -> &'a [u8] {
+    if value.is_null() {
+        return b"";
+    }
+    // SAFETY: as the function's own.
+    unsafe { CStr::from_ptr(value) }.to_bytes()
+}
+
 macro_rules! assign_hooks {
     ($($name:ident => $setting:ident),*) => {$(
         /// SAFETY: called by PostgreSQL with what `check` made, or NULL for the boot value.
-        unsafe extern "C-unwind" fn $name(_newval: *const c_char, extra: *mut c_void) {
+        unsafe extern "C-unwind" fn $name(newval: *const c_char, extra: *mut c_void) {
             // SAFETY: as above.
-            let stamp = if extra.is_null() { 0 } else { unsafe { *extra.cast::<u64>() } };
-            CLAIMS.0[Setting::$setting as usize].stamp.set(stamp);
-            standing::invalidate();
+            unsafe { assign(Setting::$setting, newval, extra) }
         }
     )*};
 }
@@ -347,6 +386,24 @@ pub fn init() {
         i32::MAX,
         GucContext::Suset,
         GucFlags::default(),
+    );
+    GucRegistry::define_enum_guc(
+        c"tenancy.missing_context",
+        c"What a read of a protected table answers where no organization is in effect.",
+        c"empty: no rows. error: the reason there is none. Writes are always refused.",
+        &MISSING_CONTEXT,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"tenancy.token_leeway",
+        c"How far the clock of a token's issuer may differ from the server's.",
+        c"Seconds that a token counts as valid before nbf and after exp.",
+        &TOKEN_LEEWAY,
+        0,
+        300,
+        GucContext::Suset,
+        GucFlags::UNIT_S,
     );
     GucRegistry::define_int_guc(
         c"tenancy.max_owned_orgs",

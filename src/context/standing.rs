@@ -11,11 +11,12 @@
 use super::authority::{self, Id, Org};
 use super::principal::{Principal, principal};
 use super::settings::{self, ONE_ORG_PER_TRANSACTION, Setting};
-use super::{denial, transaction};
+use super::token::{self, Lapsed};
+use super::{cursors, denial, seal, transaction};
 use crate::access::matrix::{Action, Level, Matrix};
 use crate::pg::local::Backend;
 use crate::pg::{self, identity, identity::Runner};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -67,8 +68,12 @@ pub enum Reason {
     Stranger,
     /// The claimed user is unknown.
     UnknownUser,
-    /// A bound login named somebody else.
+    /// The login needs a token, or the token it brought has lapsed.
+    NoToken(Option<Lapsed>),
+    /// A bound login, or one that a token speaks for, named somebody else.
     OtherUser,
+    /// The token is for another organization than the claimed one.
+    OtherOrg,
     Expired,
 }
 
@@ -144,10 +149,41 @@ struct Kept {
     standing: Rc<Standing>,
 }
 
+static ASSESSING: Backend<Cell<u32>> = Backend::new(Cell::new(0));
+
+/// While a standing is made, our own look-ups are statements that start, too.
+struct Assessing;
+
+impl Assessing {
+    fn begin() -> Assessing {
+        ASSESSING.set(ASSESSING.get() + 1);
+        Assessing
+    }
+}
+
+impl Drop for Assessing {
+    fn drop(&mut self) {
+        ASSESSING.set(ASSESSING.get() - 1);
+    }
+}
+
+pub fn is_assessing() -> bool {
+    ASSESSING.get() > 0
+}
+
 static KEPT: Backend<RefCell<Option<Kept>>> = Backend::new(RefCell::new(None));
 
-/// Who the session acts as, where and with which rights, now.
+/// Who the session acts as, where and with which rights, now. Raises where that is not what was sealed.
 pub fn standing() -> Rc<Standing> {
+    let now = unsealed();
+    if seal::is_on() {
+        seal::hold(&now, true);
+    }
+    now
+}
+
+/// `standing` for the comparison with the seal.
+pub(super) fn unsealed() -> Rc<Standing> {
     let runner = identity::runner();
     let kept = KEPT.with_borrow(|kept| {
         kept.as_ref()
@@ -159,12 +195,15 @@ pub fn standing() -> Rc<Standing> {
     }
     pg::transaction::accept_invalidations();
     let basis = basis();
+    let assessing = Assessing::begin();
     let standing = Rc::new(assess());
+    drop(assessing);
     KEPT.set(Some(Kept {
         basis,
         runner,
         standing: standing.clone(),
     }));
+    cursors::settle(&standing);
     standing
 }
 
@@ -183,8 +222,13 @@ pub fn refresh() {
     watch_the_clock();
 }
 
-/// Whether the context is one that this transaction may not use: no parallel worker is started for it.
-pub fn is_void() -> bool {
+/// Whether only this process knows what the context rests on: no parallel worker is started then.
+pub fn stays_here() -> bool {
+    token::in_force().is_some() || seal::is_on() || is_void()
+}
+
+/// Whether the context is one that this transaction may not use.
+fn is_void() -> bool {
     KEPT.with_borrow(|kept| {
         kept.as_ref()
             .is_none_or(|k| k.basis != basis() || k.standing.reason == Some(Reason::Void))
@@ -218,15 +262,17 @@ fn assess() -> Standing {
 fn entitle(s: &mut Standing) -> Result<(), Reason> {
     s.user = claimed_user(&s.principal)?;
     s.actor_type = actor_type(&s.principal, s.user.is_some());
-    let claim = settings::claimed(Setting::Org).ok_or(Reason::NoClaim)?;
-    if s.principal.transaction_scoped() && !claim.in_this_transaction {
-        return Err(Reason::Void);
+    if matches!(s.principal, Principal::Token { .. }) {
+        s.expires_at = token::until();
     }
-    let org = authority::org(&claim.text).ok_or(Reason::Stranger)?;
+    let org = claimed_org(&s.principal)?;
     match (&s.user, &s.principal) {
         (Some(user), _) => {
             let membership = authority::membership(&org.id, user).ok_or(Reason::Stranger)?;
-            s.expires_at = membership.expires_at;
+            s.expires_at = [s.expires_at, membership.expires_at]
+                .into_iter()
+                .flatten()
+                .min();
             if s.expired() {
                 return Err(Reason::Expired);
             }
@@ -242,10 +288,32 @@ fn entitle(s: &mut Standing) -> Result<(), Reason> {
             s.levels = s.matrix.everything();
         }
         (None, Principal::Nobody { login }) => return Err(Reason::NoPrincipal(login.clone())),
-        (None, Principal::User { .. }) => return Err(Reason::UnknownUser),
+        (None, Principal::Tokenless { lapsed }) => return Err(Reason::NoToken(*lapsed)),
+        (None, Principal::User { .. } | Principal::Token { .. }) => {
+            return Err(Reason::UnknownUser);
+        }
     }
     s.org = Some(org);
     Ok(())
+}
+
+/// The organization that the session names. A token's own needs no naming, and allows no other.
+fn claimed_org(principal: &Principal) -> Result<Rc<Org>, Reason> {
+    let claim = settings::claimed(Setting::Org);
+    let valid = |c: &settings::Claimed| c.in_this_transaction || !principal.transaction_scoped();
+    if let Principal::Token { org: Some(org), .. } = principal {
+        let org = authority::org(org).ok_or(Reason::Stranger)?;
+        return match claim.filter(valid).map(|c| authority::org(&c.text)) {
+            None => Ok(org),
+            Some(Some(claimed)) if claimed.id == org.id => Ok(org),
+            Some(_) => Err(Reason::OtherOrg),
+        };
+    }
+    match claim {
+        None => Err(Reason::NoClaim),
+        Some(c) if !valid(&c) => Err(Reason::Void),
+        Some(c) => authority::org(&c.text).ok_or(Reason::Stranger),
+    }
 }
 
 fn claimed_user(principal: &Principal) -> Result<Option<Id>, Reason> {
@@ -253,9 +321,23 @@ fn claimed_user(principal: &Principal) -> Result<Option<Id>, Reason> {
     match principal {
         Principal::Nobody { .. } if identity::is_lent() => Err(Reason::Lent),
         Principal::Nobody { login } => Err(Reason::NoPrincipal(login.clone())),
+        Principal::Tokenless { lapsed } => Err(Reason::NoToken(*lapsed)),
         Principal::User { user } => match claim {
             Some(c) if authority::user(&c.text) != Some(*user) => Err(Reason::OtherUser),
             _ => Ok(Some(*user)),
+        },
+        Principal::Token { user, .. } => match claim {
+            // One that the pooler's previous client left behind says nothing.
+            Some(c)
+                if (c.in_this_transaction || !principal.transaction_scoped())
+                    && authority::user(&c.text) != Some(*user) =>
+            {
+                Err(Reason::OtherUser)
+            }
+            _ => authority::user(&uuid::Uuid::from_bytes(*user).hyphenated().to_string())
+                .filter(|known| known == user)
+                .map(Some)
+                .ok_or(Reason::UnknownUser),
         },
         Principal::Application { .. } | Principal::Dba => match claim {
             None => Ok(None),
@@ -289,6 +371,9 @@ pub fn honoured(principal: &Principal, setting: Setting) -> Option<String> {
 
 /// Only a trusted application (or the DBA) says whether a person, an AI or a service acts.
 fn actor_type(principal: &Principal, has_user: bool) -> &'static str {
+    if let Principal::Token { actor_type, .. } = principal {
+        return actor_type;
+    }
     let named = match principal {
         Principal::Application { .. } | Principal::Dba => honoured(principal, Setting::ActorType),
         _ => None,

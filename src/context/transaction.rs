@@ -1,7 +1,7 @@
 //! What belongs to a transaction and not to a setting: its number, and the pin. A check hook could not keep the pin:
 //! RESET, RESET ALL and set_config(.., NULL) restore the old value without calling it.
 
-use super::standing;
+use super::{standing, token};
 use crate::pg::local::Backend;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
@@ -50,6 +50,7 @@ unsafe extern "C-unwind" fn at_end(event: pg_sys::XactEvent::Type, _arg: *mut st
     use pg_sys::XactEvent::*;
     match event {
         XACT_EVENT_PRE_COMMIT | XACT_EVENT_PRE_PREPARE => {
+            super::seal::before_commit();
             super::cursors::before_commit();
             crate::isolation::before_commit();
             crate::audit::flush();
@@ -59,11 +60,14 @@ unsafe extern "C-unwind" fn at_end(event: pg_sys::XactEvent::Type, _arg: *mut st
         | XACT_EVENT_PREPARE
         | XACT_EVENT_PARALLEL_COMMIT
         | XACT_EVENT_PARALLEL_ABORT => {
+            super::cursors::at_transaction_end();
             SERIAL.set(SERIAL.get() + 1);
             PIN.set(None);
+            super::seal::at_transaction_end();
+            token::at_transaction_end(matches!(event, XACT_EVENT_COMMIT | XACT_EVENT_PREPARE));
+            crate::pg::error::discreet_no_more();
             standing::transaction_ended(true);
             crate::hooks::cascade::abandon(0);
-            super::cursors::at_transaction_end();
             crate::isolation::at_transaction_end();
             crate::audit::at_transaction_end();
         }
@@ -86,6 +90,8 @@ unsafe extern "C-unwind" fn at_subtransaction_end(
             if PIN.get().is_some_and(|p| p.level >= level) {
                 PIN.set(None);
             }
+            token::at_subtransaction_abort(level);
+            crate::pg::error::discreet_no_more();
             standing::transaction_ended(false);
             crate::hooks::cascade::abandon(level);
             crate::isolation::at_subtransaction_abort(level);
@@ -103,6 +109,7 @@ unsafe extern "C-unwind" fn at_subtransaction_end(
                     ..pin
                 }));
             }
+            token::at_subtransaction_commit(level);
             crate::isolation::at_subtransaction_commit(level);
         }
         _ => {}

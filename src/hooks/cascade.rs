@@ -176,14 +176,34 @@ pub unsafe fn is_of_postgres(query: *mut pg_sys::QueryDesc) -> bool {
     // SAFETY: as the function's own; sourceText may be NULL.
     unsafe {
         let plan = (*query).plannedstmt;
-        let one_table = !(*plan).rtable.is_null()
-            && (*(*plan).rtable).length == 1
-            && (*plan).subplans.is_null()
-            && !(*plan).hasReturning;
+        let one_table =
+            names_one_table(plan) && (*plan).subplans.is_null() && !(*plan).hasReturning;
         one_table
             && may_start_here()
             && !(*query).sourceText.is_null()
             && is_check(CStr::from_ptr((*query).sourceText))
+    }
+}
+
+/// Whether one table is all that the statement names; its partitions or children, which the planner adds, need no right.
+///
+/// SAFETY: `plan` is a valid plan.
+unsafe fn names_one_table(plan: *mut pg_sys::PlannedStmt) -> bool {
+    // SAFETY: as the function's own; the list holds RangeTblEntry nodes.
+    unsafe {
+        let list = (*plan).rtable;
+        if list.is_null() {
+            return false;
+        }
+        let entry = |i: usize| {
+            (*(*list).elements.add(i))
+                .ptr_value
+                .cast::<pg_sys::RangeTblEntry>()
+        };
+        (0..(*list).length as usize).all(|i| {
+            (*entry(i)).rtekind == pg_sys::RTEKind::RTE_RELATION
+                && (i == 0 || super::statement::required(plan, entry(i)) == 0)
+        })
     }
 }
 

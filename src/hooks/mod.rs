@@ -2,6 +2,7 @@
 //! not installed in the session's database.
 
 pub mod cascade;
+mod discretion;
 mod planner;
 mod statement;
 mod utility;
@@ -9,6 +10,7 @@ mod utility;
 pub fn init() {
     cascade::init();
     planner::init();
+    discretion::init();
     statement::init();
     utility::init();
 }

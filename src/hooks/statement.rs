@@ -2,7 +2,7 @@
 //! locking SELECT by a role that may not update.
 
 use super::cascade;
-use crate::pg::{catalog, identity, stand_in, transaction, value};
+use crate::pg::{catalog, cursor, identity, stand_in, transaction, value};
 use crate::{audit, context, isolation};
 use pgrx::pg_sys::panic::ErrorReportable;
 use pgrx::prelude::*;
@@ -38,6 +38,9 @@ unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryDesc, flags:
         if !transaction::in_parallel_worker() {
             transaction::accept_invalidations_unguarded();
             context::watch_the_clock();
+            if context::may_be_sealed() {
+                check_seal();
+            }
             let inside = identity::in_referential_action();
             if inside && isolation::holds_any() && is_answered(query) {
                 (*query).plannedstmt = stand_in::one_row();
@@ -50,6 +53,11 @@ unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryDesc, flags:
             None => standard_ExecutorStart(query, flags),
         }
     }
+}
+
+#[pg_guard]
+extern "C-unwind" fn check_seal() {
+    context::check_seal();
 }
 
 /// Whether this is a foreign key's own check, `SELECT 1 FROM parent WHERE key = $1 FOR KEY SHARE`, of a parent that the
@@ -75,7 +83,8 @@ unsafe extern "C-unwind" fn is_answered(query: *mut pg_sys::QueryDesc) -> bool {
         };
         let values = value::parameters((*query).params);
         let text = std::ffi::CStr::from_ptr((*query).sourceText);
-        let held = isolation::is_held(parent, &values, text);
+        let types = value::parameter_types((*query).params);
+        let held = isolation::is_held(parent, &values, &types, text);
         if held {
             stand_in::check_permissions(plan);
         }
@@ -94,6 +103,8 @@ unsafe fn deserves_a_look(plan: *mut pg_sys::PlannedStmt) -> bool {
             || !(*plan).rowMarks.is_null()
             || (*plan).commandType == pg_sys::CmdType::CMD_MERGE
             || isolation::drift::is_noting()
+            || context::cursors::any()
+            || cursor::is_unnamed_starting()
     }
 }
 
@@ -107,9 +118,15 @@ unsafe extern "C-unwind" fn look_at(query: *mut pg_sys::QueryDesc, inside: bool)
     unsafe {
         let plan = (*query).plannedstmt;
         isolation::drift::note_reading(|| relations(plan));
-        // A worker sets the copied settings in a transaction of its own and cannot tell an old context from a new one;
-        // without workers the leader scans alone and tells.
-        if (*plan).parallelModeNeeded && context::is_void() {
+        context::cursors::at_statement();
+        if let Some(name) = cursor::starting_in_procedure(query)
+            && isolation::any_protected(&relations(plan))
+        {
+            context::cursors::opened_in_procedure(name);
+        }
+        // A worker sets the copied settings in a transaction of its own and cannot tell an old context from a new one, nor
+        // does it know of a token; without workers the leader scans alone and tells.
+        if (*plan).parallelModeNeeded && context::stays_here() {
             (*plan).parallelModeNeeded = false;
         }
         // Where only workers evaluate the policies, this process would not know which organization was read.
@@ -196,8 +213,17 @@ unsafe fn locked_relations(plan: *mut pg_sys::PlannedStmt) -> Vec<pg_sys::Oid> {
 unsafe fn merged_unread(plan: *mut pg_sys::PlannedStmt) -> Vec<pg_sys::Oid> {
     // SAFETY: as the function's own.
     unsafe {
+        let writing =
+            (pg_sys::ACL_INSERT | pg_sys::ACL_UPDATE | pg_sys::ACL_DELETE) as pg_sys::AclMode;
+        // Where the target has partitions or children, the plan writes to those, which need nothing themselves: what the
+        // statement needs stands at the table that it names.
+        let parents = entries(plan)
+            .into_iter()
+            .filter(|entry| (**entry).inh && required(plan, *entry) & writing != 0);
         results(plan)
             .into_iter()
+            .filter(|entry| required(plan, *entry) != 0)
+            .chain(parents)
             .filter(|entry| required(plan, *entry) & pg_sys::ACL_SELECT as pg_sys::AclMode == 0)
             .map(|entry| (*entry).relid)
             .collect()
@@ -207,7 +233,7 @@ unsafe fn merged_unread(plan: *mut pg_sys::PlannedStmt) -> Vec<pg_sys::Oid> {
 /// What the statement needs to do with a table.
 ///
 /// SAFETY: the entry is of the plan's range table.
-unsafe fn required(
+pub(super) unsafe fn required(
     plan: *mut pg_sys::PlannedStmt,
     entry: *mut pg_sys::RangeTblEntry,
 ) -> pg_sys::AclMode {
@@ -360,6 +386,9 @@ unsafe extern "C-unwind" fn direction_for(
     // right is gone.
     // SAFETY: as the function's own.
     unsafe {
+        if (*query).already_executed && context::may_be_sealed() {
+            context::check_seal();
+        }
         if (*query).already_executed
             && !transaction::in_parallel_worker()
             && context::is_pinned()

@@ -1,6 +1,6 @@
-//! ProcessUtility: keeps cursors WITH HOLD to the context they were opened in.
+//! ProcessUtility: keeps cursors WITH HOLD to the context they were opened in, and discards the token with the rest.
 
-use crate::context::cursors;
+use crate::context::{check_seal, cursors, token};
 use crate::isolation;
 use crate::pg::catalog;
 use pgrx::pg_sys::panic::ErrorReportable;
@@ -37,7 +37,9 @@ unsafe extern "C-unwind" fn process_utility(
 ) {
     // SAFETY: either the hook that was there before, or PostgreSQL's own function.
     unsafe {
-        before((*statement).utilityStmt);
+        let node = (*statement).utilityStmt;
+        before(node);
+        let discards = is_discard_all(node);
         match PREVIOUS {
             Some(previous) => previous(
                 statement,
@@ -61,6 +63,19 @@ unsafe extern "C-unwind" fn process_utility(
             ),
         }
         after();
+        if discards {
+            token::discard();
+        }
+    }
+}
+
+/// SAFETY: a utility statement's node, or NULL.
+unsafe fn is_discard_all(node: *mut pg_sys::Node) -> bool {
+    // SAFETY: the node's tag says what it is.
+    unsafe {
+        !node.is_null()
+            && (*node).type_ == pg_sys::NodeTag::T_DiscardStmt
+            && (*node.cast::<pg_sys::DiscardStmt>()).target == pg_sys::DiscardMode::DISCARD_ALL
     }
 }
 
@@ -78,36 +93,39 @@ unsafe extern "C-unwind" fn before(node: *mut pg_sys::Node) {
         if node.is_null() {
             return;
         }
+        // Ending the transaction is the way out of a broken seal.
+        if (*node).type_ != pg_sys::NodeTag::T_TransactionStmt {
+            check_seal();
+        }
         // A table that is open cannot be altered.
         isolation::close_parents();
         match (*node).type_ {
             pg_sys::NodeTag::T_DeclareCursorStmt => {
                 let declare = node.cast::<pg_sys::DeclareCursorStmt>();
                 let hold = (*declare).options & pg_sys::CURSOR_OPT_HOLD as i32 != 0;
-                cursors::declared(&name((*declare).portalname), hold);
+                cursors::declared(CStr::from_ptr((*declare).portalname), hold);
             }
-            // CLOSE ALL has no name; what it closes is forgotten when its name is used again.
+            // CLOSE ALL has no name; what it closes is missed at the next statement.
             pg_sys::NodeTag::T_ClosePortalStmt => {
-                cursors::closed(&name((*node.cast::<pg_sys::ClosePortalStmt>()).portalname));
+                let name = (*node.cast::<pg_sys::ClosePortalStmt>()).portalname;
+                if !name.is_null() {
+                    cursors::closed(CStr::from_ptr(name));
+                }
             }
             pg_sys::NodeTag::T_FetchStmt if catalog::find_house().is_some() => {
-                cursors::check(&name((*node.cast::<pg_sys::FetchStmt>()).portalname))
-                    .unwrap_or_report();
+                let name = (*node.cast::<pg_sys::FetchStmt>()).portalname;
+                cursors::at_statement();
+                cursors::check(CStr::from_ptr(name)).unwrap_or_report();
+            }
+            // Their code may fetch without a statement of its own.
+            pg_sys::NodeTag::T_DoStmt | pg_sys::NodeTag::T_CallStmt
+                if catalog::find_house().is_some() =>
+            {
+                cursors::at_statement();
             }
             _ => {}
         }
     }
-}
-
-/// SAFETY: a NUL-terminated string, or NULL.
-unsafe fn name(pointer: *const c_char) -> String {
-    if pointer.is_null() {
-        return String::new();
-    }
-    // SAFETY: as the function's own.
-    unsafe { CStr::from_ptr(pointer) }
-        .to_string_lossy()
-        .into_owned()
 }
 
 pub fn init() {

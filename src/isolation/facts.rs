@@ -17,7 +17,6 @@ pub struct Facts {
     pub kind: String,
     pub owner: pg_sys::Oid,
     pub partition: bool,
-    pub inherits: bool,
     pub persistence: String,
     pub row_security: bool,
     pub force: bool,
@@ -27,13 +26,16 @@ impl Facts {
     pub fn quoted(&self) -> String {
         spi::quote_qualified_identifier(&self.schema, &self.name)
     }
+
+    pub fn is_partitioned(&self) -> bool {
+        self.kind == "p"
+    }
 }
 
 pub fn facts(relid: pg_sys::Oid) -> pg::Result<Facts> {
     run(
         "SELECT n.nspname::pg_catalog.text, c.relname::pg_catalog.text, c.relkind::pg_catalog.text, c.relowner,
-                c.relispartition, EXISTS (SELECT FROM pg_catalog.pg_inherits AS i
-                  WHERE i.inhrelid OPERATOR(pg_catalog.=) c.oid OR i.inhparent OPERATOR(pg_catalog.=) c.oid),
+                c.relispartition,
                 c.relpersistence::pg_catalog.text, c.relrowsecurity, c.relforcerowsecurity
          FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
          WHERE c.oid OPERATOR(pg_catalog.=) $1",
@@ -48,10 +50,9 @@ pub fn facts(relid: pg_sys::Oid) -> pg::Result<Facts> {
                 kind: text(3),
                 owner: row.get(4).unwrap_or(pg_sys::InvalidOid),
                 partition: flag(5),
-                inherits: flag(6),
-                persistence: text(7),
-                row_security: flag(8),
-                force: flag(9),
+                persistence: text(6),
+                row_security: flag(7),
+                force: flag(8),
             }
         },
     )
@@ -92,11 +93,12 @@ fn wrong_kind(table: &Facts, what: &str, hint: &str) -> ErrorReport {
         PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
         format!("\"{}\" is {what}", table.name),
     )
-    .set_detail("Row security and triggers of pg_tenancy go on ordinary tables.")
+    .set_detail("Row security and triggers of pg_tenancy go on ordinary and partitioned tables.")
     .set_hint(hint)
 }
 
-pub fn require_plain_table(table: &Facts) -> pg::Result<()> {
+/// A table that can hold organizations' rows: plain, partitioned, a partition, part of an inheritance tree.
+pub fn require_kind(table: &Facts) -> pg::Result<()> {
     let ours = matches!(table.schema.as_str(), "tenancy" | "tenancy_audit");
     if ours
         || matches!(
@@ -126,27 +128,12 @@ pub fn require_plain_table(table: &Facts) -> pg::Result<()> {
             "a foreign table",
             "Protect the table where it is stored.",
         )),
-        "p" => Err(wrong_kind(
-            table,
-            "a partitioned table",
-            "Partitioned tables are not supported by this version.",
-        )),
-        "r" if table.partition => Err(wrong_kind(
-            table,
-            "a partition",
-            "Partitioned tables are not supported by this version.",
-        )),
-        "r" if table.inherits => Err(wrong_kind(
-            table,
-            "part of an inheritance tree",
-            "Inherited tables are not supported by this version.",
-        )),
         "r" if table.persistence == "t" => Err(wrong_kind(
             table,
             "a temporary table",
             "A temporary table is its session's own.",
         )),
-        "r" => Ok(()),
+        "r" | "p" => Ok(()),
         _ => Err(wrong_kind(
             table,
             "not a table",
@@ -161,6 +148,8 @@ pub struct OrgColumn {
     pub quoted: String,
     pub before: Before,
     pub indexed: bool,
+    /// The default is one that protection gives, such as a new partition takes over from its parent.
+    pub default_is_ours: bool,
 }
 
 pub fn org_column(table: &Facts, name: &str) -> pg::Result<OrgColumn> {
@@ -221,26 +210,38 @@ pub fn org_column(table: &Facts, name: &str) -> pg::Result<OrgColumn> {
         .set_detail("The organization of a row comes from the context.")
         .set_hint("Use an ordinary uuid column."));
     }
+    let default_is_ours = default
+        .as_deref()
+        .is_some_and(|d| d.starts_with("tenancy.current_org"));
     Ok(OrgColumn {
         attnum: number_of(&table::columns_of(table.relid), name),
         quoted: spi::quote_identifier(name),
         indexed,
+        default_is_ours,
         before: Before {
             row_security: table.row_security,
             force: table.force,
             not_null,
-            default,
+            default: default.filter(|_| !default_is_ours),
             statistics,
             index: None,
         },
     })
 }
 
+/// The record of protection: the argument of the row trigger or, on a partitioned table, which stores no rows and has
+/// none, of the statement trigger.
 pub fn current_options(relid: pg_sys::Oid) -> Option<Options> {
+    let house = catalog::house();
     run(
         "SELECT tgargs FROM pg_catalog.pg_trigger
-         WHERE tgrelid OPERATOR(pg_catalog.=) $1 AND tgfoid OPERATOR(pg_catalog.=) $2",
-        &[Arg::Oid(relid), Arg::Oid(catalog::house().guard_row)],
+         WHERE tgrelid OPERATOR(pg_catalog.=) $1 AND tgnargs OPERATOR(pg_catalog.>) 0::pg_catalog.int2
+           AND (tgfoid OPERATOR(pg_catalog.=) $2 OR tgfoid OPERATOR(pg_catalog.=) $3)",
+        &[
+            Arg::Oid(relid),
+            Arg::Oid(house.guard_row),
+            Arg::Oid(house.guard_statement),
+        ],
         |row| row.get::<Vec<u8>>(1).unwrap_or_default(),
     )
     .pop()

@@ -11,6 +11,7 @@
 
 use super::check_text::asks_for;
 use super::held::{self, Name};
+use super::route;
 use super::table::{self, GuardedKey, Table};
 use crate::pg;
 use crate::pg::local::Backend;
@@ -82,7 +83,7 @@ fn check_one(table: &Table, key: &GuardedKey, values: Vec<Value>, org: [u8; 16],
     {
         return held::note(key, *name);
     }
-    match probe::find(&key.probe, &values, &org) {
+    match route::find(&key.probe, key.leaves.as_ref(), &values, &org) {
         Parent::Held => {
             if let Some(name) = name {
                 held::insert(&name);
@@ -121,11 +122,11 @@ fn check_one(table: &Table, key: &GuardedKey, values: Vec<Value>, org: [u8; 16],
 ///
 /// Only where PostgreSQL would look with a snapshot as new as ours: in a transaction with one snapshot it refuses a
 /// parent committed since, and so it shall.
-pub fn is_held(parent: pg_sys::Oid, values: &[Value], text: &CStr) -> bool {
+pub fn is_held(parent: pg_sys::Oid, values: &[Value], types: &[pg_sys::Oid], text: &CStr) -> bool {
     if !pg::transaction::is_read_committed() {
         return false;
     }
-    held::find(parent, values, |check| check.is(text))
+    held::find(parent, values, types, |check| check.is(text))
 }
 
 fn owed(of: pg_sys::Oid, values: &[Value]) -> Owed {
@@ -212,7 +213,9 @@ pub fn before_commit() {
         else {
             continue;
         };
-        if probe::find(&key.probe, &pending.key, &pending.org) == Parent::Foreign {
+        if route::find(&key.probe, key.leaves.as_ref(), &pending.key, &pending.org)
+            == Parent::Foreign
+        {
             reference::violation_at_commit(
                 pending.child,
                 &key.name,
@@ -253,7 +256,7 @@ pub fn parents_changed() {
 
 /// Before a subtransaction commits: what it opened is its own to close.
 pub fn before_subtransaction_commit() {
-    probe::close_all();
+    probe::close_from(pg::transaction::nest_level());
 }
 
 pub fn at_subtransaction_commit(level: i32) {

@@ -6,6 +6,7 @@
 //! keys, and writes the audit. Break-glass passes both checks and is still audited.
 
 use super::foreign_key;
+use super::moved;
 use super::table::{self, Table};
 use crate::audit;
 use crate::context::{self, Standing};
@@ -73,7 +74,7 @@ trigger_function!(
     guard_audit
 );
 
-fn not_a_trigger(name: &str) -> ErrorReport {
+pub fn not_a_trigger(name: &str) -> ErrorReport {
     fail(
         PgSqlErrorCode::ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED,
         format!("tenancy.{name}() is a trigger function"),
@@ -107,6 +108,7 @@ fn on_table(call: &Call) -> String {
 }
 
 fn guard_statement(call: &Call) -> pg::Result<()> {
+    moved::begin();
     // A cascade needs the right on the parent only; the rows it reaches are still held to the organization.
     if identity::is_logical_worker() || cascade::is_own_statement() || identity::break_glass() {
         return Ok(());
@@ -152,8 +154,16 @@ fn guard_row(call: &Call) -> pg::Result<()> {
     if !broken_glass {
         let now = context::standing();
         hold_to_org(call, &table, &now, old.as_ref(), new.as_ref())?;
-        if let (Some(old), Some(new)) = (&old, &new) {
-            check_columns(call, &table, &now, old, new)?;
+        match (&old, &new) {
+            (Some(old), Some(new)) => check_columns(call, &table, &now, old, new)?,
+            // Half of an UPDATE that moves the row to another partition.
+            (Some(old), None) => moved::left(&table, old),
+            (None, Some(new)) => {
+                for column in moved::arrived(&table, new) {
+                    require_for_column(call, &now, column)?;
+                }
+            }
+            (None, None) => {}
         }
         if let Some(new) = &new {
             foreign_key::check(&table, old.as_ref(), new)?;
@@ -222,16 +232,24 @@ fn check_columns(
     old: &RowImage,
     new: &RowImage,
 ) -> pg::Result<()> {
-    for (attnum, column, action) in &table.column_actions {
-        if !old.value(*attnum).same(&new.value(*attnum)) {
-            let on = format!(
-                "on column \"{column}\" of table \"{}\"",
-                call.relation_name()
-            );
-            require(now, action, &on)?;
+    for column in &table.column_actions {
+        if !old.value(column.0).same(&new.value(column.0)) {
+            require_for_column(call, now, column)?;
         }
     }
     Ok(())
+}
+
+fn require_for_column(
+    call: &Call,
+    now: &Standing,
+    (_, column, action): &(i16, String, String),
+) -> pg::Result<()> {
+    let on = format!(
+        "on column \"{column}\" of table \"{}\"",
+        call.relation_name()
+    );
+    require(now, action, &on)
 }
 
 fn guard_truncate(call: &Call) -> pg::Result<()> {
@@ -324,10 +342,14 @@ pub fn check_unread_merge(relid: pg_sys::Oid) -> pg::Result<()> {
     ))
 }
 
+pub fn any_protected(relations: &[pg_sys::Oid]) -> bool {
+    relations.iter().any(|r| table::protected(*r).is_some())
+}
+
 /// Pins the transaction to its organization where one of these tables is protected.
 pub fn pin_for(relations: &[pg_sys::Oid]) -> pg::Result<()> {
     let now = context::standing();
-    if now.org.is_some() && relations.iter().any(|r| table::protected(*r).is_some()) {
+    if now.org.is_some() && any_protected(relations) {
         context::pin(&now)?;
     }
     Ok(())

@@ -1,24 +1,36 @@
 //! protect(): reads a table into a plan, turns the plan into SQL, and guards every write from then on (spec 5).
 
+mod add_column;
+mod adopt;
 mod check_text;
 pub mod drift;
+mod event;
+mod exempt;
 mod facts;
+mod fill;
 mod foreign_key;
 mod guard;
 mod held;
 pub mod leakproof;
+mod moved;
+mod paths;
 mod plan;
+mod progress;
 mod protect;
+mod route;
+mod schema;
 mod survey;
 mod table;
+mod tree;
 mod uninstall;
+mod validate;
 
 use pgrx::pg_sys::panic::ErrorReportable;
 
 pub use foreign_key::{before_subtransaction_commit, hides, hides_any, is_held};
 pub use guard::{
-    check_inside_cascade, check_locking_read, check_reading, check_unread_merge, pin_for,
-    refused_row,
+    any_protected, check_inside_cascade, check_locking_read, check_reading, check_unread_merge,
+    pin_for, refused_row,
 };
 pub use held::any as holds_any;
 pub use table::Table;
@@ -29,6 +41,7 @@ pub use table::protected;
 pub fn on_invalidation(relid: pgrx::pg_sys::Oid) {
     table::on_invalidation(relid);
     leakproof::on_invalidation(relid);
+    fill::on_invalidation();
 }
 
 /// Whether a table carries our protection; PostgreSQL's own never do.
@@ -57,4 +70,6 @@ pub fn at_subtransaction_commit(level: i32) {
 pub fn at_transaction_end() {
     foreign_key::forget_all();
     drift::forget();
+    moved::forget();
+    validate::forget();
 }

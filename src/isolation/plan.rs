@@ -96,6 +96,8 @@ pub struct Quoted<'a> {
     pub org_column: &'a str,
     /// `literal(text)` is PostgreSQL's quote_literal.
     pub literal: &'a dyn Fn(&str) -> String,
+    /// A partitioned table stores no rows: they are its partitions'.
+    pub partitioned: bool,
 }
 
 /// Commands with the action that each needs, and whether its policy has USING and WITH CHECK.
@@ -121,7 +123,7 @@ pub fn policy_names() -> impl Iterator<Item = String> {
 pub fn protect(o: &Options, q: &Quoted, needs_index: bool) -> Vec<String> {
     let (table, org) = (q.table, q.org_column);
     let mut sql = vec![format!(
-        "ALTER TABLE {table} ALTER COLUMN {org} SET DEFAULT tenancy.current_org(), \
+        "ALTER TABLE ONLY {table} ALTER COLUMN {org} SET DEFAULT tenancy.current_org(), \
          ALTER COLUMN {org} SET NOT NULL, ALTER COLUMN {org} SET STATISTICS 1000"
     )];
     if needs_index {
@@ -149,26 +151,38 @@ pub fn protect(o: &Options, q: &Quoted, needs_index: bool) -> Vec<String> {
         }
     }
     sql.push(format!(
-        "ALTER TABLE {table} ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY"
+        "ALTER TABLE ONLY {table} ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY"
     ));
+    // A row trigger on a partitioned table would be cloned to each partition, drop off when one is detached and stand
+    // in the way of attaching a table that has its own. So each table of a tree has its own triggers, and the record of
+    // protection is the argument of the statement trigger where there is no row trigger.
     let argument = (q.literal)(&serde_json::to_string(o).expect("plain data"));
+    let (of_statement, of_row) = if q.partitioned {
+        (argument.as_str(), "")
+    } else {
+        ("", argument.as_str())
+    };
     sql.push(format!(
         "CREATE TRIGGER \"{STATEMENT_TRIGGER}\" BEFORE INSERT OR UPDATE OR DELETE ON {table} \
-         FOR EACH STATEMENT EXECUTE FUNCTION tenancy.guard_statement()"
+         FOR EACH STATEMENT EXECUTE FUNCTION tenancy.guard_statement({of_statement})"
     ));
-    sql.push(format!(
-        "CREATE TRIGGER \"{ROW_TRIGGER}\" AFTER INSERT OR UPDATE OR DELETE ON {table} \
-         FOR EACH ROW EXECUTE FUNCTION tenancy.guard_row({argument})"
-    ));
+    if !q.partitioned {
+        sql.push(format!(
+            "CREATE TRIGGER \"{ROW_TRIGGER}\" AFTER INSERT OR UPDATE OR DELETE ON {table} \
+             FOR EACH ROW EXECUTE FUNCTION tenancy.guard_row({of_row})"
+        ));
+    }
     sql.push(format!(
         "CREATE TRIGGER \"{TRUNCATE_TRIGGER}\" BEFORE TRUNCATE ON {table} \
          FOR EACH STATEMENT EXECUTE FUNCTION tenancy.guard_truncate()"
     ));
     // A session in replica mode must not slip past them.
     for trigger in TRIGGERS {
-        sql.push(format!(
-            "ALTER TABLE {table} ENABLE ALWAYS TRIGGER \"{trigger}\""
-        ));
+        if trigger != ROW_TRIGGER || !q.partitioned {
+            sql.push(format!(
+                "ALTER TABLE ONLY {table} ENABLE ALWAYS TRIGGER \"{trigger}\""
+            ));
+        }
     }
     sql
 }
@@ -196,9 +210,6 @@ pub fn unprotect(o: &Options, q: &Quoted, policies: &[String], triggers: &[Strin
             "ALTER COLUMN {org} SET STATISTICS {}",
             o.before.statistics
         ));
-        if !o.before.not_null {
-            changes.push(format!("ALTER COLUMN {org} DROP NOT NULL"));
-        }
     }
     if !o.before.force {
         changes.push("NO FORCE ROW LEVEL SECURITY".into());
@@ -207,7 +218,14 @@ pub fn unprotect(o: &Options, q: &Quoted, policies: &[String], triggers: &[Strin
         changes.push("DISABLE ROW LEVEL SECURITY".into());
     }
     if !changes.is_empty() {
-        sql.push(format!("ALTER TABLE {table} {}", changes.join(", ")));
+        sql.push(format!("ALTER TABLE ONLY {table} {}", changes.join(", ")));
+    }
+    // A partitioned table gives NOT NULL up together with its partitions; those that had it before get it back.
+    if !o.org_column.is_empty() && !o.before.not_null {
+        let only = if q.partitioned { "" } else { "ONLY " };
+        sql.push(format!(
+            "ALTER TABLE {only}{table} ALTER COLUMN {org} DROP NOT NULL"
+        ));
     }
     if let Some(index) = &o.before.index {
         sql.push(format!("DROP INDEX IF EXISTS {index}"));
@@ -232,6 +250,7 @@ mod tests {
             table: "public.servers",
             org_column: "org_id",
             literal,
+            partitioned: false,
         }
     }
 
@@ -283,6 +302,18 @@ mod tests {
                 .iter()
                 .any(|s| s.starts_with("CREATE INDEX"))
         );
+    }
+
+    #[test]
+    fn a_partitioned_table_has_no_row_trigger_and_carries_its_record_elsewhere() {
+        let o = options();
+        let mut q = quoted(&literal);
+        q.partitioned = true;
+        let sql = protect(&o, &q, false).join(";");
+        assert!(!sql.contains(ROW_TRIGGER));
+        assert!(sql.contains("guard_statement('{"));
+        let plain = protect(&o, &quoted(&literal), false).join(";");
+        assert!(plain.contains("guard_row('{") && plain.contains("guard_statement()"));
     }
 
     #[test]

@@ -2,21 +2,22 @@
 
 use super::drift;
 use super::facts::{
-    self, Facts, OrgColumn, column_exists, current_options, facts, locked, require_owner,
-    require_plain_table,
+    self, Facts, OrgColumn, column_exists, current_options, facts, require_kind, require_owner,
 };
-use super::plan::{self, Options, Permissions, Quoted};
-use super::survey::{check_references, check_rows};
-use super::table;
+use super::plan::{self, Before, Options, Permissions, Quoted};
+use super::survey::{Target, survey};
+use super::{exempt, table, tree};
 use crate::access;
 use crate::context::authority;
 use crate::pg::query::{self, Arg, execute, run};
-use crate::pg::{self, catalog, error, fail, identity};
+use crate::pg::{self, error, fail, identity};
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 use pgrx::{JsonB, spi};
+use std::cell::Cell;
 
-fn permissions(given: JsonB) -> pg::Result<Permissions> {
+/// The `permissions` argument, read.
+pub fn given_permissions(given: JsonB) -> pg::Result<Permissions> {
     serde_json::from_value(given.0).map_err(|problem| {
         fail(
             PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
@@ -29,14 +30,16 @@ fn permissions(given: JsonB) -> pg::Result<Permissions> {
 
 /// Makes every row of a table belong to one organization and keeps it that way (spec 5): forced row security with
 /// policies on `org_if(action)`, the organization filled from the context, never changed and never NULL, an index,
-/// write guard, foreign-key guard and audit.
+/// write guard, foreign-key guard and audit. Partitions and inheritance children come along, on every level, and so do
+/// those made or attached later.
 ///
 /// `org_column`: a uuid column. `permissions`: the action needed to select, insert, update and delete (defaults
 /// data:read and data:write) and, under columns, to change a column. `audit`: whether writes are logged. For the
-/// table's owner and the DBA. Protecting a table again in the same way changes nothing.
-/// Errors, before anything is changed: 42501 not the owner, 42809 not a plain table, 42703 no such column, 42804 not
-/// uuid, 22023 unknown action or key, 23502 rows without organization, 23503 references that cross organizations,
-/// 42710 protected already in another way.
+/// table's owner and the DBA. Protecting a table again in the same way changes nothing, but partitions that lack
+/// protection get it.
+/// Errors, before anything is changed: 42501 not the owner, 42809 no table that can be protected, or one below an
+/// unprotected parent, 42703 no such column, 42804 not uuid, 22023 unknown action or key, 23502 rows without
+/// organization, 23503 references that cross organizations, 42710 protected already in another way.
 #[pg_extern(sql = r#"
 CREATE FUNCTION protect(
     table_name regclass, org_column text DEFAULT 'org_id', permissions jsonb DEFAULT '{}', audit boolean DEFAULT true)
@@ -53,23 +56,90 @@ fn protect(
     let permissions = pg::given(permissions, "permissions")?;
     let audit = pg::given(audit, "audit")?;
     require_owner(&facts(relid)?)?;
-    require_plain_table(&facts(relid)?)?;
-    let permissions = self::permissions(permissions)?;
-    let table = locked(relid)?;
-    let column = facts::org_column(&table, org_column)?;
-    let mut options = Options::new(org_column, permissions, audit, column.before.clone());
-    let matrix = authority::matrix();
-    for action in options.actions() {
-        access::action(&matrix, action)?;
+    require_kind(&facts(relid)?)?;
+    let options = Options::new(
+        org_column,
+        given_permissions(permissions)?,
+        audit,
+        Before::default(),
+    );
+    let tree = tree::locked(relid)?;
+    let planned = plan_tree(&tree, &options)?;
+    if planned.is_empty() {
+        already(&tree[0]);
+        return Ok(());
     }
-    check_action_columns(&table, &options)?;
-    if let Some(present) = current_options(relid) {
-        return protected_already(&table, &present, &options);
+    survey(&tree[0], &planned)?;
+    for table in &planned {
+        apply(table);
     }
-    check_rows(&table, column.attnum)?;
-    check_references(&table, org_column)?;
-    apply(&table, &column, &mut options);
     Ok(())
+}
+
+/// A table that is about to be protected, and how.
+pub struct Planned<'a> {
+    pub table: &'a Facts,
+    pub column: OrgColumn,
+    pub options: Options,
+}
+
+impl Options {
+    pub fn require_known_actions(&self) -> pg::Result<()> {
+        let matrix = authority::matrix();
+        for action in self.actions() {
+            access::action(&matrix, action)?;
+        }
+        Ok(())
+    }
+}
+
+impl Planned<'_> {
+    pub fn target(&self) -> Target<'_> {
+        Target {
+            table: self.table,
+            org: self.column.attnum,
+        }
+    }
+}
+
+/// What is to be done to protect a tree, from the bottom up (a partitioned table's column becomes NOT NULL after those
+/// of its partitions). The tables are locked. Everything but the rows is checked.
+pub fn plan_tree<'a>(tree: &'a [Facts], wanted: &Options) -> pg::Result<Vec<Planned<'a>>> {
+    tree::require_protectable(tree)?;
+    wanted.require_known_actions()?;
+    let mut planned = vec![];
+    for table in tree.iter().rev() {
+        let column = facts::org_column(table, &wanted.org_column)?;
+        check_action_columns(table, wanted)?;
+        if let Some(present) = current_options(table.relid) {
+            if !present.same_protection(wanted) {
+                return Err(in_another_way(table));
+            }
+            continue;
+        }
+        let options = Options {
+            before: column.before.clone(),
+            ..wanted.clone()
+        };
+        planned.push(Planned {
+            table,
+            column,
+            options,
+        });
+    }
+    // What a new partition took over from its protected parent is not what it was before.
+    for one in &mut planned {
+        if let Some(above) = tree::inherited_options(one.table)? {
+            if !above.same_protection(wanted) {
+                return Err(in_another_way(one.table));
+            }
+            one.options.before.not_null = above.before.not_null;
+            if one.column.default_is_ours {
+                one.options.before.default = above.before.default;
+            }
+        }
+    }
+    Ok(planned)
 }
 
 fn check_action_columns(table: &Facts, options: &Options) -> pg::Result<()> {
@@ -89,32 +159,55 @@ fn check_action_columns(table: &Facts, options: &Options) -> pg::Result<()> {
     Ok(())
 }
 
-fn protected_already(table: &Facts, present: &Options, wanted: &Options) -> pg::Result<()> {
-    if present.same_protection(wanted) {
-        ErrorReport::new(
-            PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION,
-            format!(
-                "table \"{}\" is protected already, nothing changed",
-                table.name
-            ),
-            "pg_tenancy",
-        )
-        .report(PgLogLevel::NOTICE);
-        return Ok(());
-    }
-    Err(fail(
+fn already(table: &Facts) {
+    ErrorReport::new(
+        PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION,
+        format!(
+            "table \"{}\" is protected already, nothing changed",
+            table.name
+        ),
+        "pg_tenancy",
+    )
+    .report(PgLogLevel::NOTICE);
+}
+
+fn in_another_way(table: &Facts) -> ErrorReport {
+    fail(
         PgSqlErrorCode::ERRCODE_DUPLICATE_OBJECT,
         format!("table \"{}\" is protected already, in another way", table.name),
     )
     .set_detail("tenancy.protected_tables shows how. Nothing was changed.")
-    .set_hint("BEGIN; SELECT tenancy.unprotect(...); SELECT tenancy.protect(...); COMMIT changes it without a gap."))
+    .set_hint("BEGIN; SELECT tenancy.unprotect(...); SELECT tenancy.protect(...); COMMIT changes it without a gap.")
+}
+
+thread_local! {
+    // Whether the DDL that runs now is this room's own.
+    static OURS: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether the DDL that an event trigger sees is what protect() or unprotect() runs.
+pub fn is_own_ddl() -> bool {
+    OURS.get()
+}
+
+pub fn with_own_ddl<T>(work: impl FnOnce() -> T) -> T {
+    struct Over(bool);
+    impl Drop for Over {
+        fn drop(&mut self) {
+            OURS.set(self.0);
+        }
+    }
+    let _over = Over(OURS.replace(true));
+    work()
 }
 
 /// Runs a statement of the plan. ALTER TABLE looks through the table's own checks, evaluating functions in them, so it
 /// runs as the table's owner; the others need our triggers' EXECUTE.
 fn change(table: &Facts, statement: &str) {
+    // Giving NOT NULL up evaluates nothing, and reaches partitions whose owner may be another.
+    let evaluates = statement.starts_with("ALTER TABLE") && !statement.ends_with("DROP NOT NULL");
     drift::changing(table.relid, || {
-        if statement.starts_with("ALTER TABLE") {
+        if evaluates {
             identity::as_table_owner(table.owner, || query::execute_as_is(statement));
         } else {
             execute(statement, &[]);
@@ -122,42 +215,55 @@ fn change(table: &Facts, statement: &str) {
     });
 }
 
-fn apply(table: &Facts, column: &OrgColumn, options: &mut Options) {
+/// Protects one table; its rows have been looked at.
+pub fn apply(planned: &Planned) {
+    let (table, column) = (planned.table, &planned.column);
+    let mut options = planned.options.clone();
     let name = table.quoted();
     let literal = |text: &str| spi::quote_literal(text);
     let quoted = Quoted {
         table: &name,
         org_column: &column.quoted,
         literal: &literal,
+        partitioned: table.is_partitioned(),
     };
-    if !column.indexed {
-        // Made first, so that its name can be remembered for unprotect().
-        execute(&format!("CREATE INDEX ON {name} ({})", column.quoted), &[]);
-        options.before.index = run(
-            "SELECT n.nspname::pg_catalog.text, c.relname::pg_catalog.text
-             FROM pg_catalog.pg_index AS i JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) i.indexrelid
-                  JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
-             WHERE i.indrelid OPERATOR(pg_catalog.=) $1 ORDER BY c.oid DESC LIMIT 1",
-            &[Arg::Oid(table.relid)],
-            |row| {
-                let text = |n| row.get::<String>(n).unwrap_or_default();
-                spi::quote_qualified_identifier(text(1), text(2))
-            },
-        )
-        .pop();
-    }
-    for statement in plan::protect(options, &quoted, false) {
-        change(table, &statement);
-    }
+    with_own_ddl(|| {
+        // An index on a partitioned table would take those that its partitions have into its possession, and drop them
+        // with itself. Each partition has its own.
+        if !column.indexed && !quoted.partitioned {
+            // Made first, so that its name can be remembered for unprotect().
+            execute(&format!("CREATE INDEX ON {name} ({})", column.quoted), &[]);
+            options.before.index = newest_index(table.relid);
+        }
+        for statement in plan::protect(&options, &quoted, false) {
+            change(table, &statement);
+        }
+    });
+    exempt::lift(table);
     error::server_log(
         "table protected",
         &format!("Table {name}, organization column {}.", column.quoted),
     );
 }
 
-/// Takes the protection of a table away: policies, triggers and the default go, and row security, NOT NULL and the
-/// index return to what they were; the rows stay (spec 5). For the table's owner and the DBA.
-/// Errors: 42501 not the owner, 42704 the table is not protected.
+fn newest_index(relid: pg_sys::Oid) -> Option<String> {
+    run(
+        "SELECT n.nspname::pg_catalog.text, c.relname::pg_catalog.text
+         FROM pg_catalog.pg_index AS i JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) i.indexrelid
+              JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+         WHERE i.indrelid OPERATOR(pg_catalog.=) $1 ORDER BY c.oid DESC LIMIT 1",
+        &[Arg::Oid(relid)],
+        |row| {
+            let text = |n| row.get::<String>(n).unwrap_or_default();
+            spi::quote_qualified_identifier(text(1), text(2))
+        },
+    )
+    .pop()
+}
+
+/// Takes the protection of a table and of everything below it away: policies, triggers and the default go, and row
+/// security, NOT NULL and the index return to what they were; the rows stay (spec 5). For the table's owner and the DBA.
+/// Errors: 42501 not the owner, 42704 the table is not protected, 42809 it is below a protected table.
 #[pg_extern(sql = r#"
 CREATE FUNCTION unprotect(table_name regclass)
 RETURNS void VOLATILE PARALLEL UNSAFE LANGUAGE c AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';
@@ -165,27 +271,72 @@ RETURNS void VOLATILE PARALLEL UNSAFE LANGUAGE c AS 'MODULE_PATHNAME', '@FUNCTIO
 fn unprotect(table_name: Option<pg_sys::Oid>) -> pg::Result<()> {
     let relid = pg::given(table_name, "table_name")?;
     require_owner(&facts(relid)?)?;
-    let table = locked(relid)?;
-    take_away(&table)
-}
-
-fn take_away(table: &Facts) -> pg::Result<()> {
-    let Some(options) = current_options(table.relid) else {
+    let tree = tree::locked(relid)?;
+    if current_options(relid).is_none() {
         return Err(fail(
             PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
-            format!("table \"{}\" is not protected", table.name),
+            format!("table \"{}\" is not protected", tree[0].name),
         )
         .set_detail("It carries no trigger of pg_tenancy.")
         .set_hint("SELECT * FROM tenancy.protected_tables lists those that are."));
-    };
+    }
+    for parent in tree::parents(relid) {
+        if current_options(parent).is_some() {
+            let parent = facts(parent)?.quoted();
+            return Err(fail(
+                PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
+                format!(
+                    "table \"{}\" is protected as a part of {parent}",
+                    tree[0].name
+                ),
+            )
+            .set_detail("Its rows are also those of the table above it.")
+            .set_hint("Unprotect the table above, or detach this one from it first."));
+        }
+    }
+    take_away_tree(&tree);
+    Ok(())
+}
+
+fn take_away_tree(tree: &[Facts]) {
+    let records: Vec<Option<Options>> = tree
+        .iter()
+        .map(|table| current_options(table.relid).map(|o| as_it_stands(table, o)))
+        .collect();
+    with_own_ddl(|| {
+        for (table, options) in tree.iter().zip(&records) {
+            if let Some(options) = options {
+                take_away(table, options.clone());
+            }
+        }
+        // A partitioned table gave NOT NULL up together with its partitions.
+        for (table, options) in tree.iter().zip(&records).rev() {
+            match options {
+                Some(o) if o.before.not_null && table.partition && !o.org_column.is_empty() => {
+                    let column = spi::quote_identifier(&o.org_column);
+                    let name = table.quoted();
+                    change(
+                        table,
+                        &format!("ALTER TABLE ONLY {name} ALTER COLUMN {column} SET NOT NULL"),
+                    );
+                }
+                _ => {}
+            }
+        }
+    });
+}
+
+fn take_away(table: &Facts, mut options: Options) {
+    // A partition's NOT NULL goes, or stays, with the partitioned table's.
+    options.before.not_null |= table.partition;
     let name = table.quoted();
-    let options = as_it_stands(table, options);
     let column = spi::quote_identifier(&options.org_column);
     let literal = |text: &str| spi::quote_literal(text);
     let quoted = Quoted {
         table: &name,
         org_column: &column,
         literal: &literal,
+        partitioned: table.is_partitioned(),
     };
     let present = |sql: &str| {
         run(sql, &[Arg::Oid(table.relid)], |row| {
@@ -209,12 +360,11 @@ fn take_away(table: &Facts) -> pg::Result<()> {
         change(table, &statement);
     }
     error::server_log("table unprotected", &format!("Table {name}."));
-    Ok(())
 }
 
 /// The record of protection with what happened to the table since: a renamed or dropped column, an index that now is
 /// another table's.
-fn as_it_stands(table: &Facts, mut options: Options) -> Options {
+pub fn as_it_stands(table: &Facts, mut options: Options) -> Options {
     options.org_column = table::org_column_of(table.relid)
         .and_then(|attnum| {
             run(
@@ -242,13 +392,12 @@ fn as_it_stands(table: &Facts, mut options: Options) -> Options {
 
 /// All protected tables back to plain ones, for uninstall().
 pub fn unprotect_everything() -> pg::Result<()> {
-    let tables = run(
-        "SELECT DISTINCT tgrelid FROM pg_catalog.pg_trigger WHERE tgfoid OPERATOR(pg_catalog.=) $1",
-        &[Arg::Oid(catalog::house().guard_row)],
-        |row| row.get::<pg_sys::Oid>(1),
-    );
-    for relid in tables.into_iter().flatten() {
-        take_away(&locked(relid)?)?;
+    for relid in tree::roots() {
+        take_away_tree(&tree::locked(relid)?);
+    }
+    // One that was left protected below an unprotected table.
+    for relid in tree::protected() {
+        take_away_tree(&tree::locked(relid)?);
     }
     Ok(())
 }

@@ -5,9 +5,10 @@
 
 use super::check_text::CheckText;
 use super::plan::Options;
+use super::route::Leaves;
 use crate::pg::catalog;
 use crate::pg::local::Backend;
-use crate::pg::probe::{self, Probe, ProbeKey};
+use crate::pg::probe::{self, Cast, Probe, ProbeKey};
 use crate::pg::query::{Arg, latest};
 use crate::pg::trigger::RowImage;
 use crate::pg::value::{self, Projection};
@@ -23,15 +24,50 @@ pub struct GuardedKey {
     pub name: String,
     /// The child's columns, with their names for the error.
     pub columns: Vec<(i16, String)>,
+    /// Their types, in which PostgreSQL's own query for the key has its parameters.
+    pub types: Vec<pg_sys::Oid>,
+    /// Whether no other key of the table compares the same columns of the same parent in another way: PostgreSQL's query
+    /// for the one could be taken for that of the other (attack C-4).
+    pub unmistakable: bool,
     pub probe: Probe,
+    /// Where the parent is partitioned.
+    pub leaves: Option<Leaves>,
     /// PostgreSQL's own query for it.
     pub check: Rc<CheckText>,
+}
+
+impl GuardedKey {
+    /// Whether the other leads to the same columns of the same parent and is not the same check.
+    fn looks_like(&self, other: &GuardedKey) -> bool {
+        let columns = |key: &GuardedKey| -> Vec<String> {
+            let names = key.probe.keys.iter().map(|k| k.parent_column.clone());
+            names.collect()
+        };
+        let checks = |key: &GuardedKey| -> Vec<(pg_sys::Oid, Cast)> {
+            key.probe
+                .keys
+                .iter()
+                .map(|k| (k.operator, k.cast))
+                .collect()
+        };
+        self.probe.parent == other.probe.parent
+            && columns(self) == columns(other)
+            && (self.types != other.types || checks(self) != checks(other))
+    }
+
+    /// Says which column of the parent holds the organization.
+    pub fn lead_to(&mut self, org_attnum: i16) {
+        self.probe.org_attnum = org_attnum;
+        self.leaves = Leaves::of(&self.probe);
+    }
 }
 
 #[derive(Debug)]
 pub struct Table {
     pub relid: pg_sys::Oid,
-    /// schema.table, quoted where needed.
+    /// The partitioned table that this one is a part of, else the table itself.
+    pub root: pg_sys::Oid,
+    /// schema.table of the root, quoted where needed: what it is called in the log.
     pub object: String,
     pub org_attnum: i16,
     pub options: Options,
@@ -44,7 +80,8 @@ pub struct Table {
     pub foreign_keys: Vec<GuardedKey>,
     /// Whether a foreign key leads here.
     pub is_parent: bool,
-    /// Every table that a key leads to, protected or not: one of them may become so.
+    /// Every table that a key leads to, protected or not (one of them may become so), and the partitioned table that
+    /// this is a part of, whose name it goes by.
     parents: Vec<pg_sys::Oid>,
     /// Sets of columns that were written to the log before, with what turns them into jsonb.
     projections: RefCell<HashMap<Vec<i16>, Projection>>,
@@ -174,20 +211,28 @@ pub fn protected(relid: pg_sys::Oid) -> Option<Rc<Table>> {
 }
 
 fn read(relid: pg_sys::Oid) -> Option<Table> {
-    let guard = catalog::house().guard_row;
-    let (object, arguments) = latest(
+    let house = catalog::house();
+    // A partition is known by the table that it is a part of: history does not depend on where a row lies.
+    let (object, arguments, root) = latest(
         "SELECT pg_catalog.quote_ident(n.nspname) OPERATOR(pg_catalog.||) '.' OPERATOR(pg_catalog.||) pg_catalog.quote_ident(c.relname),
                 pg_catalog.convert_from(pg_catalog.substring(t.tgargs, 1, pg_catalog.length(t.tgargs) OPERATOR(pg_catalog.-) 1),
-                                        pg_catalog.getdatabaseencoding())
+                                        pg_catalog.getdatabaseencoding()), c.oid
          FROM pg_catalog.pg_trigger AS t
-              JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) t.tgrelid
+              JOIN pg_catalog.pg_class AS c
+                ON c.oid OPERATOR(pg_catalog.=) COALESCE(pg_catalog.pg_partition_root(t.tgrelid)::pg_catalog.oid, t.tgrelid)
               JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
-         WHERE t.tgrelid OPERATOR(pg_catalog.=) $1 AND t.tgfoid OPERATOR(pg_catalog.=) $2",
-        &[Arg::Oid(relid), Arg::Oid(guard)],
+         WHERE t.tgrelid OPERATOR(pg_catalog.=) $1 AND t.tgnargs OPERATOR(pg_catalog.>) 0::pg_catalog.int2
+           AND (t.tgfoid OPERATOR(pg_catalog.=) $2 OR t.tgfoid OPERATOR(pg_catalog.=) $3)",
+        &[
+            Arg::Oid(relid),
+            Arg::Oid(house.guard_row),
+            Arg::Oid(house.guard_statement),
+        ],
         |row| {
             (
                 row.get::<String>(1).unwrap_or_default(),
                 row.get::<String>(2).unwrap_or_default(),
+                row.get::<pg_sys::Oid>(3).unwrap_or(relid),
             )
         },
     )
@@ -211,9 +256,11 @@ fn read(relid: pg_sys::Oid) -> Option<Table> {
     // A column with an action of its own that is not found is no reason to let it be written freely.
     let whole = column_actions.len() == options.columns.len();
     let org_attnum = org_column_of(relid).filter(|_| whole).unwrap_or(0);
-    let (foreign_keys, parents) = foreign_keys(relid, guard, &columns);
+    let (foreign_keys, mut parents) = foreign_keys(relid, &columns);
+    parents.push(root);
     Some(Table {
         relid,
+        root,
         object,
         org_attnum,
         column_actions,
@@ -255,16 +302,21 @@ pub fn org_column_of(relid: pg_sys::Oid) -> Option<i16> {
 /// The foreign keys of a table that lead to protected ones, and every table that any of its keys leads to.
 fn foreign_keys(
     relid: pg_sys::Oid,
-    guard: pg_sys::Oid,
     columns: &[(i16, String)],
 ) -> (Vec<GuardedKey>, Vec<pg_sys::Oid>) {
     let mut keys = all_keys(relid, columns);
     let parents = keys.iter().map(|key| key.probe.parent).collect();
+    let house = catalog::house();
     let protected: HashSet<pg_sys::Oid> = latest(
         "SELECT t.tgrelid FROM pg_catalog.pg_trigger AS t
               JOIN pg_catalog.pg_constraint AS c ON c.confrelid OPERATOR(pg_catalog.=) t.tgrelid
-         WHERE t.tgfoid OPERATOR(pg_catalog.=) $1 AND c.conrelid OPERATOR(pg_catalog.=) $2",
-        &[Arg::Oid(guard), Arg::Oid(relid)],
+         WHERE (t.tgfoid OPERATOR(pg_catalog.=) $1 OR t.tgfoid OPERATOR(pg_catalog.=) $2)
+           AND t.tgnargs OPERATOR(pg_catalog.>) 0::pg_catalog.int2 AND c.conrelid OPERATOR(pg_catalog.=) $3",
+        &[
+            Arg::Oid(house.guard_row),
+            Arg::Oid(house.guard_statement),
+            Arg::Oid(relid),
+        ],
         |row| row.get::<pg_sys::Oid>(1),
     )
     .into_iter()
@@ -272,7 +324,14 @@ fn foreign_keys(
     .collect();
     keys.retain(|key| protected.contains(&key.probe.parent));
     for key in &mut keys {
-        key.probe.org_attnum = org_column_of(key.probe.parent).unwrap_or(0);
+        key.lead_to(org_column_of(key.probe.parent).unwrap_or(0));
+    }
+    let unmistakable: Vec<bool> = keys
+        .iter()
+        .map(|key| !keys.iter().any(|other| key.looks_like(other)))
+        .collect();
+    for (key, unmistakable) in keys.iter_mut().zip(unmistakable) {
+        key.unmistakable = unmistakable;
     }
     (keys, parents)
 }
@@ -293,6 +352,11 @@ pub fn all_keys(relid: pg_sys::Oid, columns: &[(i16, String)]) -> Vec<GuardedKey
          FROM pg_catalog.pg_constraint AS c
               JOIN pg_catalog.pg_index AS i ON i.indexrelid OPERATOR(pg_catalog.=) c.conindid
          WHERE c.conrelid OPERATOR(pg_catalog.=) $1 AND c.contype OPERATOR(pg_catalog.=) 'f'
+           -- For each partition of a parent PostgreSQL keeps a row too, which says nothing that the key itself does not.
+           AND (c.conparentid OPERATOR(pg_catalog.=) 0::pg_catalog.oid
+                OR EXISTS (SELECT FROM pg_catalog.pg_constraint AS above
+                           WHERE above.oid OPERATOR(pg_catalog.=) c.conparentid
+                             AND above.confrelid OPERATOR(pg_catalog.=) c.confrelid))
          ORDER BY c.conname",
         &[Arg::Oid(relid)],
         |row| {
@@ -302,6 +366,9 @@ pub fn all_keys(relid: pg_sys::Oid, columns: &[(i16, String)]) -> Vec<GuardedKey
             let (operators, types) = (ids(7), ids(9));
             let names = row.get::<Vec<String>>(10).unwrap_or_default();
             GuardedKey {
+                leaves: None,
+                types: types.clone(),
+                unmistakable: true,
                 constraint: row.get(1).unwrap_or(pg_sys::InvalidOid),
                 name: row.get(2).unwrap_or_default(),
                 columns: child
@@ -313,6 +380,7 @@ pub fn all_keys(relid: pg_sys::Oid, columns: &[(i16, String)]) -> Vec<GuardedKey
                     .collect(),
                 check: Rc::new(CheckText::new(names.clone())),
                 probe: Probe {
+                    constraint: row.get(1).unwrap_or(pg_sys::InvalidOid),
                     parent: row.get(3).unwrap_or(pg_sys::InvalidOid),
                     index: row.get(4).unwrap_or(pg_sys::InvalidOid),
                     org_attnum: 0,

@@ -1,5 +1,6 @@
 //! Leaving: DROP EXTENSION alone would take the policies' functions and leave tables whose rows nobody sees.
 
+use super::fill;
 use super::protect::unprotect_everything;
 use crate::audit;
 use crate::pg::event::{self, Dropped};
@@ -21,6 +22,7 @@ fn uninstall() -> pg::Result<()> {
         .set_hint("Ask a superuser."));
     }
     unprotect_everything()?;
+    fill::drop_triggers()?;
     super::leakproof::withdraw_all();
     audit::release_stores();
     Ok(())
@@ -60,8 +62,12 @@ pub unsafe extern "C-unwind" fn tenancy_guard_drop(
 
 fn refuse_while_protected() -> pg::Result<()> {
     let protected = run(
-        "SELECT pg_catalog.count(*) FROM pg_catalog.pg_trigger WHERE tgfoid OPERATOR(pg_catalog.=) $1",
-        &[Arg::Oid(catalog::house().guard_row)],
+        "SELECT pg_catalog.count(DISTINCT tgrelid) FROM pg_catalog.pg_trigger
+         WHERE tgfoid OPERATOR(pg_catalog.=) $1 OR tgfoid OPERATOR(pg_catalog.=) $2",
+        &[
+            Arg::Oid(catalog::house().guard_row),
+            Arg::Oid(catalog::house().guard_statement),
+        ],
         |row| row.get::<i64>(1),
     )
     .pop()

@@ -8,7 +8,7 @@ use crate::pg::{self, fail};
 use pgrx::datum::Uuid;
 use pgrx::prelude::*;
 
-fn require_administrator(doing: &str) -> pg::Result<()> {
+pub(super) fn require_administrator(doing: &str) -> pg::Result<()> {
     if context::is_administrator() {
         return Ok(());
     }
@@ -104,13 +104,7 @@ fn trust_application(
     require_administrator("trust an application")?;
     existing_role(login)?;
     require_strength_of(login)?;
-    if !matches!(scope, "transaction" | "session") {
-        return Err(invalid(
-            "unknown scope",
-            "The scope of a context is transaction or session.",
-            "Use scope => 'transaction' behind a pooler.",
-        ));
-    }
+    check_scope(scope)?;
     let matrix = authority::matrix();
     if !matrix.has_role(service_role) {
         return Err(access::unknown_role(&matrix, service_role));
@@ -138,6 +132,50 @@ fn trust_application(
 fn distrust_application(login: Option<&str>) -> pg::Result<()> {
     let login = pg::given(login, "login")?;
     forget(login, "application", "distrust an application")
+}
+
+/// Leaves a database login without any authority unless it brings a signed token (spec 4): for connections that an
+/// application shares with less trusted code. Takes the place of a binding or trust that the login has. For the DBA.
+///
+/// `scope`: transaction (the default: a token holds for the transaction that brought it) or session (it may also be
+/// brought for the whole session).
+/// Errors: 42501 not the DBA, 42704 no such role, 22023 unknown scope.
+#[pg_extern(volatile, parallel_unsafe)]
+fn require_token(
+    login: Option<&str>,
+    scope: default!(Option<&str>, "'transaction'"),
+) -> pg::Result<()> {
+    let login = pg::given(login, "login")?;
+    let scope = pg::given(scope, "scope")?;
+    require_administrator("require a token of a login")?;
+    existing_role(login)?;
+    require_strength_of(login)?;
+    check_scope(scope)?;
+    execute(
+        "INSERT INTO tenancy.login_bindings (login, kind, scope) VALUES ($1::pg_catalog.name, 'token', $2)
+         ON CONFLICT (login) DO UPDATE SET kind = 'token', user_id = NULL, scope = excluded.scope, service_role = NULL",
+        &[Arg::Name(login), Arg::Text(scope)],
+    );
+    Ok(())
+}
+
+/// Undoes `require_token()` (spec 4). The login is then like any other that is neither bound nor trusted. For the DBA.
+/// Errors: 42501 not the DBA, 42704 no token is required of the login.
+#[pg_extern(volatile, parallel_unsafe)]
+fn waive_token(login: Option<&str>) -> pg::Result<()> {
+    let login = pg::given(login, "login")?;
+    forget(login, "token", "waive the token of a login")
+}
+
+fn check_scope(scope: &str) -> pg::Result<()> {
+    if matches!(scope, "transaction" | "session") {
+        return Ok(());
+    }
+    Err(invalid(
+        "unknown scope",
+        "The scope of a context is transaction or session.",
+        "Use scope => 'transaction' behind a pooler.",
+    ))
 }
 
 fn forget(login: &str, kind: &str, doing: &str) -> pg::Result<()> {

@@ -5,6 +5,7 @@ pub mod invariants;
 mod logins;
 mod members;
 mod ownership;
+mod signing_keys;
 
 use crate::context::authority::Id;
 use crate::pg::{self, fail};

@@ -13,6 +13,7 @@ pub struct House {
     /// The table whose invalidation rings when authority changes.
     pub bell: pg_sys::Oid,
     pub guard_row: pg_sys::Oid,
+    pub guard_statement: pg_sys::Oid,
 }
 
 static HOUSE: Backend<Cell<Option<House>>> = Backend::new(Cell::new(None));
@@ -45,8 +46,9 @@ pub fn find_house() -> Option<House> {
         owner,
         bell,
         guard_row: function_in(c"tenancy", c"guard_row").unwrap_or(pg_sys::InvalidOid),
+        guard_statement: function_in(c"tenancy", c"guard_statement").unwrap_or(pg_sys::InvalidOid),
     };
-    if house.guard_row != pg_sys::InvalidOid {
+    if house.guard_row != pg_sys::InvalidOid && house.guard_statement != pg_sys::InvalidOid {
         HOUSE.set(Some(house));
     }
     Some(house)

@@ -2,6 +2,7 @@
 
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
+use std::cell::Cell;
 use std::ffi::{CString, c_char, c_int};
 
 pub type Result<T> = std::result::Result<T, ErrorReport>;
@@ -42,6 +43,42 @@ pub fn server_log(message: &str, detail: &str) {
     )
     .set_detail(detail)
     .report(PgLogLevel::LOG_SERVER_ONLY);
+}
+
+thread_local! {
+    // Whether an error that is reported now may be about a statement with a secret in its text.
+    static DISCREET: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs what was handed a secret. Where it fails, the server's log keeps the error and not the statement's text, and
+/// pg_stat_activity stops showing that text to the login's other sessions. An error is reported after it has left us and
+/// before its (sub)transaction ends, so that end is where this ends too.
+pub fn discreetly<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    DISCREET.set(true);
+    hide_activity();
+    let done = work()?;
+    DISCREET.set(false);
+    Ok(done)
+}
+
+fn hide_activity() {
+    // SAFETY: copies a NUL-terminated text into this backend's own slot.
+    unsafe {
+        if pg_sys::ParallelWorkerNumber < 0 {
+            pg_sys::pgstat_report_activity(
+                pg_sys::BackendState::STATE_RUNNING,
+                c"<hidden by pg_tenancy: may hold a secret>".as_ptr(),
+            );
+        }
+    }
+}
+
+pub fn discreet_no_more() {
+    DISCREET.set(false);
+}
+
+pub fn is_discreet() -> bool {
+    DISCREET.get()
 }
 
 unsafe extern "C-unwind" {

@@ -72,6 +72,32 @@ pub fn outer_user() -> pg_sys::Oid {
     unsafe { pg_sys::GetOuterUserId() }
 }
 
+/// Login and role, those of SET SESSION AUTHORIZATION and SET ROLE; definer functions change neither.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Roles {
+    session: pg_sys::Oid,
+    outer: pg_sys::Oid,
+}
+
+pub fn roles() -> Roles {
+    Roles {
+        session: session_user(),
+        outer: outer_user(),
+    }
+}
+
+/// Whether row security leaves the session's role alone.
+pub fn outer_bypasses() -> bool {
+    // SAFETY: a syscache look-up.
+    unsafe { pg_sys::has_bypassrls_privilege(outer_user()) }
+}
+
+/// The setting row_security.
+pub fn row_security() -> bool {
+    // SAFETY: reads a GUC variable.
+    unsafe { pg_sys::row_security }
+}
+
 pub fn role_name(role: pg_sys::Oid) -> Option<String> {
     // SAFETY: noerr = true, so a vanished role is NULL; the name is palloc'd and copied at once.
     unsafe {
@@ -103,8 +129,7 @@ pub fn has_privileges_of(member: pg_sys::Oid, role: pg_sys::Oid) -> bool {
 /// set it themselves. The caller and the role in force must both have the right: a definer function of a superuser is no
 /// way in, nor is code of a weaker role that a superuser runs into.
 pub fn break_glass() -> bool {
-    // SAFETY: reads a GUC variable.
-    if unsafe { pg_sys::row_security } {
+    if row_security() {
         return false;
     }
     // SAFETY: syscache look-ups.
@@ -147,6 +172,29 @@ impl Drop for Acting {
 /// (casts, constraint and index expressions that get evaluated) runs with no more rights than its owner has.
 pub fn as_table_owner<R>(owner: pg_sys::Oid, work: impl FnOnce() -> R) -> R {
     acting_as(owner, pg_sys::SECURITY_RESTRICTED_OPERATION as i32, work)
+}
+
+/// `as_table_owner` for changes that are nobody's business but the column's: no trigger or rule of the application fires
+/// (those that are to fire always do), and no row is hidden from its own table's owner.
+pub fn as_table_owner_silently<R>(owner: pg_sys::Oid, work: impl FnOnce() -> R) -> R {
+    let restrictions =
+        pg_sys::SECURITY_RESTRICTED_OPERATION as i32 | pg_sys::SECURITY_NOFORCE_RLS as i32;
+    acting_as(owner, restrictions, || {
+        // SAFETY: within the nesting level of settings that acting_as() ends.
+        unsafe {
+            pg_sys::set_config_option(
+                c"session_replication_role".as_ptr(),
+                c"replica".as_ptr(),
+                pg_sys::GucContext::PGC_SUSET,
+                pg_sys::GucSource::PGC_S_SESSION,
+                pg_sys::GucAction::GUC_ACTION_SAVE,
+                true,
+                0,
+                false,
+            );
+        }
+        work()
+    })
 }
 
 /// Runs `work` as the extension's owner with `search_path = pg_catalog, pg_temp`, as a SECURITY DEFINER function

@@ -1,7 +1,7 @@
 //! Index paths that the planner withholds under row security: made for conditions that we take for leakproof, while
 //! PostgreSQL keeps its own opinion of them for everything else.
 
-use super::plan::{elements, is_silent, leaks_no_column, list_of};
+use super::plan::{Ours, elements, is_silent, leaks_no_column, list_of};
 use pgrx::prelude::*;
 use std::collections::HashSet;
 
@@ -37,7 +37,7 @@ pub unsafe fn outermost(mut root: *mut pg_sys::PlannerInfo) -> *mut pg_sys::Quer
     }
 }
 
-/// The table, where the planner withheld indexes for the sake of row security. `house` is our schema.
+/// The table, where the planner withheld indexes for the sake of row security.
 ///
 /// Only where every condition that is to come first is silent (the organization's is): those are put first in the
 /// finished plan, so what is withheld is nothing but the index. A table with policies of its own makes is left alone.
@@ -46,7 +46,7 @@ pub unsafe fn outermost(mut root: *mut pg_sys::PlannerInfo) -> *mut pg_sys::Quer
 pub unsafe fn withheld(
     root: *mut pg_sys::PlannerInfo,
     rel: *mut pg_sys::RelOptInfo,
-    house: pg_sys::Oid,
+    ours: Ours,
 ) -> Option<pg_sys::Oid> {
     // SAFETY: as the function's own; the relation's number is that of its range table entry.
     unsafe {
@@ -67,7 +67,7 @@ pub unsafe fn withheld(
         let silent = conditions
             .iter()
             .filter(|c| (***c).security_level < last)
-            .all(|c| is_silent((**c).clause.cast(), house));
+            .all(|c| is_silent((**c).clause.cast(), ours));
         if !waits || !silent {
             return None;
         }

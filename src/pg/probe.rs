@@ -1,6 +1,7 @@
 //! Looking a foreign key's parent up directly in its unique index, and holding it.
 
 use super::local::Backend;
+use super::partition::Leaf;
 use super::value::Value;
 use pgrx::prelude::*;
 use std::cell::{Cell, RefCell};
@@ -8,6 +9,8 @@ use std::cell::{Cell, RefCell};
 /// How to find the parent row of a key, and which column says whose it is.
 #[derive(Debug)]
 pub struct Probe {
+    /// The foreign key itself: another one on the same columns may compare them with other operators.
+    pub constraint: pg_sys::Oid,
     pub parent: pg_sys::Oid,
     pub index: pg_sys::Oid,
     pub org_attnum: i16,
@@ -15,7 +18,7 @@ pub struct Probe {
     pub keys: Vec<ProbeKey>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct ProbeKey {
     pub index_column: i16,
     pub operator: pg_sys::Oid,
@@ -127,6 +130,7 @@ unsafe extern "C-unwind" {
 /// A parent's table and index, open for looking up one key after the other: opening them for each row of a bulk insert
 /// cost as much as the look-up itself (measured).
 struct Open {
+    constraint: pg_sys::Oid,
     parent: pg_sys::Oid,
     index_id: pg_sys::Oid,
     /// The transaction's nesting when it was opened: an inner one must not use what goes with its abort.
@@ -152,9 +156,37 @@ pub fn find(probe: &Probe, key: &[Value], org: &[u8; 16]) -> Parent {
     look_up(probe, key, org, true)
 }
 
-/// `find()` without the lock: whether an existing reference crosses organizations.
-pub fn is_foreign(probe: &Probe, key: &[Value], org: &[u8; 16]) -> bool {
-    look_up(probe, key, org, false) == Parent::Foreign
+/// `find()` without the lock: what stands at the other end of an existing reference.
+pub fn peek(probe: &Probe, key: &[Value], org: &[u8; 16]) -> Parent {
+    look_up(probe, key, org, false)
+}
+
+/// The value as the key's operator compares it with the parent's, and its type then.
+pub fn as_compared(key: &ProbeKey, value: &Value) -> (pg_sys::Datum, pg_sys::Oid) {
+    // SAFETY: a catalog look-up by id; the datum is of the type that the cast was chosen for.
+    unsafe {
+        let (mut left, mut right) = (pg_sys::InvalidOid, pg_sys::InvalidOid);
+        pg_sys::op_input_types(key.operator, &mut left, &mut right);
+        (converted(key.cast, value.datum), right)
+    }
+}
+
+impl Probe {
+    /// Whether we know how to look the key up.
+    pub fn is_known(&self) -> bool {
+        self.keys.iter().all(|k| k.cast != Cast::Unknown)
+    }
+
+    /// The same key in one partition of its parent.
+    pub fn for_partition(&self, leaf: Leaf, org_attnum: i16) -> Probe {
+        Probe {
+            constraint: self.constraint,
+            parent: leaf.table,
+            index: leaf.index,
+            org_attnum,
+            keys: self.keys.clone(),
+        }
+    }
 }
 
 fn look_up(probe: &Probe, key: &[Value], org: &[u8; 16], lock: bool) -> Parent {
@@ -206,7 +238,10 @@ fn take_open(probe: &Probe) -> Option<Open> {
     let level = super::transaction::nest_level();
     OPEN.with_borrow_mut(|all| {
         let found = all.iter().position(|o| {
-            o.index_id == probe.index && o.parent == probe.parent && o.level == level
+            o.constraint == probe.constraint
+                && o.index_id == probe.index
+                && o.parent == probe.parent
+                && o.level == level
         })?;
         Some(all.swap_remove(found))
     })
@@ -223,13 +258,18 @@ fn keep(open: Open) {
     }
 }
 
-/// At the end of a statement, and before one that may change tables: PostgreSQL alters none that is open.
+/// At the end of a statement, and before one that may change tables: PostgreSQL alters none that is open, at whatever
+/// nesting level it was opened.
 #[inline]
 pub fn close_all() {
+    close_from(0);
+}
+
+/// Those of this nesting level and deeper.
+pub fn close_from(level: i32) {
     if OPEN.with_borrow(|all| all.is_empty()) {
         return;
     }
-    let level = super::transaction::nest_level();
     let mine: Vec<Open> =
         OPEN.with_borrow_mut(|all| all.extract_if(.., |o| o.level >= level).collect());
     for open in mine {
@@ -263,6 +303,7 @@ unsafe fn open_for(probe: &Probe) -> Open {
             pg_sys::CurrentResourceOwner = owner;
             pg_sys::CurrentMemoryContext = memory;
             Open {
+                constraint: probe.constraint,
                 parent: probe.parent,
                 index_id: probe.index,
                 level: super::transaction::nest_level(),
@@ -422,7 +463,7 @@ unsafe fn hold(open: &mut Open) -> bool {
 }
 
 /// SAFETY: under a guard; relation and index are open.
-unsafe fn begin(
+pub(super) unsafe fn begin(
     relation: pg_sys::Relation,
     index: pg_sys::Relation,
     snapshot: pg_sys::Snapshot,
@@ -441,7 +482,7 @@ unsafe fn begin(
 }
 
 /// SAFETY: the index is open; the operator belongs to the family of the column.
-unsafe fn scan_key(index: pg_sys::Relation, key: &ProbeKey) -> pg_sys::ScanKeyData {
+pub(super) unsafe fn scan_key(index: pg_sys::Relation, key: &ProbeKey) -> pg_sys::ScanKeyData {
     // SAFETY: as the function's own; the entry is initialised before use.
     unsafe {
         let column = key.index_column as usize - 1;
@@ -470,7 +511,7 @@ unsafe fn scan_key(index: pg_sys::Relation, key: &ProbeKey) -> pg_sys::ScanKeyDa
 }
 
 /// SAFETY: the datum is of the type that the cast was chosen for.
-unsafe fn converted(cast: Cast, datum: pg_sys::Datum) -> pg_sys::Datum {
+pub(super) unsafe fn converted(cast: Cast, datum: pg_sys::Datum) -> pg_sys::Datum {
     match cast {
         // SAFETY: as the function's own; a cast function takes the value, a type modifier and whether it is explicit,
         // and ignores what it does not declare.

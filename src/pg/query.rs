@@ -13,6 +13,7 @@ pub enum Arg<'a> {
     Uuid(&'a [u8; 16]),
     Text(&'a str),
     OptionalText(Option<&'a str>),
+    Bytes(&'a [u8]),
     Timestamp(Option<i64>),
     Oid(pg_sys::Oid),
     Flag(bool),
@@ -26,6 +27,7 @@ impl Arg<'_> {
             Arg::Text(text) => (text.into_datum(), pg_sys::TEXTOID),
             Arg::OptionalText(text) => (text.and_then(|t| t.into_datum()), pg_sys::TEXTOID),
             Arg::Name(text) => (text.into_datum(), pg_sys::TEXTOID),
+            Arg::Bytes(bytes) => (bytes.into_datum(), pg_sys::BYTEAOID),
             Arg::Timestamp(at) => (at.map(pg_sys::Datum::from), pg_sys::TIMESTAMPTZOID),
             Arg::Oid(oid) => (Some((*oid).into()), pg_sys::OIDOID),
             Arg::Flag(flag) => (Some((*flag).into()), pg_sys::BOOLOID),
@@ -197,8 +199,8 @@ pub fn run_as_is<T>(sql: &str, args: &[Arg], mut map: impl FnMut(&Row) -> T) -> 
 }
 
 /// `execute` in whatever identity is in force.
-pub fn execute_as_is(sql: &str) {
-    perform(sql, &[], touched);
+pub fn execute_as_is(sql: &str) -> u64 {
+    perform(sql, &[], touched)
 }
 
 fn touched() -> u64 {

@@ -27,6 +27,12 @@ pub fn full_id() -> u64 {
     unsafe { pg_sys::GetTopFullTransactionId().value }
 }
 
+/// Whether a parallel query runs, here or in the process that started this one.
+pub fn in_parallel_mode() -> bool {
+    // SAFETY: reads backend state.
+    in_parallel_worker() || unsafe { pg_sys::IsInParallelMode() }
+}
+
 pub fn in_parallel_worker() -> bool {
     // SAFETY: reads a backend variable.
     unsafe { pg_sys::ParallelWorkerNumber >= 0 }
@@ -53,6 +59,12 @@ pub unsafe fn accept_invalidations_unguarded() {
             AcceptInvalidationMessages();
         }
     }
+}
+
+/// When the client's present message arrived: PostgreSQL sets it once for each, whatever transactions end in between.
+pub fn message() -> pg_sys::TimestampTz {
+    // SAFETY: reads backend state.
+    unsafe { pg_sys::GetCurrentStatementStartTimestamp() }
 }
 
 /// When the transaction started.
@@ -104,4 +116,10 @@ pub fn with_snapshot<T>(work: impl FnOnce() -> T) -> T {
         pg_sys::PopActiveSnapshot();
         result
     }
+}
+
+/// Whether this transaction, or a part of it that is not rolled back, has this id.
+pub fn is_current(id: u32) -> bool {
+    // SAFETY: reads backend state.
+    unsafe { pg_sys::TransactionIdIsCurrentTransactionId(id.into()) }
 }

@@ -71,6 +71,20 @@ impl Call {
         unsafe { name(&(*(*self.relation()).rd_rel).relname) }
     }
 
+    /// An argument that CREATE TRIGGER gave; empty where there is none.
+    pub fn argument(&self, n: usize) -> String {
+        // SAFETY: the trigger's definition is valid while it runs; arguments are NUL-terminated.
+        unsafe {
+            let trigger = (*self.data).tg_trigger;
+            if n >= (*trigger).tgnargs as usize {
+                return String::new();
+            }
+            std::ffi::CStr::from_ptr(*(*trigger).tgargs.add(n))
+                .to_string_lossy()
+                .into_owned()
+        }
+    }
+
     /// The row before, for UPDATE and DELETE.
     pub fn old_row(&self) -> Option<RowImage> {
         match self.event {
@@ -96,6 +110,12 @@ impl Call {
         let desc = unsafe { (*self.relation()).rd_att };
         (!tuple.is_null()).then_some(RowImage { tuple, desc })
     }
+}
+
+/// How deep triggers are nested now, from 1.
+pub fn depth() -> i32 {
+    // SAFETY: pg_trigger_depth() takes no argument and reads a backend variable.
+    unsafe { pgrx::direct_function_call(pg_sys::pg_trigger_depth, &[]) }.unwrap_or(0)
 }
 
 pub fn name(data: &pg_sys::NameData) -> String {
@@ -146,6 +166,45 @@ impl RowImage {
         unsafe { (*self.tuple).t_self }
     }
 
+    /// The page and the line where this version is stored.
+    pub fn page_and_line(&self) -> (u32, u16) {
+        let place = self.place();
+        let page = (u32::from(place.ip_blkid.bi_hi) << 16) | u32::from(place.ip_blkid.bi_lo);
+        (page, place.ip_posid)
+    }
+
+    /// The row as a BEFORE trigger answers it.
+    pub fn datum(&self) -> pg_sys::Datum {
+        pg_sys::Datum::from(self.tuple)
+    }
+
+    /// `datum()` with another value in one column.
+    pub fn with(&self, attnum: i16, value: pg_sys::Datum) -> pg_sys::Datum {
+        let (columns, values, nulls) = ([i32::from(attnum)], [value], [false]);
+        // SAFETY: the number is one of the row's columns, the value of its type.
+        unsafe {
+            pg_sys::Datum::from(pg_sys::heap_modify_tuple_by_cols(
+                self.tuple,
+                self.desc,
+                1,
+                columns.as_ptr().cast_mut(),
+                values.as_ptr().cast_mut(),
+                nulls.as_ptr().cast_mut(),
+            ))
+        }
+    }
+
+    /// Whether this version was deleted by an UPDATE that stored the next one in another partition.
+    pub fn has_moved(&self) -> bool {
+        // SAFETY: as above. The two numbers are what ItemPointerIndicatesMovedPartitions() compares with.
+        unsafe {
+            let next = (*(*self.tuple).t_data).t_ctid;
+            next.ip_posid == 0xfffd
+                && next.ip_blkid.bi_hi == 0xffff
+                && next.ip_blkid.bi_lo == 0xffff
+        }
+    }
+
     /// These columns as a row type of their own.
     pub fn projection(&self, attnums: &[i16]) -> Projection {
         // SAFETY: the numbers are the table's columns, as it was read from the catalog.
@@ -161,7 +220,10 @@ impl RowImage {
 }
 
 /// SAFETY: `attnum` is one of the descriptor's columns.
-unsafe fn attribute(desc: pg_sys::TupleDesc, attnum: i16) -> *const pg_sys::FormData_pg_attribute {
+pub(super) unsafe fn attribute(
+    desc: pg_sys::TupleDesc,
+    attnum: i16,
+) -> *const pg_sys::FormData_pg_attribute {
     // SAFETY: as the function's own.
     #[cfg(not(feature = "pg18"))]
     unsafe {

@@ -235,6 +235,13 @@ unsafe fn prepared_to_jsonb(row_type: pg_sys::Oid) -> *mut pg_sys::FmgrInfo {
     }
 }
 
+/// A uuid datum in the present memory.
+pub fn uuid_datum(id: &[u8; 16]) -> pg_sys::Datum {
+    pgrx::datum::Uuid::from_bytes(*id)
+        .into_datum()
+        .expect("a uuid is never NULL")
+}
+
 /// A `name` datum, truncated as PostgreSQL truncates names.
 pub fn name_datum(text: &str) -> pg_sys::Datum {
     let text = std::ffi::CString::new(text).unwrap_or_default();
@@ -246,6 +253,17 @@ pub fn name_datum(text: &str) -> pg_sys::Datum {
         )
     }
     .expect("a name is never NULL")
+}
+
+/// The types of a query's parameters.
+///
+/// SAFETY: `list` is the parameter list of a query descriptor.
+pub unsafe fn parameter_types(list: pg_sys::ParamListInfo) -> Vec<pg_sys::Oid> {
+    // SAFETY: as the function's own.
+    unsafe {
+        let parameters = (*list).params.as_slice((*list).numParams as usize);
+        parameters.iter().map(|parameter| parameter.ptype).collect()
+    }
 }
 
 /// The parameters of a running query.

@@ -144,13 +144,24 @@ impl Cluster {
         self.dir.join("files").join(name)
     }
 
+    /// Has a program run as whom the server runs as.
+    pub(crate) fn as_its_user(&self, command: &mut Command) {
+        become_user(command, self.user);
+    }
+
+    /// One of PostgreSQL's own programs, as a user to whom the cluster's files belong.
+    pub fn program(&self, program: &str) -> Command {
+        let mut command = Command::new(self.bin.join(program));
+        become_user(&mut command, self.user);
+        command.current_dir("/").env("PGOPTIONS", "");
+        command
+    }
+
     /// Runs one of PostgreSQL's own programs against a database of this cluster, as superuser.
     pub fn client_program(&self, program: &str, database: &str, args: &[&str]) -> String {
-        let mut command = Command::new(self.bin.join(program));
         // What it writes is the keeper's to remove.
-        become_user(&mut command, self.user);
-        let out = command
-            .current_dir("/")
+        let out = self
+            .program(program)
             .arg("--host")
             .arg(&self.dir)
             .args([
@@ -162,7 +173,6 @@ impl Cluster {
                 database,
             ])
             .args(args)
-            .env("PGOPTIONS", "")
             .stdin(Stdio::null())
             .output()
             .unwrap_or_else(|e| panic!("{program}: {e}"));

@@ -364,6 +364,8 @@ fn c3_a_new_table_in_a_watched_schema_is_protected_or_refused() {
     // Not where it is protected in time, or is none of the kind, or gone again.
     for sql in [
         "BEGIN; CREATE TABLE good (id int, org_id uuid); SELECT tenancy.protect('good'); COMMIT",
+        "BEGIN; CREATE TABLE open (id int, org_id uuid); SELECT tenancy.exempt('open', 'a list of all'); COMMIT",
+        "ALTER TABLE open ADD COLUMN x int",
         "BEGIN; CREATE TABLE gone (id int, org_id uuid); DROP TABLE gone; COMMIT",
         "BEGIN; SAVEPOINT a; CREATE TABLE undone (id int, org_id uuid); ROLLBACK TO a; COMMIT",
         "CREATE TABLE plain (id int)",

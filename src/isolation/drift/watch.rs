@@ -6,6 +6,7 @@ use super::readers::protected_among;
 use super::{Drift, is_marked, judge, name_of};
 use crate::context;
 use crate::isolation::facts::{Facts, column_exists, current_options, facts};
+use crate::isolation::{exempt, protect};
 use crate::pg::local::Backend;
 use crate::pg::query::{Arg, execute, run};
 use crate::pg::{self, error, fail, identity, transaction};
@@ -56,6 +57,9 @@ pub fn check(relid: pg_sys::Oid, model: &[pg_sys::Oid], read: &[pg_sys::Oid]) ->
         || table.persistence == "t"
         || table.partition
         || is_marked(relid)
+        || exempt::all().contains_key(&u32::from(relid))
+        // add_org_column() prepares a table in steps.
+        || protect::is_own_ddl()
     {
         return Ok(());
     }
@@ -149,7 +153,7 @@ pub fn before_commit() -> pg::Result<()> {
     }
     transaction::with_snapshot(|| {
         for due in due {
-            if is_marked(due.table) {
+            if is_marked(due.table) || exempt::all().contains_key(&u32::from(due.table)) {
                 continue;
             }
             if let Ok(table) = facts(due.table) {

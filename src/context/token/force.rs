@@ -1,0 +1,138 @@
+//! The token in force. It is state of our own and no setting: SET, RESET and set_config() do not reach it. It lasts as
+//! SET LOCAL or SET would: a transaction's ends with the transaction, a session's is rolled back with the transaction
+//! that brought it, and both with the savepoint they were made in.
+
+use super::verify::Key;
+use crate::context::authority::{self, Id, SigningKey};
+use crate::context::standing;
+use crate::pg::local::Backend;
+use crate::pg::{identity, transaction};
+use pgrx::pg_sys;
+use std::cell::RefCell;
+use std::rc::Rc;
+
+pub struct Token {
+    pub user: Id,
+    /// The organization that the token is limited to, as the issuer named it.
+    pub org: Option<String>,
+    pub actor_type: &'static str,
+    pub session_scope: bool,
+    /// Microseconds since 2000.
+    pub until: i64,
+    kid: String,
+    key: Rc<Key>,
+    /// The login that authenticated: SET SESSION AUTHORIZATION takes no token along.
+    login: pg_sys::Oid,
+}
+
+/// Why the token that a session brought says nothing any more. It does not fall back to what the login is without one:
+/// that could be more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Lapsed {
+    Expired,
+    KeyRetired,
+    OtherLogin,
+}
+
+impl Token {
+    pub fn new(
+        said: super::verify::Statement,
+        user: Id,
+        session_scope: bool,
+        kid: String,
+        key: Rc<Key>,
+    ) -> Token {
+        Token {
+            user,
+            org: said.org,
+            actor_type: said.actor_type,
+            session_scope,
+            until: said.until,
+            kid,
+            key,
+            login: identity::session_user(),
+        }
+    }
+
+    /// Compared with the clock and with the keys as they are now.
+    pub fn lapsed(&self) -> Option<Lapsed> {
+        if self.login != identity::session_user() {
+            Some(Lapsed::OtherLogin)
+        } else if self.until <= transaction::now() {
+            Some(Lapsed::Expired)
+        } else {
+            match authority::signing_key(&self.kid) {
+                SigningKey::Good(key) if key == self.key => None,
+                _ => Some(Lapsed::KeyRetired),
+            }
+        }
+    }
+}
+
+/// One authenticate() or leave() of this transaction.
+struct Layer {
+    level: i32,
+    session_scope: bool,
+    token: Option<Rc<Token>>,
+}
+
+static OF_SESSION: Backend<RefCell<Option<Rc<Token>>>> = Backend::new(RefCell::new(None));
+static OF_TRANSACTION: Backend<RefCell<Vec<Layer>>> = Backend::new(RefCell::new(Vec::new()));
+
+/// The token that the session last brought, lapsed or not.
+pub fn in_force() -> Option<Rc<Token>> {
+    OF_TRANSACTION
+        .with_borrow(|layers| layers.last().map(|layer| layer.token.clone()))
+        .unwrap_or_else(|| OF_SESSION.with_borrow(Option::clone))
+}
+
+/// Puts a token in force, or with None takes away what is.
+pub fn put(token: Option<Rc<Token>>, session_scope: bool) {
+    let level = transaction::nest_level();
+    OF_TRANSACTION.with_borrow_mut(|layers| {
+        // One of this level that the new one outlasts: a loop of authenticate() grows nothing.
+        layers.retain(|l| l.level != level || (l.session_scope && !session_scope));
+        layers.push(Layer {
+            level,
+            session_scope,
+            token,
+        });
+    });
+    standing::invalidate();
+}
+
+/// DISCARD ALL: the pooler's next client starts as nobody.
+pub fn discard() {
+    OF_TRANSACTION.set(vec![]);
+    OF_SESSION.set(None);
+    standing::invalidate();
+}
+
+/// Takes the layers that end away, and gives them back.
+fn end(ends: impl Fn(&Layer) -> bool) -> Vec<Layer> {
+    let gone: Vec<Layer> =
+        OF_TRANSACTION.with_borrow_mut(|layers| layers.extract_if(.., |l| ends(l)).collect());
+    if !gone.is_empty() {
+        standing::invalidate();
+    }
+    gone
+}
+
+pub fn at_transaction_end(committed: bool) {
+    let kept = end(|_| true).into_iter().rfind(|layer| layer.session_scope);
+    if let Some(layer) = kept.filter(|_| committed) {
+        OF_SESSION.set(layer.token);
+    }
+}
+
+pub fn at_subtransaction_abort(level: i32) {
+    end(|layer| layer.level >= level);
+}
+
+pub fn at_subtransaction_commit(level: i32) {
+    OF_TRANSACTION.with_borrow_mut(|layers| {
+        for layer in layers.iter_mut().filter(|layer| layer.level >= level) {
+            layer.level = level - 1;
+        }
+    });
+}

@@ -1,0 +1,153 @@
+//! Signed tokens (spec 4): who a connection speaks for, proved by the application's signature and not by the login, so
+//! that whoever else sends SQL through the same connection is nobody.
+//!
+//! A token says only who. What that user may do is looked up live, as for everybody: a token outlives no removal.
+
+pub mod crypto;
+mod force;
+mod refusal;
+mod verify;
+
+use super::authority::{self, Binding, SigningKey};
+use super::denial;
+use super::principal::Principal;
+use super::settings::TOKEN_LEEWAY;
+use super::standing::{self, Reason};
+use crate::pg::{self, error, fail, identity, transaction};
+pub use force::{
+    Lapsed, Token, at_subtransaction_abort, at_subtransaction_commit, at_transaction_end, discard,
+    in_force, put,
+};
+use pgrx::datum::Uuid;
+use pgrx::prelude::*;
+use std::rc::Rc;
+pub use verify::{Algorithm, Key, Subject, is_name};
+
+/// Proves by a signed token (JWT) which user the session acts for (spec 4); answers with that user's id.
+///
+/// `jwt`: signed with HS256, EdDSA or ES256 by a key of `add_signing_key()`, which its `kid` names; at most 8192 bytes.
+/// Claims: `exp` (required) and `nbf`, `iat`, in seconds since 1970, compared with a leeway of `tenancy.token_leeway`;
+/// `aud`, and `iss` where the key has an issuer; `sub`, the user; `org`, optional: the one organization that the token is
+/// good for, by uuid or external key, entered at once; `actor_type`, optional: human, ai or service.
+/// `scope`: transaction (the default) or session, where the login's scope allows that.
+/// Anyone may call it but a login that is bound to a user. Expiry, and the retirement of the key, take effect at the
+/// next statement.
+/// Errors: 28000 the token is refused; 42501 a bound login, a scope the login has not got, or an organization the user
+/// does not belong to; 25P01 scope transaction outside a transaction block; 22023 unknown scope.
+#[pg_extern(volatile, parallel_unsafe)]
+fn authenticate(
+    jwt: Option<&str>,
+    scope: default!(Option<&str>, "'transaction'"),
+) -> pg::Result<Uuid> {
+    error::discreetly(|| {
+        let jwt = pg::given(jwt, "jwt")?;
+        let session_scope = match pg::given(scope, "scope")? {
+            "transaction" => false,
+            "session" => true,
+            _ => return Err(unknown_scope()),
+        };
+        may_authenticate(session_scope)?;
+        let token = Rc::new(read(jwt, session_scope)?);
+        let user = token.user;
+        put(Some(token), session_scope);
+        // A token that names an organization is held to it at once, with a clear error, as enter() would.
+        let now = standing::standing();
+        match &now.reason {
+            None => standing::hold_to_pin(&now)?,
+            Some(Reason::NoClaim | Reason::Void) => {}
+            Some(_) => return Err(denial::without_context(&now, "enter")),
+        }
+        Ok(Uuid::from_bytes(user))
+    })
+}
+
+fn unknown_scope() -> pgrx::pg_sys::panic::ErrorReport {
+    fail(
+        PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+        "unknown scope",
+    )
+    .set_detail("A token holds for the transaction or for the session.")
+    .set_hint("Use scope => 'transaction' behind a pooler.")
+}
+
+fn may_authenticate(session_scope: bool) -> pg::Result<()> {
+    if transaction::in_parallel_mode() {
+        return Err(fail(
+            PgSqlErrorCode::ERRCODE_INVALID_TRANSACTION_STATE,
+            "cannot authenticate during a parallel operation",
+        )
+        .set_detail("The workers would not know of it.")
+        .set_hint("Call tenancy.authenticate() in a statement of its own."));
+    }
+    let login = standing::login();
+    let session_allowed = match authority::binding(&login) {
+        Some(Binding::User { .. }) => {
+            return Err(fail(
+                PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+                "permission denied: this login is bound to a user and takes no token",
+            )
+            .set_detail("Whoever logs in with it is that user.")
+            .set_hint("Use another login for connections that speak for several users."));
+        }
+        Some(Binding::Application { session_scope, .. } | Binding::Token { session_scope }) => {
+            session_scope
+        }
+        None => identity::is_superuser(identity::session_user()),
+    };
+    if session_scope && !session_allowed {
+        return Err(fail(
+            PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            "permission denied: this login authenticates for a transaction only",
+        )
+        .set_detail(
+            "Its scope is transaction: a pooler must not hand its context to the next client.",
+        )
+        .set_hint("A DBA may allow it: tenancy.require_token(login, scope => 'session')."));
+    }
+    if !session_scope && !transaction::in_block() {
+        return Err(fail(
+            PgSqlErrorCode::ERRCODE_NO_ACTIVE_SQL_TRANSACTION,
+            "tenancy.authenticate() needs a transaction block",
+        )
+        .set_detail("A token of scope transaction would end with this statement.")
+        .set_hint("BEGIN; SELECT tenancy.authenticate(...); ...; COMMIT."));
+    }
+    Ok(())
+}
+
+fn read(jwt: &str, session_scope: bool) -> pg::Result<Token> {
+    let kid = verify::key_id(jwt).map_err(verify::Fault::report)?;
+    let key = match authority::signing_key(&kid) {
+        SigningKey::Good(key) => key,
+        SigningKey::Retired => return Err(refusal::retired_key()),
+        SigningKey::Unknown => return Err(refusal::unknown_key()),
+    };
+    let leeway = i64::from(TOKEN_LEEWAY.get()) * 1_000_000;
+    let said =
+        verify::verify(jwt, &key, transaction::now(), leeway).map_err(verify::Fault::report)?;
+    let user = match key.subject {
+        Subject::User => authority::user(&said.subject),
+        Subject::Sso => authority::user_by_sso_subject(&said.subject),
+    };
+    let user = user.ok_or_else(refusal::unknown_user)?;
+    Ok(Token::new(said, user, session_scope, kid, key))
+}
+
+/// The principal that the token in force makes of the session, if one was brought.
+pub fn principal() -> Option<Principal> {
+    let token = in_force()?;
+    Some(match token.lapsed() {
+        Some(why) => Principal::Tokenless { lapsed: Some(why) },
+        None => Principal::Token {
+            user: token.user,
+            org: token.org.clone(),
+            actor_type: token.actor_type,
+            session_scope: token.session_scope,
+        },
+    })
+}
+
+/// When the token in force ends, in microseconds since 2000.
+pub fn until() -> Option<i64> {
+    in_force().map(|token| token.until)
+}

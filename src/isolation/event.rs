@@ -1,0 +1,53 @@
+//! What follows CREATE TABLE and ALTER TABLE, at the end of the command and within it: new partitions and children are
+//! protected like their parent, and foreign keys that are new or newly valid are checked across all organizations.
+
+use super::{adopt, protect, validate};
+use crate::pg::event;
+use crate::pg::query::run;
+use crate::pg::{self, identity};
+use pgrx::pg_sys::panic::ErrorReportable;
+use pgrx::prelude::*;
+
+#[doc(hidden)]
+#[unsafe(no_mangle)]
+pub extern "C" fn pg_finfo_tenancy_after_table_ddl() -> &'static pg_sys::Pg_finfo_record {
+    const V1: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
+    &V1
+}
+
+/// The event trigger at the end of CREATE TABLE, ALTER TABLE and what contains them.
+///
+/// SAFETY: called by PostgreSQL's function manager.
+#[unsafe(no_mangle)]
+#[pg_guard]
+pub unsafe extern "C-unwind" fn tenancy_after_table_ddl(
+    fcinfo: pg_sys::FunctionCallInfo,
+) -> pg_sys::Datum {
+    // SAFETY: as the function's own.
+    if unsafe { event::is_event_trigger(fcinfo) } && !protect::is_own_ddl() {
+        after().unwrap_or_report();
+    }
+    pg_sys::Datum::from(0)
+}
+
+fn after() -> pg::Result<()> {
+    // A restore brings each table's own policies and triggers later.
+    if identity::break_glass() {
+        return Ok(());
+    }
+    let touched: Vec<pg_sys::Oid> = run(
+        "SELECT DISTINCT objid FROM pg_catalog.pg_event_trigger_ddl_commands()
+         WHERE classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass
+           AND object_type OPERATOR(pg_catalog.=) ANY (ARRAY['table', 'foreign table'])",
+        &[],
+        |row| row.get(1),
+    )
+    .into_iter()
+    .flatten()
+    .collect();
+    for relid in touched {
+        adopt::after(relid)?;
+        validate::after(relid)?;
+    }
+    Ok(())
+}

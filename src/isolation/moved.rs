@@ -1,0 +1,78 @@
+//! A row that an UPDATE moves to another partition is a DELETE here and an INSERT there to row triggers. Columns with an
+//! action of their own are compared all the same: the two halves follow one another.
+
+use super::table::Table;
+use crate::pg::trigger::{self, RowImage};
+use pgrx::pg_sys;
+use std::cell::RefCell;
+
+/// A row that has left its partition and not arrived yet.
+struct Left {
+    depth: i32,
+    root: pg_sys::Oid,
+    /// The columns with an action, by name: the partitions' numbers may differ.
+    values: Vec<(String, Option<Vec<u8>>)>,
+}
+
+thread_local! {
+    // Outermost first: a trigger that fires between the halves may move rows of its own.
+    static LEFT: RefCell<Vec<Left>> = const { RefCell::new(Vec::new()) };
+}
+
+pub fn left(table: &Table, old: &RowImage) {
+    if table.column_actions.is_empty() || !old.has_moved() {
+        return;
+    }
+    let depth = trigger::depth();
+    let values = table
+        .column_actions
+        .iter()
+        .map(|(attnum, name, _)| (name.clone(), contents(old, *attnum)))
+        .collect();
+    LEFT.with_borrow_mut(|all| {
+        all.retain(|one| one.depth < depth);
+        all.push(Left {
+            depth,
+            root: table.root,
+            values,
+        });
+    });
+}
+
+/// The columns with an action that changed on the way.
+pub fn arrived<'a>(table: &'a Table, new: &RowImage) -> Vec<&'a (i16, String, String)> {
+    if LEFT.with_borrow(Vec::is_empty) {
+        return vec![];
+    }
+    let depth = trigger::depth();
+    let Some(left) =
+        LEFT.with_borrow_mut(|all| all.pop_if(|one| one.depth == depth && one.root == table.root))
+    else {
+        return vec![];
+    };
+    table
+        .column_actions
+        .iter()
+        .filter(|(attnum, name, _)| {
+            let before = left.values.iter().find(|(n, _)| n == name);
+            before.is_none_or(|(_, value)| *value != contents(new, *attnum))
+        })
+        .collect()
+}
+
+fn contents(row: &RowImage, attnum: i16) -> Option<Vec<u8>> {
+    let value = row.value(attnum);
+    (!value.null).then(|| value.bytes())
+}
+
+/// A statement begins: what left in an earlier one of this depth does not arrive any more (a trigger kept it from it).
+pub fn begin() {
+    if !LEFT.with_borrow(Vec::is_empty) {
+        let depth = trigger::depth();
+        LEFT.with_borrow_mut(|all| all.retain(|one| one.depth < depth));
+    }
+}
+
+pub fn forget() {
+    LEFT.take();
+}

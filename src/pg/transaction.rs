@@ -109,6 +109,17 @@ pub fn is_read_committed() -> bool {
     unsafe { pg_sys::XactIsoLevel <= pg_sys::XACT_READ_COMMITTED as i32 }
 }
 
+/// Runs `work` with a snapshot of its own: before commit there is no statement's left.
+pub fn with_snapshot<T>(work: impl FnOnce() -> T) -> T {
+    // SAFETY: popped at once; an error on the way pops it with the transaction.
+    unsafe {
+        pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
+        let result = work();
+        pg_sys::PopActiveSnapshot();
+        result
+    }
+}
+
 /// Whether this transaction, or a part of it that is not rolled back, has this id.
 pub fn is_current(id: u32) -> bool {
     // SAFETY: reads backend state.

@@ -687,7 +687,7 @@ fn definer_functions_views_triggers_and_cascades_go_on_under_it() {
          SET tenancy.on_drift = warn;
          SET ROLE {owner};
          CREATE FUNCTION lent() RETURNS bigint LANGUAGE sql SECURITY DEFINER AS 'SELECT count(*) FROM servers';
-         CREATE VIEW seen AS SELECT * FROM servers;
+         CREATE VIEW seen WITH (security_invoker = true) AS SELECT * FROM servers;
          GRANT SELECT ON seen TO PUBLIC;
          CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM count(*) FROM servers; RETURN NULL; END';
          CREATE TRIGGER note AFTER UPDATE ON sites FOR EACH ROW EXECUTE FUNCTION note();

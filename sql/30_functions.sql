@@ -2,7 +2,7 @@
 -- reader. Everything else is declared beside its Rust code.
 
 CREATE FUNCTION tenancy.org_if(action text) RETURNS uuid
-    STABLE STRICT LEAKPROOF PARALLEL SAFE COST 1
+    STABLE STRICT PARALLEL SAFE COST 1
     LANGUAGE c AS 'MODULE_PATHNAME', 'tenancy_org_if';
 COMMENT ON FUNCTION tenancy.org_if(text) IS
     'The current organization if the context may do the action there, else NULL: the predicate of every policy (spec 5.1)';
@@ -20,7 +20,7 @@ COMMENT ON FUNCTION tenancy.current_org() IS
     'The organization in effect: the claimed one if the principal belongs to it now, else NULL (spec 4)';
 
 CREATE FUNCTION tenancy.with_room(query tsquery) RETURNS tsquery
-    STABLE STRICT LEAKPROOF PARALLEL SAFE COST 1
+    STABLE STRICT PARALLEL SAFE COST 1
     LANGUAGE c AS 'MODULE_PATHNAME', 'tenancy_with_room';
 COMMENT ON FUNCTION tenancy.with_room(tsquery) IS
     'Answers a full-text query, or raises where the stack has no room for it; stands in plans of protected tables (spec 14)';
@@ -50,6 +50,21 @@ CREATE FUNCTION tenancy.guard_drop() RETURNS event_trigger
 COMMENT ON FUNCTION tenancy.guard_drop() IS
     'Event trigger: refuses DROP EXTENSION pg_tenancy while tables are protected (spec 13)';
 
+CREATE FUNCTION tenancy.drift_begins() RETURNS event_trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', 'tenancy_drift_begins';
+COMMENT ON FUNCTION tenancy.drift_begins() IS
+    'Event trigger: notes what CREATE TABLE AS reads (spec 5.7)';
+
+CREATE FUNCTION tenancy.drift_ends() RETURNS event_trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', 'tenancy_drift_ends';
+COMMENT ON FUNCTION tenancy.drift_ends() IS
+    'Event trigger: refuses, mends or warns of what weakens a protected table or reads it past its policies (spec 5.7)';
+
+CREATE FUNCTION tenancy.drift_dropped() RETURNS event_trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', 'tenancy_drift_dropped';
+COMMENT ON FUNCTION tenancy.drift_dropped() IS
+    'Event trigger: refuses that a protected table loses a trigger or policy of ours (spec 5.7)';
+
 CREATE FUNCTION tenancy.after_table_ddl() RETURNS event_trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'tenancy_after_table_ddl';
 COMMENT ON FUNCTION tenancy.after_table_ddl() IS
@@ -60,10 +75,16 @@ CREATE FUNCTION tenancy.after_drop() RETURNS event_trigger
 COMMENT ON FUNCTION tenancy.after_drop() IS
     'Event trigger: the exemption of a dropped table goes with it (spec 5)';
 
+CREATE FUNCTION tenancy.fill_org() RETURNS trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', 'tenancy_fill_org';
+COMMENT ON FUNCTION tenancy.fill_org() IS
+    'Row trigger of tables whose organization column add_org_column() made: keeps it filled (spec 5)';
+
 -- Triggers fire without EXECUTE; creating one by hand takes it, and only protect() creates them.
 REVOKE ALL ON FUNCTION tenancy.guard_row(), tenancy.guard_statement(), tenancy.guard_truncate(),
                        tenancy.guard_audit(), tenancy.guard_drop(), tenancy.after_table_ddl(),
-                       tenancy.after_drop() FROM PUBLIC;
+                       tenancy.after_drop(), tenancy.fill_org(), tenancy.drift_begins(), tenancy.drift_ends(),
+                       tenancy.drift_dropped() FROM PUBLIC;
 
 CREATE TYPE tenancy.audit_entry AS (
     at timestamptz, org_id uuid, actor_id uuid, actor_type text, approver_id uuid, db_role name, operation text,

@@ -41,7 +41,11 @@ extension_sql_file!(
 extension_sql_file!(
     "../sql/40_policies.sql",
     name = "policies",
-    requires = ["functions", context::api::current_user_id]
+    requires = [
+        "functions",
+        access::api::sees_user,
+        context::api::current_user_id
+    ]
 );
 extension_sql_file!(
     "../sql/80_triggers.sql",

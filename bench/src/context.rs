@@ -15,6 +15,7 @@ use crate::{Result, Uuid};
 const PART: &str = "context";
 const ENTER_ORG: &str = "enter(org)";
 const ENTER_BOTH: &str = "enter(org, user)";
+const SEALED: &str = "enter(org, user, seal => true)";
 const SET_ORG: &str = "set_config(org, true)";
 const SET_BOTH: &str = "set_config(org), set_config(user)";
 
@@ -22,7 +23,6 @@ pub fn measure(world: &World, scale: &Scale, report: &mut Report) -> Result<()> 
     three_messages(world, scale, report)?;
     one_message(world, scale, report)?;
     with_a_read(world, scale, report)?;
-    report.not_yet(PART, "enter(.., seal => true)", "set_config(.., true)", 1.3);
     Ok(())
 }
 
@@ -33,7 +33,11 @@ fn compare(report: &mut Report, how: &str, samples: &Samples) {
         samples,
         Value::Null,
     );
-    for (ours, base) in [(ENTER_ORG, SET_ORG), (ENTER_BOTH, SET_BOTH)] {
+    for (ours, base) in [
+        (ENTER_ORG, SET_ORG),
+        (ENTER_BOTH, SET_BOTH),
+        (SEALED, SET_BOTH),
+    ] {
         let name = format!("BEGIN; {ours}; COMMIT {how}");
         report.bound(PART, &name, base, samples.ratio(ours, base), 1.3);
     }
@@ -89,11 +93,14 @@ fn three_messages(world: &World, scale: &Scale, report: &mut Report) -> Result<(
         let mut b = Transaction::new(world, PLAIN, one)?;
         let mut c = Transaction::new(world, POOLED, "SELECT tenancy.enter($1, $2)")?;
         let mut d = Transaction::new(world, PLAIN, both)?;
+        let sealed = "SELECT tenancy.enter($1, $2, seal => true)";
+        let mut e = Transaction::new(world, POOLED, sealed)?;
         let sides = vec![
             Side::quick(ENTER_ORG, || a.once(world)),
             Side::quick(SET_ORG, || b.once(world)),
             Side::quick(ENTER_BOTH, || c.once(world)),
             Side::quick(SET_BOTH, || d.once(world)),
+            Side::quick(SEALED, || e.once(world)),
         ];
         interleave(scale.rounds, sides)
     })?;
@@ -104,7 +111,7 @@ fn three_messages(world: &World, scale: &Scale, report: &mut Report) -> Result<(
 /// All in one message of the simple protocol: without the waiting between messages, the harshest comparison.
 fn one_message(world: &World, scale: &Scale, report: &mut Report) -> Result<()> {
     let user = world.user;
-    let write: [fn(Uuid, Uuid) -> String; 4] = [
+    let write: [fn(Uuid, Uuid) -> String; 5] = [
         |org, _| format!("tenancy.enter('{org}')"),
         |org, _| format!("set_config('app.current_org', '{org}', true)"),
         |org, user| format!("tenancy.enter('{org}', '{user}')"),
@@ -113,10 +120,11 @@ fn one_message(world: &World, scale: &Scale, report: &mut Report) -> Result<()> 
                 "set_config('app.current_org', '{org}', true), set_config('app.current_user_id', '{user}', true)"
             )
         },
+        |org, user| format!("tenancy.enter('{org}', '{user}', seal => true)"),
     ];
-    let names = [ENTER_ORG, SET_ORG, ENTER_BOTH, SET_BOTH];
+    let names = [ENTER_ORG, SET_ORG, ENTER_BOTH, SET_BOTH, SEALED];
     let samples = sittings(scale.sittings, || {
-        let mut clients: Vec<Client> = [POOLED, PLAIN, POOLED, PLAIN]
+        let mut clients: Vec<Client> = [POOLED, PLAIN, POOLED, PLAIN, POOLED]
             .iter()
             .map(|login| world.server.login(login, &world.database))
             .collect::<Result<_>>()?;

@@ -60,3 +60,20 @@ fn user_has_permission(user_id: Uuid, org: Uuid, action: &str) -> pg::Result<boo
     }
     Ok(super::user_may(org, user, index))
 }
+
+/// Whether the row of a user in `tenancy.users` is one that the context may see: one's own, and with `team:read` those of
+/// the organization's members (spec 2). The policy of that table; it answers false and never raises, so that it can come
+/// before every condition of the querier's. Anyone may call it. `user_id`: the user.
+#[pg_extern(stable, parallel_safe)]
+fn sees_user(user_id: Option<Uuid>) -> bool {
+    let now = context::standing();
+    let Some(user) = user_id else { return false };
+    if now.user == Some(*user.as_bytes()) {
+        return true;
+    }
+    let Some(org) = now.org_id() else {
+        return false;
+    };
+    now.matrix.action("team:read").is_some_and(|a| now.may(a))
+        && authority::membership(&org, user.as_bytes()).is_some()
+}

@@ -1,6 +1,6 @@
 //! What a role may do: actions, grant levels, roles, and questions about them (spec section 2).
 
-mod api;
+pub mod api;
 pub mod matrix;
 
 use crate::context;
@@ -34,6 +34,10 @@ fn unknown(what: &str, name: &str, nearest: Option<&str>, table: &str) -> ErrorR
             Some(nearest) => format!("Did you mean \"{nearest}\"?"),
             None => format!("{table} is empty."),
         })
+}
+
+pub fn action_is_known(name: &str) -> bool {
+    authority::matrix().action(name).is_some()
 }
 
 pub fn action(matrix: &Matrix, name: &str) -> pg::Result<Action> {

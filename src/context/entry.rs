@@ -6,7 +6,8 @@
 //! statement may hold the values of two organizations at once.
 
 use super::authority::Id;
-use super::standing;
+use super::settings::{MISSING_CONTEXT, MissingContext};
+use super::{denial, standing};
 use crate::pg::identity::{self, Runner};
 use crate::pg::{transaction, value};
 use pgrx::pg_guard;
@@ -58,7 +59,7 @@ finfo!(pg_finfo_tenancy_check_row);
 
 /// `tenancy.org_if(action text) -> uuid` (spec 5.1.1): the effective organization if the context may do the action
 /// there, else NULL. The predicate of every policy. Errors: 22023 for an unknown action, 25001 for a second
-/// organization in one transaction.
+/// organization in one transaction, 42501 without an organization where tenancy.missing_context says error.
 ///
 /// SAFETY: called by PostgreSQL's function manager with one text argument, STRICT.
 #[unsafe(no_mangle)]
@@ -118,7 +119,14 @@ unsafe fn remember(fcinfo: pg_sys::FunctionCallInfo, version: u64, runner: Runne
 unsafe extern "C-unwind" fn org_for(fcinfo: pg_sys::FunctionCallInfo) -> *const Id {
     // SAFETY: STRICT, so the argument is there; a text datum, which is plain where it is a constant of a policy.
     let action = unsafe { value::plain_bytes((*fcinfo).args.as_slice(1)[0].value.cast_mut_ptr()) };
-    org_may(action)
+    let org = org_may(action);
+    if org.is_null() && MISSING_CONTEXT.get() == MissingContext::Error {
+        let now = standing::standing();
+        if now.org.is_none() {
+            Err(denial::without_context(&now, "read")).unwrap_or_report()
+        }
+    }
+    org
 }
 
 /// The effective organization if the context may do the action there, else NULL; pins the transaction to it.

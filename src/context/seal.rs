@@ -9,7 +9,8 @@
 //! nothing: until that message ends, no other context can be made, nor be left behind for the next.
 
 use super::principal::Principal;
-use super::standing::{self, Standing};
+use super::settings::{self, Setting};
+use super::standing::{self, Reason, Standing};
 use super::{authority::Id, denial};
 use crate::pg::local::Backend;
 use crate::pg::{self, fail, identity, transaction};
@@ -22,12 +23,20 @@ struct Seal {
     user: Option<Id>,
     principal: Principal,
     actor_type: &'static str,
+    claims: Claims,
     roles: identity::Roles,
     row_security: bool,
     /// The message in which its transaction ended.
     ended_in: Option<i64>,
     /// Whether a statement started since: transaction control alone need not be compared.
     went_on: bool,
+}
+
+/// The organization and user that the session names.
+type Claims = [Option<String>; 2];
+
+fn claims() -> Claims {
+    [Setting::Org, Setting::User].map(settings::text)
 }
 
 static SEAL: Backend<RefCell<Option<Seal>>> = Backend::new(RefCell::new(None));
@@ -94,14 +103,25 @@ fn differs(seal: &Seal, now: &Standing, or_none: bool) -> Option<Broken> {
     match now.org_id() {
         // Code of another role, or that PostgreSQL runs restricted, may have no context at all. That shows nothing.
         None if identity::is_lent() || identity::is_restricted() => None,
-        None if or_none && identity::outer_bypasses() => Some(Broken::Org),
-        None if or_none && (same_user || now.user.is_none()) => None,
+        // Nor has one whom the organization shut out meanwhile, and who still names it.
+        None if (or_none || was_shut_out(seal, now))
+            && (same_user || now.user.is_none())
+            && !identity::outer_bypasses() =>
+        {
+            None
+        }
         Some(org) if org == seal.org && !same_user => Some(Broken::User),
         Some(org) if org == seal.org => {
             (now.actor_type != seal.actor_type).then_some(Broken::ActorType)
         }
         _ => Some(Broken::Org),
     }
+}
+
+/// Whether the authority changed and not the session: it says what it said, and brought the token it had.
+fn was_shut_out(seal: &Seal, now: &Standing) -> bool {
+    let by_itself = matches!(now.reason, Some(Reason::NoClaim | Reason::NoToken(None)));
+    !by_itself && claims() == seal.claims
 }
 
 /// Seals the context that is in force.
@@ -133,6 +153,7 @@ pub fn seal() -> pg::Result<()> {
             user: now.user,
             principal: now.principal.clone(),
             actor_type: now.actor_type,
+            claims: claims(),
             roles: identity::roles(),
             row_security: identity::row_security(),
             ended_in: None,

@@ -5,7 +5,7 @@
 //! by an earlier transaction (a pooler's previous client) is told from one that was set in this one.
 
 use super::{cursors, standing, transaction};
-use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
+use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 use pgrx::pg_sys;
 use std::cell::Cell;
 use std::ffi::{CStr, c_char, c_void};
@@ -15,8 +15,31 @@ const LONGEST: usize = 255;
 
 pub static ONE_ORG_PER_TRANSACTION: GucSetting<bool> = GucSetting::<bool>::new(true);
 pub static DEDICATED_AUDIT_LIMIT: GucSetting<i32> = GucSetting::<i32>::new(1000);
+pub static ON_DRIFT: GucSetting<OnDrift> = GucSetting::<OnDrift>::new(OnDrift::Refuse);
 pub static TOKEN_LEEWAY: GucSetting<i32> = GucSetting::<i32>::new(10);
+pub static MISSING_CONTEXT: GucSetting<MissingContext> =
+    GucSetting::<MissingContext>::new(MissingContext::Empty);
 pub static MAX_OWNED_ORGS: GucSetting<i32> = GucSetting::<i32>::new(0);
+
+/// What follows a command that weakens a protected table.
+#[derive(Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
+pub enum OnDrift {
+    #[name = c"refuse"]
+    Refuse,
+    #[name = c"mend"]
+    Mend,
+    #[name = c"warn"]
+    Warn,
+}
+
+/// What a read of a protected table answers where no organization is in effect. A write is always refused.
+#[derive(Clone, Copy, PartialEq, PostgresGucEnum)]
+pub enum MissingContext {
+    #[name = c"empty"]
+    Empty,
+    #[name = c"error"]
+    Error,
+}
 
 /// One string setting and the transaction that set its present value.
 struct Claim {
@@ -346,6 +369,14 @@ pub fn init() {
         GucContext::Suset,
         GucFlags::default(),
     );
+    GucRegistry::define_enum_guc(
+        c"tenancy.on_drift",
+        c"What follows a command that weakens a protected table: refuse, mend or warn.",
+        c"What cannot be mended without asking is refused.",
+        &ON_DRIFT,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
     GucRegistry::define_int_guc(
         c"tenancy.dedicated_audit_limit",
         c"How many organizations get an audit table of their own.",
@@ -353,6 +384,14 @@ pub fn init() {
         &DEDICATED_AUDIT_LIMIT,
         0,
         i32::MAX,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_enum_guc(
+        c"tenancy.missing_context",
+        c"What a read of a protected table answers where no organization is in effect.",
+        c"empty: no rows. error: the reason there is none. Writes are always refused.",
+        &MISSING_CONTEXT,
         GucContext::Suset,
         GucFlags::default(),
     );

@@ -9,7 +9,9 @@
 //!
 //! Both need the library before planning begins, which is what preloading gives a session's first statement.
 
+use crate::access;
 use crate::isolation::{self, leakproof};
+use crate::pg::plan::Ours;
 use crate::pg::{catalog, paths, plan};
 use pgrx::prelude::*;
 use std::cell::Cell;
@@ -44,13 +46,13 @@ unsafe extern "C-unwind" fn planner(
     let outer = PLANNED.replace(query);
     // SAFETY: either the hook that was there before, or PostgreSQL's own function.
     unsafe {
-        let secured = (*query).hasRowSecurity;
         let plan = match PLANNER {
             Some(previous) => previous(query, text, options, params),
             None => standard_planner(query, text, options, params),
         };
         PLANNED.set(outer);
-        if secured {
+        // The plan and not the query: the body of a SQL function may have come in meanwhile (attack C-2).
+        if (*query).hasRowSecurity || (*plan).dependsOnRole {
             put_in_order(plan);
         }
         plan
@@ -60,7 +62,7 @@ unsafe extern "C-unwind" fn planner(
 /// SAFETY: a plan just made, for a query with row security in it.
 #[pg_guard]
 unsafe extern "C-unwind" fn put_in_order(statement: *mut pg_sys::PlannedStmt) {
-    let Some(house) = house() else { return };
+    let Some(ours) = ours() else { return };
     // SAFETY: as the function's own; nobody uses the plan yet.
     unsafe {
         plan::for_each_node(statement, &mut |node| {
@@ -71,8 +73,8 @@ unsafe extern "C-unwind" fn put_in_order(statement: *mut pg_sys::PlannedStmt) {
                 if let Some(check) = leakproof::room_check() {
                     plan::check_room(node.cast(), check);
                 }
-            } else if plan::is_mixed(node, house) && isolation::is_protected(table) {
-                plan::silent_first(node, house);
+            } else if plan::is_mixed(node, ours) && is_secured(table, ours) {
+                plan::silent_first(node, ours);
             }
         });
     }
@@ -99,10 +101,10 @@ unsafe extern "C-unwind" fn set_rel_pathlist(
 /// SAFETY: the planner's state and one of its relations.
 #[pg_guard]
 unsafe extern "C-unwind" fn offer(root: *mut pg_sys::PlannerInfo, rel: *mut pg_sys::RelOptInfo) {
-    let Some(house) = house() else { return };
+    let Some(ours) = ours() else { return };
     // SAFETY: as the function's own.
     unsafe {
-        let Some(table) = paths::withheld(root, rel, house) else {
+        let Some(table) = paths::withheld(root, rel, ours) else {
             return;
         };
         let vouched = leakproof::vouched();
@@ -112,9 +114,19 @@ unsafe extern "C-unwind" fn offer(root: *mut pg_sys::PlannerInfo, rel: *mut pg_s
     }
 }
 
-/// Our schema, where the extension is installed.
-fn house() -> Option<pg_sys::Oid> {
-    catalog::find_house().and_then(|_| catalog::namespace(c"tenancy"))
+/// Whether the table's policies are ours: a protected one, or one of the extension itself.
+fn is_secured(table: pg_sys::Oid, ours: Ours) -> bool {
+    // SAFETY: a syscache look-up.
+    isolation::is_protected(table) || unsafe { pg_sys::get_rel_namespace(table) } == ours.schema
+}
+
+/// What is ours, where the extension is installed.
+fn ours() -> Option<Ours> {
+    catalog::find_house()?;
+    Some(Ours {
+        schema: catalog::namespace(c"tenancy")?,
+        knows: |action| access::action_is_known(action),
+    })
 }
 
 pub fn init() {

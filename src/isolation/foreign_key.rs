@@ -122,11 +122,11 @@ fn check_one(table: &Table, key: &GuardedKey, values: Vec<Value>, org: [u8; 16],
 ///
 /// Only where PostgreSQL would look with a snapshot as new as ours: in a transaction with one snapshot it refuses a
 /// parent committed since, and so it shall.
-pub fn is_held(parent: pg_sys::Oid, values: &[Value], text: &CStr) -> bool {
+pub fn is_held(parent: pg_sys::Oid, values: &[Value], types: &[pg_sys::Oid], text: &CStr) -> bool {
     if !pg::transaction::is_read_committed() {
         return false;
     }
-    held::find(parent, values, |check| check.is(text))
+    held::find(parent, values, types, |check| check.is(text))
 }
 
 fn owed(of: pg_sys::Oid, values: &[Value]) -> Owed {
@@ -256,7 +256,7 @@ pub fn parents_changed() {
 
 /// Before a subtransaction commits: what it opened is its own to close.
 pub fn before_subtransaction_commit() {
-    probe::close_all();
+    probe::close_from(pg::transaction::nest_level());
 }
 
 pub fn at_subtransaction_commit(level: i32) {

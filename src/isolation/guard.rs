@@ -74,7 +74,7 @@ trigger_function!(
     guard_audit
 );
 
-fn not_a_trigger(name: &str) -> ErrorReport {
+pub fn not_a_trigger(name: &str) -> ErrorReport {
     fail(
         PgSqlErrorCode::ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED,
         format!("tenancy.{name}() is a trigger function"),

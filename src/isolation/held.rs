@@ -36,6 +36,7 @@ struct Place {
 struct JustHeld {
     constraint: pg_sys::Oid,
     parent: pg_sys::Oid,
+    types: Vec<pg_sys::Oid>,
     check: Rc<CheckText>,
     entry: Entry,
 }
@@ -117,10 +118,14 @@ pub fn insert(name: &Name) {
 
 /// The row that is being written refers to a parent that is held.
 pub fn note(key: &GuardedKey, name: Name) {
+    if !key.unmistakable {
+        return;
+    }
     ROW.with_borrow_mut(|row| {
         row.push(JustHeld {
             constraint: key.constraint,
             parent: key.probe.parent,
+            types: key.types.clone(),
             check: key.check.clone(),
             entry: name.0,
         });
@@ -128,10 +133,19 @@ pub fn note(key: &GuardedKey, name: Name) {
 }
 
 /// Whether the present row refers by a key with this check to a parent of these values that is held.
-pub fn find(parent: pg_sys::Oid, values: &[Value], is_it: impl Fn(&CheckText) -> bool) -> bool {
+pub fn find(
+    parent: pg_sys::Oid,
+    values: &[Value],
+    types: &[pg_sys::Oid],
+    is_it: impl Fn(&CheckText) -> bool,
+) -> bool {
     ROW.with_borrow(|row| {
-        row.iter()
-            .any(|held| held.parent == parent && held.is_for(values) && is_it(&held.check))
+        row.iter().any(|held| {
+            held.parent == parent
+                && held.types == types
+                && held.is_for(values)
+                && is_it(&held.check)
+        })
     })
 }
 

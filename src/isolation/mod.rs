@@ -1,10 +1,13 @@
 //! protect(): reads a table into a plan, turns the plan into SQL, and guards every write from then on (spec 5).
 
+mod add_column;
 mod adopt;
 mod check_text;
+pub mod drift;
 mod event;
 mod exempt;
 mod facts;
+mod fill;
 mod foreign_key;
 mod guard;
 mod held;
@@ -22,10 +25,9 @@ mod tree;
 mod uninstall;
 mod validate;
 
-pub use foreign_key::{
-    at_subtransaction_abort, at_subtransaction_commit, before_commit, before_subtransaction_commit,
-    hides, hides_any, is_held,
-};
+use pgrx::pg_sys::panic::ErrorReportable;
+
+pub use foreign_key::{before_subtransaction_commit, hides, hides_any, is_held};
 pub use guard::{
     any_protected, check_inside_cascade, check_locking_read, check_reading, check_unread_merge,
     pin_for, refused_row,
@@ -39,6 +41,7 @@ pub use table::protected;
 pub fn on_invalidation(relid: pgrx::pg_sys::Oid) {
     table::on_invalidation(relid);
     leakproof::on_invalidation(relid);
+    fill::on_invalidation();
 }
 
 /// Whether a table carries our protection; PostgreSQL's own never do.
@@ -49,8 +52,24 @@ pub fn is_protected(relid: pgrx::pg_sys::Oid) -> bool {
 /// The end of a statement, or the start of one that may change tables: no parent stays open.
 pub use crate::pg::probe::close_all as close_parents;
 
+pub fn before_commit() {
+    foreign_key::before_commit();
+    drift::before_commit().unwrap_or_report();
+}
+
+pub fn at_subtransaction_abort(level: i32) {
+    foreign_key::at_subtransaction_abort(level);
+    drift::at_subtransaction_abort(level);
+}
+
+pub fn at_subtransaction_commit(level: i32) {
+    foreign_key::at_subtransaction_commit(level);
+    drift::at_subtransaction_commit(level);
+}
+
 pub fn at_transaction_end() {
     foreign_key::forget_all();
+    drift::forget();
     moved::forget();
     validate::forget();
 }

@@ -30,7 +30,8 @@ impl Leaves {
         })
     }
 
-    fn probes(&self, whole: &Probe, key: &[Value]) -> Vec<Rc<Probe>> {
+    /// The key in each partition that may hold its row.
+    pub fn probes(&self, whole: &Probe, key: &[Value]) -> Vec<Rc<Probe>> {
         let parts: Vec<Part> = whole
             .keys
             .iter()

@@ -6,15 +6,14 @@
 use super::check_text::CheckText;
 use super::plan::Options;
 use super::route::Leaves;
+use crate::audit::Captured;
 use crate::pg::catalog;
 use crate::pg::local::Backend;
-use crate::pg::probe::{self, Probe, ProbeKey};
+use crate::pg::probe::{self, Cast, Probe, ProbeKey};
 use crate::pg::query::{Arg, latest};
-use crate::pg::trigger::RowImage;
-use crate::pg::value::{self, Projection};
 use pgrx::pg_sys;
-use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::cell::{Cell, OnceCell, RefCell};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::rc::Rc;
 
 /// A foreign key to another protected table.
@@ -24,6 +23,11 @@ pub struct GuardedKey {
     pub name: String,
     /// The child's columns, with their names for the error.
     pub columns: Vec<(i16, String)>,
+    /// Their types, in which PostgreSQL's own query for the key has its parameters.
+    pub types: Vec<pg_sys::Oid>,
+    /// Whether no other key of the table compares the same columns of the same parent in another way: PostgreSQL's query
+    /// for the one could be taken for that of the other (attack C-4).
+    pub unmistakable: bool,
     pub probe: Probe,
     /// Where the parent is partitioned.
     pub leaves: Option<Leaves>,
@@ -32,6 +36,24 @@ pub struct GuardedKey {
 }
 
 impl GuardedKey {
+    /// Whether the other leads to the same columns of the same parent and is not the same check.
+    fn looks_like(&self, other: &GuardedKey) -> bool {
+        let columns = |key: &GuardedKey| -> Vec<String> {
+            let names = key.probe.keys.iter().map(|k| k.parent_column.clone());
+            names.collect()
+        };
+        let checks = |key: &GuardedKey| -> Vec<(pg_sys::Oid, Cast)> {
+            key.probe
+                .keys
+                .iter()
+                .map(|k| (k.operator, k.cast))
+                .collect()
+        };
+        self.probe.parent == other.probe.parent
+            && columns(self) == columns(other)
+            && (self.types != other.types || checks(self) != checks(other))
+    }
+
     /// Says which column of the parent holds the organization.
     pub fn lead_to(&mut self, org_attnum: i16) {
         self.probe.org_attnum = org_attnum;
@@ -60,84 +82,8 @@ pub struct Table {
     /// Every table that a key leads to, protected or not (one of them may become so), and the partitioned table that
     /// this is a part of, whose name it goes by.
     parents: Vec<pg_sys::Oid>,
-    /// Sets of columns that were written to the log before, with what turns them into jsonb.
-    projections: RefCell<HashMap<Vec<i16>, Projection>>,
-    /// The one of the whole row, which most lines are.
-    whole: Cell<Option<Projection>>,
-    /// The names of the key's columns, as the jsonb array that stands for a key that is in the row itself.
-    key_names: Cell<Option<pg_sys::Datum>>,
-}
-
-/// Row types stay registered with PostgreSQL for the backend's life, so only this many sets of columns per table get one
-/// of their own; rows of others are converted whole and cut down.
-const PROJECTIONS: usize = 64;
-
-impl Table {
-    /// These columns of a row of this table, as jsonb.
-    pub fn to_jsonb(&self, row: &RowImage, attnums: &[i16]) -> pg_sys::Datum {
-        if let Some(projection) = self.projection(row, attnums) {
-            return row.to_jsonb(projection, attnums);
-        }
-        let all: Vec<i16> = self.columns.iter().map(|(attnum, _)| *attnum).collect();
-        let others: Vec<&str> = self
-            .columns
-            .iter()
-            .filter(|(attnum, _)| !attnums.contains(attnum))
-            .map(|(_, name)| name.as_str())
-            .collect();
-        let projection = self.projection(row, &all).expect("the whole row has one");
-        value::jsonb_without(row.to_jsonb(projection, &all), &others)
-    }
-
-    fn projection(&self, row: &RowImage, attnums: &[i16]) -> Option<Projection> {
-        let whole = attnums.len() == self.columns.len();
-        let known = if whole {
-            self.whole.get()
-        } else {
-            self.projections.borrow().get(attnums).copied()
-        };
-        if known.is_some() {
-            return known;
-        }
-        if self.projections.borrow().len() >= PROJECTIONS && !whole {
-            return None;
-        }
-        let made = row.projection(attnums);
-        self.projections.borrow_mut().insert(attnums.to_vec(), made);
-        if whole {
-            self.whole.set(Some(made));
-        }
-        Some(made)
-    }
-
-    /// `["id"]`: what a line says where its key is part of the row it holds anyway; None for a table without a key.
-    pub fn key_names(&self) -> Option<pg_sys::Datum> {
-        if self.key.is_empty() {
-            return None;
-        }
-        if self.key_names.get().is_none() {
-            let names: Vec<&str> = self
-                .columns
-                .iter()
-                .filter(|(attnum, _)| self.key.contains(attnum))
-                .map(|(_, name)| name.as_str())
-                .collect();
-            self.key_names
-                .set(Some(value::lasting_jsonb(serde_json::json!(names))));
-        }
-        self.key_names.get()
-    }
-}
-
-impl Drop for Table {
-    fn drop(&mut self) {
-        for projection in self.projections.borrow().values() {
-            projection.free();
-        }
-        if let Some(names) = self.key_names.get() {
-            value::free(names);
-        }
-    }
+    /// How its rows stand in the log, once one was written.
+    pub layout: OnceCell<Rc<Captured>>,
 }
 
 static TABLES: Backend<RefCell<BTreeMap<u32, Option<Rc<Table>>>>> =
@@ -247,9 +193,7 @@ fn read(relid: pg_sys::Oid) -> Option<Table> {
         parents,
         columns,
         options,
-        projections: RefCell::default(),
-        whole: Cell::new(None),
-        key_names: Cell::new(None),
+        layout: OnceCell::new(),
     })
 }
 
@@ -303,6 +247,13 @@ fn foreign_keys(
     for key in &mut keys {
         key.lead_to(org_column_of(key.probe.parent).unwrap_or(0));
     }
+    let unmistakable: Vec<bool> = keys
+        .iter()
+        .map(|key| !keys.iter().any(|other| key.looks_like(other)))
+        .collect();
+    for (key, unmistakable) in keys.iter_mut().zip(unmistakable) {
+        key.unmistakable = unmistakable;
+    }
     (keys, parents)
 }
 
@@ -337,6 +288,8 @@ pub fn all_keys(relid: pg_sys::Oid, columns: &[(i16, String)]) -> Vec<GuardedKey
             let names = row.get::<Vec<String>>(10).unwrap_or_default();
             GuardedKey {
                 leaves: None,
+                types: types.clone(),
+                unmistakable: true,
                 constraint: row.get(1).unwrap_or(pg_sys::InvalidOid),
                 name: row.get(2).unwrap_or_default(),
                 columns: child
@@ -348,6 +301,7 @@ pub fn all_keys(relid: pg_sys::Oid, columns: &[(i16, String)]) -> Vec<GuardedKey
                     .collect(),
                 check: Rc::new(CheckText::new(names.clone())),
                 probe: Probe {
+                    constraint: row.get(1).unwrap_or(pg_sys::InvalidOid),
                     parent: row.get(3).unwrap_or(pg_sys::InvalidOid),
                     index: row.get(4).unwrap_or(pg_sys::InvalidOid),
                     org_attnum: 0,

@@ -1,7 +1,7 @@
 //! A table with its partitions and inheritance children. PostgreSQL applies row security and statement triggers of the
 //! table that a statement names, and no other: so every table of a tree, on every level, is protected as itself.
 
-use super::facts::{self, Facts, current_options, facts, require_kind};
+use super::facts::{self, Facts, current_options, facts, require_kind, require_owner};
 use super::plan::Options;
 use super::protect::as_it_stands;
 use crate::pg::query::{Arg, run};
@@ -54,6 +54,17 @@ pub fn locked(relid: pg_sys::Oid) -> pg::Result<Vec<Facts>> {
         locked.push(facts::locked(member)?);
     }
     Ok(locked)
+}
+
+/// `members` as they are now, each checked to be the caller's.
+pub fn unlocked(relid: pg_sys::Oid) -> pg::Result<Vec<Facts>> {
+    let mut all = vec![];
+    for member in members(relid) {
+        let member = facts(member)?;
+        require_owner(&member)?;
+        all.push(member);
+    }
+    Ok(all)
 }
 
 /// Whether the tree can be protected as a whole: every table in it is one that holds rows of organizations, and none

@@ -1,5 +1,6 @@
 //! Leaving: DROP EXTENSION alone would take the policies' functions and leave tables whose rows nobody sees.
 
+use super::fill;
 use super::protect::unprotect_everything;
 use crate::audit;
 use crate::pg::event::{self, Dropped};
@@ -21,6 +22,7 @@ fn uninstall() -> pg::Result<()> {
         .set_hint("Ask a superuser."));
     }
     unprotect_everything()?;
+    fill::drop_triggers()?;
     super::leakproof::withdraw_all();
     audit::release_stores();
     Ok(())

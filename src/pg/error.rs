@@ -50,13 +50,27 @@ thread_local! {
     static DISCREET: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Runs what was handed a secret. Where it fails, the server's log keeps the error and not the statement's text. An
-/// error is reported after it has left us and before its (sub)transaction ends, so that end is where this ends too.
+/// Runs what was handed a secret. Where it fails, the server's log keeps the error and not the statement's text, and
+/// pg_stat_activity stops showing that text to the login's other sessions. An error is reported after it has left us and
+/// before its (sub)transaction ends, so that end is where this ends too.
 pub fn discreetly<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     DISCREET.set(true);
+    hide_activity();
     let done = work()?;
     DISCREET.set(false);
     Ok(done)
+}
+
+fn hide_activity() {
+    // SAFETY: copies a NUL-terminated text into this backend's own slot.
+    unsafe {
+        if pg_sys::ParallelWorkerNumber < 0 {
+            pg_sys::pgstat_report_activity(
+                pg_sys::BackendState::STATE_RUNNING,
+                c"<hidden by pg_tenancy: may hold a secret>".as_ptr(),
+            );
+        }
+    }
 }
 
 pub fn discreet_no_more() {

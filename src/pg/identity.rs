@@ -174,6 +174,29 @@ pub fn as_table_owner<R>(owner: pg_sys::Oid, work: impl FnOnce() -> R) -> R {
     acting_as(owner, pg_sys::SECURITY_RESTRICTED_OPERATION as i32, work)
 }
 
+/// `as_table_owner` for changes that are nobody's business but the column's: no trigger or rule of the application fires
+/// (those that are to fire always do), and no row is hidden from its own table's owner.
+pub fn as_table_owner_silently<R>(owner: pg_sys::Oid, work: impl FnOnce() -> R) -> R {
+    let restrictions =
+        pg_sys::SECURITY_RESTRICTED_OPERATION as i32 | pg_sys::SECURITY_NOFORCE_RLS as i32;
+    acting_as(owner, restrictions, || {
+        // SAFETY: within the nesting level of settings that acting_as() ends.
+        unsafe {
+            pg_sys::set_config_option(
+                c"session_replication_role".as_ptr(),
+                c"replica".as_ptr(),
+                pg_sys::GucContext::PGC_SUSET,
+                pg_sys::GucSource::PGC_S_SESSION,
+                pg_sys::GucAction::GUC_ACTION_SAVE,
+                true,
+                0,
+                false,
+            );
+        }
+        work()
+    })
+}
+
 /// Runs `work` as the extension's owner with `search_path = pg_catalog, pg_temp`, as a SECURITY DEFINER function
 /// would; the caller has been checked by then. Queries inside still qualify every name.
 pub fn as_owner<R>(work: impl FnOnce() -> R) -> R {

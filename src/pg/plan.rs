@@ -36,24 +36,44 @@ fn is_pure(function: pg_sys::Oid) -> bool {
         && unsafe { pg_sys::get_func_leakproof(function) }
 }
 
-/// `org_if('...')` and its like: a leakproof function of ours with constant arguments.
+/// What of ours may stand in a condition that comes first.
+#[derive(Clone, Copy)]
+pub struct Ours {
+    /// Our schema, in which nobody else makes functions.
+    pub schema: pg_sys::Oid,
+    /// Whether an action is known: `org_if()` raises for another, and what raises is not silent.
+    pub knows: fn(&str) -> bool,
+}
+
+/// The functions that policies of ours are made of: `org_if('...')`, `current_org()`, `current_user_id()`,
+/// `sees_user(column)`. None raises for what a row holds, and none is called leakproof: `org_if(column)` would be run on
+/// other organizations' rows and say their values in its error (attack C-1).
 ///
 /// SAFETY: a FuncExpr.
-unsafe fn is_ours(call: *mut pg_sys::FuncExpr, house: pg_sys::Oid) -> bool {
-    // SAFETY: as the function's own; the arguments are nodes.
+unsafe fn is_ours(call: *mut pg_sys::FuncExpr, ours: Ours) -> bool {
+    // SAFETY: as the function's own; the arguments are nodes; a constant of org_if() is text.
     unsafe {
-        pg_sys::get_func_namespace((*call).funcid) == house
-            && pg_sys::get_func_leakproof((*call).funcid)
-            && elements::<pg_sys::Node>((*call).args)
-                .into_iter()
-                .all(|argument| (*argument).type_ == pg_sys::NodeTag::T_Const)
+        if pg_sys::get_func_namespace((*call).funcid) != ours.schema {
+            return false;
+        }
+        let name = std::ffi::CStr::from_ptr(pg_sys::get_func_name((*call).funcid));
+        match (name.to_bytes(), &elements::<pg_sys::Node>((*call).args)[..]) {
+            (b"current_org" | b"current_user_id", []) => true,
+            (b"sees_user", [user]) => (**user).type_ == pg_sys::NodeTag::T_Var,
+            (b"org_if", [action]) if (**action).type_ == pg_sys::NodeTag::T_Const => {
+                let action = action.cast::<pg_sys::Const>();
+                String::from_datum((*action).constvalue, (*action).constisnull)
+                    .is_some_and(|action| (ours.knows)(&action))
+            }
+            _ => false,
+        }
     }
 }
 
 /// A column, a value that is there before the statement starts, or the organization.
 ///
 /// SAFETY: an expression, or NULL.
-unsafe fn is_operand(node: *mut pg_sys::Node, house: pg_sys::Oid) -> bool {
+unsafe fn is_operand(node: *mut pg_sys::Node, ours: Ours) -> bool {
     if node.is_null() {
         return false;
     }
@@ -66,9 +86,9 @@ unsafe fn is_operand(node: *mut pg_sys::Node, house: pg_sys::Oid) -> bool {
                 (*node.cast::<pg_sys::Param>()).paramkind == pg_sys::ParamKind::PARAM_EXTERN
             }
             pg_sys::NodeTag::T_RelabelType => {
-                is_operand((*node.cast::<pg_sys::RelabelType>()).arg.cast(), house)
+                is_operand((*node.cast::<pg_sys::RelabelType>()).arg.cast(), ours)
             }
-            pg_sys::NodeTag::T_FuncExpr => is_ours(node.cast(), house),
+            pg_sys::NodeTag::T_FuncExpr => is_ours(node.cast(), ours),
             _ => false,
         }
     }
@@ -76,18 +96,18 @@ unsafe fn is_operand(node: *mut pg_sys::Node, house: pg_sys::Oid) -> bool {
 
 /// Whether evaluating a condition tells nothing, not even that it was evaluated: comparisons of columns and values by
 /// PostgreSQL's own leakproof functions. What has a function of the querier's in it, or one that raises, does: which rows
-/// came that far would show (attack E1: `... AND nextval('mine') IS NOT NULL`). `house` is our schema.
+/// came that far would show (attack E1: `... AND nextval('mine') IS NOT NULL`).
 ///
 /// SAFETY: an expression, or NULL.
-pub unsafe fn is_silent(node: *mut pg_sys::Node, house: pg_sys::Oid) -> bool {
+pub unsafe fn is_silent(node: *mut pg_sys::Node, ours: Ours) -> bool {
     if node.is_null() {
         return false;
     }
-    let all = |list, test: unsafe fn(*mut pg_sys::Node, pg_sys::Oid) -> bool| {
+    let all = |list, test: unsafe fn(*mut pg_sys::Node, Ours) -> bool| {
         // SAFETY: arguments of an expression are expressions.
         unsafe { elements(list) }
             .into_iter()
-            .all(|argument| unsafe { test(argument, house) })
+            .all(|argument| unsafe { test(argument, ours) })
     };
     // SAFETY: the node's tag says what it is.
     unsafe {
@@ -102,12 +122,12 @@ pub unsafe fn is_silent(node: *mut pg_sys::Node, house: pg_sys::Oid) -> bool {
             }
             pg_sys::NodeTag::T_BoolExpr => all((*node.cast::<pg_sys::BoolExpr>()).args, is_silent),
             pg_sys::NodeTag::T_NullTest => {
-                is_operand((*node.cast::<pg_sys::NullTest>()).arg.cast(), house)
+                is_operand((*node.cast::<pg_sys::NullTest>()).arg.cast(), ours)
             }
             pg_sys::NodeTag::T_BooleanTest => {
-                is_operand((*node.cast::<pg_sys::BooleanTest>()).arg.cast(), house)
+                is_operand((*node.cast::<pg_sys::BooleanTest>()).arg.cast(), ours)
             }
-            _ => is_operand(node, house),
+            _ => is_operand(node, ours),
         }
     }
 }
@@ -229,7 +249,7 @@ pub unsafe fn scanned(
 /// Whether the order in which a scan looks at its conditions could matter.
 ///
 /// SAFETY: a scan.
-pub unsafe fn is_mixed(plan: *mut pg_sys::Plan, house: pg_sys::Oid) -> bool {
+pub unsafe fn is_mixed(plan: *mut pg_sys::Plan, ours: Ours) -> bool {
     // SAFETY: the lists hold expressions.
     unsafe {
         let conditions = elements::<pg_sys::Node>((*plan).qual);
@@ -237,7 +257,7 @@ pub unsafe fn is_mixed(plan: *mut pg_sys::Plan, house: pg_sys::Oid) -> bool {
         conditions
             .into_iter()
             .chain(again)
-            .any(|condition| !is_silent(condition, house))
+            .any(|condition| !is_silent(condition, ours))
     }
 }
 
@@ -290,16 +310,16 @@ pub unsafe fn access_method(index: pg_sys::Oid) -> pg_sys::Oid {
 /// Puts a scan's silent conditions, the organization's among them, before all others. The order within each part stays.
 ///
 /// SAFETY: a scan of a plan that is not used yet.
-pub unsafe fn silent_first(plan: *mut pg_sys::Plan, house: pg_sys::Oid) {
+pub unsafe fn silent_first(plan: *mut pg_sys::Plan, ours: Ours) {
     // SAFETY: the lists hold expressions; new lists are made where plans are.
     unsafe {
         let (silent, mut rest): (Vec<_>, Vec<_>) = elements::<pg_sys::Node>((*plan).qual)
             .into_iter()
-            .partition(|condition| is_silent(*condition, house));
+            .partition(|condition| is_silent(*condition, ours));
         if let Some(list) = recheck(plan) {
             let (mut first, again): (Vec<_>, Vec<_>) = elements::<pg_sys::Node>(*list)
                 .into_iter()
-                .partition(|condition| is_silent(*condition, house));
+                .partition(|condition| is_silent(*condition, ours));
             if !again.is_empty() {
                 for condition in &silent {
                     if !first

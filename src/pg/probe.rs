@@ -9,6 +9,8 @@ use std::cell::{Cell, RefCell};
 /// How to find the parent row of a key, and which column says whose it is.
 #[derive(Debug)]
 pub struct Probe {
+    /// The foreign key itself: another one on the same columns may compare them with other operators.
+    pub constraint: pg_sys::Oid,
     pub parent: pg_sys::Oid,
     pub index: pg_sys::Oid,
     pub org_attnum: i16,
@@ -128,6 +130,7 @@ unsafe extern "C-unwind" {
 /// A parent's table and index, open for looking up one key after the other: opening them for each row of a bulk insert
 /// cost as much as the look-up itself (measured).
 struct Open {
+    constraint: pg_sys::Oid,
     parent: pg_sys::Oid,
     index_id: pg_sys::Oid,
     /// The transaction's nesting when it was opened: an inner one must not use what goes with its abort.
@@ -177,6 +180,7 @@ impl Probe {
     /// The same key in one partition of its parent.
     pub fn for_partition(&self, leaf: Leaf, org_attnum: i16) -> Probe {
         Probe {
+            constraint: self.constraint,
             parent: leaf.table,
             index: leaf.index,
             org_attnum,
@@ -234,7 +238,10 @@ fn take_open(probe: &Probe) -> Option<Open> {
     let level = super::transaction::nest_level();
     OPEN.with_borrow_mut(|all| {
         let found = all.iter().position(|o| {
-            o.index_id == probe.index && o.parent == probe.parent && o.level == level
+            o.constraint == probe.constraint
+                && o.index_id == probe.index
+                && o.parent == probe.parent
+                && o.level == level
         })?;
         Some(all.swap_remove(found))
     })
@@ -251,13 +258,18 @@ fn keep(open: Open) {
     }
 }
 
-/// At the end of a statement, and before one that may change tables: PostgreSQL alters none that is open.
+/// At the end of a statement, and before one that may change tables: PostgreSQL alters none that is open, at whatever
+/// nesting level it was opened.
 #[inline]
 pub fn close_all() {
+    close_from(0);
+}
+
+/// Those of this nesting level and deeper.
+pub fn close_from(level: i32) {
     if OPEN.with_borrow(|all| all.is_empty()) {
         return;
     }
-    let level = super::transaction::nest_level();
     let mine: Vec<Open> =
         OPEN.with_borrow_mut(|all| all.extract_if(.., |o| o.level >= level).collect());
     for open in mine {
@@ -291,6 +303,7 @@ unsafe fn open_for(probe: &Probe) -> Open {
             pg_sys::CurrentResourceOwner = owner;
             pg_sys::CurrentMemoryContext = memory;
             Open {
+                constraint: probe.constraint,
                 parent: probe.parent,
                 index_id: probe.index,
                 level: super::transaction::nest_level(),
@@ -450,7 +463,7 @@ unsafe fn hold(open: &mut Open) -> bool {
 }
 
 /// SAFETY: under a guard; relation and index are open.
-unsafe fn begin(
+pub(super) unsafe fn begin(
     relation: pg_sys::Relation,
     index: pg_sys::Relation,
     snapshot: pg_sys::Snapshot,
@@ -469,7 +482,7 @@ unsafe fn begin(
 }
 
 /// SAFETY: the index is open; the operator belongs to the family of the column.
-unsafe fn scan_key(index: pg_sys::Relation, key: &ProbeKey) -> pg_sys::ScanKeyData {
+pub(super) unsafe fn scan_key(index: pg_sys::Relation, key: &ProbeKey) -> pg_sys::ScanKeyData {
     // SAFETY: as the function's own; the entry is initialised before use.
     unsafe {
         let column = key.index_column as usize - 1;
@@ -498,7 +511,7 @@ unsafe fn scan_key(index: pg_sys::Relation, key: &ProbeKey) -> pg_sys::ScanKeyDa
 }
 
 /// SAFETY: the datum is of the type that the cast was chosen for.
-unsafe fn converted(cast: Cast, datum: pg_sys::Datum) -> pg_sys::Datum {
+pub(super) unsafe fn converted(cast: Cast, datum: pg_sys::Datum) -> pg_sys::Datum {
     match cast {
         // SAFETY: as the function's own; a cast function takes the value, a type modifier and whether it is explicit,
         // and ignores what it does not declare.

@@ -199,8 +199,8 @@ pub fn run_as_is<T>(sql: &str, args: &[Arg], mut map: impl FnMut(&Row) -> T) -> 
 }
 
 /// `execute` in whatever identity is in force.
-pub fn execute_as_is(sql: &str) {
-    perform(sql, &[], touched);
+pub fn execute_as_is(sql: &str) -> u64 {
+    perform(sql, &[], touched)
 }
 
 fn touched() -> u64 {

@@ -1,6 +1,6 @@
 //! What a native trigger gets to see.
 
-use super::value::{self, Projection, Value};
+use super::value::{Deformed, Value};
 use pgrx::prelude::*;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -69,6 +69,20 @@ impl Call {
     pub fn relation_name(&self) -> String {
         // SAFETY: as above; rd_rel is never NULL.
         unsafe { name(&(*(*self.relation()).rd_rel).relname) }
+    }
+
+    /// An argument that CREATE TRIGGER gave; empty where there is none.
+    pub fn argument(&self, n: usize) -> String {
+        // SAFETY: the trigger's definition is valid while it runs; arguments are NUL-terminated.
+        unsafe {
+            let trigger = (*self.data).tg_trigger;
+            if n >= (*trigger).tgnargs as usize {
+                return String::new();
+            }
+            std::ffi::CStr::from_ptr(*(*trigger).tgargs.add(n))
+                .to_string_lossy()
+                .into_owned()
+        }
     }
 
     /// The row before, for UPDATE and DELETE.
@@ -152,6 +166,34 @@ impl RowImage {
         unsafe { (*self.tuple).t_self }
     }
 
+    /// The page and the line where this version is stored.
+    pub fn page_and_line(&self) -> (u32, u16) {
+        let place = self.place();
+        let page = (u32::from(place.ip_blkid.bi_hi) << 16) | u32::from(place.ip_blkid.bi_lo);
+        (page, place.ip_posid)
+    }
+
+    /// The row as a BEFORE trigger answers it.
+    pub fn datum(&self) -> pg_sys::Datum {
+        pg_sys::Datum::from(self.tuple)
+    }
+
+    /// `datum()` with another value in one column.
+    pub fn with(&self, attnum: i16, value: pg_sys::Datum) -> pg_sys::Datum {
+        let (columns, values, nulls) = ([i32::from(attnum)], [value], [false]);
+        // SAFETY: the number is one of the row's columns, the value of its type.
+        unsafe {
+            pg_sys::Datum::from(pg_sys::heap_modify_tuple_by_cols(
+                self.tuple,
+                self.desc,
+                1,
+                columns.as_ptr().cast_mut(),
+                values.as_ptr().cast_mut(),
+                nulls.as_ptr().cast_mut(),
+            ))
+        }
+    }
+
     /// Whether this version was deleted by an UPDATE that stored the next one in another partition.
     pub fn has_moved(&self) -> bool {
         // SAFETY: as above. The two numbers are what ItemPointerIndicatesMovedPartitions() compares with.
@@ -163,17 +205,10 @@ impl RowImage {
         }
     }
 
-    /// These columns as a row type of their own.
-    pub fn projection(&self, attnums: &[i16]) -> Projection {
-        // SAFETY: the numbers are the table's columns, as it was read from the catalog.
-        unsafe { value::projection(self.desc, attnums) }
-    }
-
-    /// The columns that `projection` was made of, as jsonb.
-    pub fn to_jsonb(self, projection: Projection, attnums: &[i16]) -> pg_sys::Datum {
-        let values: Vec<Value> = attnums.iter().map(|attnum| self.value(*attnum)).collect();
-        // SAFETY: the values are those of the projection's columns.
-        unsafe { value::to_jsonb(projection, &values) }
+    /// All columns at once, which are valid as long as the row is.
+    pub fn take_apart(&self, into: &mut Deformed) {
+        // SAFETY: the tuple is one of the descriptor's.
+        unsafe { into.fill(self.tuple, self.desc) }
     }
 }
 

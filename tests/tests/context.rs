@@ -1091,6 +1091,97 @@ fn only_a_superuser_lifts_one_org_per_transaction() {
     app.run("COMMIT");
 }
 
+#[test]
+fn a_read_without_a_context_is_empty_or_an_error_as_the_dba_says() {
+    let world = World::new();
+    let error = |who: &str| {
+        format!(
+            "ALTER ROLE {} SET tenancy.missing_context = error",
+            world.db.role(who)
+        )
+    };
+    let mut dba = world.superuser();
+    let mut early = world.bound("acme.viewer");
+    for who in ["app", "acme.viewer", "nobody", "stranger"] {
+        dba.run(&error(who));
+    }
+    // Sessions that are there already keep what they have.
+    assert_eq!(world.seen(&mut early, "servers"), NOTHING);
+    assert_eq!(early.text("SHOW tenancy.missing_context"), "empty");
+    for mut session in [
+        world.app(),
+        world.bound("acme.viewer"),
+        world.nobody(),
+        world.bound("stranger"),
+    ] {
+        for read in [
+            "SELECT * FROM servers",
+            "SELECT count(*) FROM servers WHERE id = 1",
+            "SELECT 1 WHERE EXISTS (SELECT FROM sites)",
+            "COPY servers TO STDOUT",
+            "EXPLAIN SELECT * FROM servers",
+            "SELECT * FROM servers FOR UPDATE",
+            "UPDATE servers SET cpus = 1",
+        ] {
+            let error = refused(session.attempt(read), "42501");
+            assert!(
+                error.message().contains("no organization in effect"),
+                "{read}: {error:?}"
+            );
+        }
+        // What asks for nobody's rows is answered.
+        session.run("SELECT * FROM tenancy.whoami(); SELECT * FROM tenancy.my_orgs(); SELECT tenancy.current_org()");
+        session.run("SELECT * FROM regions; SELECT * FROM tenancy.roles");
+        // Only a superuser turns it off.
+        fails(
+            session.attempt("SET tenancy.missing_context = empty"),
+            "42501",
+        );
+        fails(
+            session.attempt("SELECT set_config('tenancy.missing_context', 'empty', true)"),
+            "42501",
+        );
+        let login = session.text("SELECT quote_ident(session_user)");
+        fails(
+            session.attempt(&format!(
+                "ALTER ROLE {login} SET tenancy.missing_context = empty"
+            )),
+            "42501",
+        );
+        session.run("RESET ALL");
+        assert_eq!(session.text("SHOW tenancy.missing_context"), "error");
+    }
+    // PostgreSQL forgets a role's setting where the client named another before the library was there; no row comes of it.
+    let mut options = world
+        .db
+        .login_with(&world.db.role("nobody"), "-c tenancy.missing_context=empty");
+    assert!(
+        options
+            .try_rows("SELECT * FROM servers")
+            .unwrap_or_default()
+            .is_empty()
+    );
+    // With one, all is as ever, what the role may not read included.
+    let mut app = world.app();
+    world.begin(&mut app, world.acme, "acme.viewer");
+    assert_eq!(world.seen(&mut app, "servers"), ACME);
+    assert_eq!(
+        app.count("SELECT count(*) FROM servers WHERE org_id = tenancy.org_if('billing:read')"),
+        0
+    );
+    app.run("COMMIT");
+    refused(app.attempt("SELECT * FROM servers"), "42501");
+    let mut member = world.session("acme.viewer");
+    assert_eq!(world.seen(&mut member, "servers"), ACME);
+    dba.run(&format!(
+        "SELECT tenancy.remove_member('{}', '{}')",
+        world.acme.id,
+        world.user("acme.viewer")
+    ));
+    refused(member.attempt("SELECT * FROM servers"), "42501");
+    fails(dba.attempt("SET tenancy.missing_context = never"), "22023");
+}
+
 // ---- Parallel workers
 
 #[test]

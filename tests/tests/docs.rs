@@ -178,7 +178,8 @@ fn everything_in_the_schema_is_described() {
         dba.column(
             "SELECT s.name FROM (VALUES ('app.current_org'), ('app.current_user_id'), ('app.current_project'),
                  ('app.current_cluster'), ('app.actor_type'), ('app.request_id'), ('app.client_addr'),
-                 ('tenancy.one_org_per_transaction'), ('tenancy.dedicated_audit_limit'), ('tenancy.max_owned_orgs')) s(name)
+                 ('tenancy.one_org_per_transaction'), ('tenancy.dedicated_audit_limit'), ('tenancy.max_owned_orgs'),
+                 ('tenancy.missing_context'), ('tenancy.token_leeway')) s(name)
              WHERE tenancy.current_org() IS NULL
                AND NOT EXISTS (SELECT FROM pg_settings p WHERE p.name = s.name AND p.short_desc <> '')"
         ),
@@ -223,6 +224,7 @@ const OPEN_TO_EVERYBODY: &[&str] = &[
     "leave()",
     // In the policies: says why a row is refused, and does nothing else.
     "check_row(oid,uuid,text)",
+    "sees_user(uuid)",
     // Tokens: whoever holds one; keys and who needs one are the DBA's.
     "authenticate(text,text)",
     "add_signing_key(text,text,bytea,text,text,text)",
@@ -244,9 +246,12 @@ const OPEN_TO_EVERYBODY: &[&str] = &[
     "transfer_ownership(uuid,uuid)",
     "protect(regclass,text,jsonb,boolean)",
     "unprotect(regclass)",
+    "watch_schema(text,text)",
+    "unwatch_schema(text)",
     "protect_schema(text,text,jsonb,boolean,boolean)",
     "exempt(regclass,text)",
     "unexempt(regclass)",
+    "add_org_column(regclass,text,text[],integer)",
     "read_audit(timestamp with time zone,timestamp with time zone,uuid,text,text,bigint)",
     // The DBA's, which administrators who are no superusers run as well.
     "bind_login(text,uuid)",
@@ -339,6 +344,7 @@ fn tables_are_readable_under_row_security_and_never_writable() {
             "role_permissions SELECT",
             "roles SELECT",
             "users SELECT",
+            "watched_schemas SELECT",
         ]
     );
     assert_eq!(
@@ -358,8 +364,9 @@ fn the_hot_functions_are_what_the_planner_needs() {
             "SELECT oid::regprocedure::text, provolatile, proparallel, proleakproof FROM pg_proc
              WHERE oid IN ('tenancy.org_if(text)'::regprocedure, 'tenancy.current_org()'::regprocedure) ORDER BY 1"
         ),
-        ["tenancy.current_org()", "tenancy.org_if(text)"].map(|name| {
-            [name, "s", "s", "t"].map(|v| Some(v.to_string()))
+        // org_if() raises and names its argument, so it must not be evaluated on rows that the policies withhold (C-1).
+        [("tenancy.current_org()", "t"), ("tenancy.org_if(text)", "f")].map(|(name, leakproof)| {
+            [name, "s", "s", leakproof].map(|text| Some(text.to_string()))
         })
     );
     // Whatever reads the context is stable and may run in a worker; nothing is immutable, since plans outlive contexts.

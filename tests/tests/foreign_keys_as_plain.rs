@@ -14,17 +14,28 @@ const TABLES: &str = "
     CREATE TABLE cascaded (
         id int PRIMARY KEY, org_id uuid NOT NULL, parent_id int REFERENCES parents ON DELETE CASCADE ON UPDATE CASCADE);
     CREATE TABLE tree (id int PRIMARY KEY, org_id uuid NOT NULL, parent_id int REFERENCES tree);
+    CREATE TABLE numbers (id int PRIMARY KEY, org_id uuid NOT NULL, f float8 UNIQUE, t timestamptz UNIQUE, c text COLLATE \"C\" UNIQUE);
+    CREATE TABLE mixed (
+        id int PRIMARY KEY, org_id uuid NOT NULL, i int REFERENCES numbers, b bigint REFERENCES numbers,
+        s smallint REFERENCES numbers, n int8 REFERENCES numbers (f), f float8 REFERENCES numbers (f),
+        w timestamp REFERENCES numbers (t), t timestamptz REFERENCES numbers (t),
+        c text REFERENCES numbers (c), a name REFERENCES numbers (c));
     CREATE FUNCTION meddle() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN
         IF NEW.id = 90 THEN DELETE FROM parents WHERE id = NEW.parent_id; END IF;
         IF NEW.id = 91 THEN UPDATE parents SET id = id + 1000 WHERE id = NEW.parent_id; END IF;
         IF NEW.id = 92 THEN EXECUTE 'ALTER TABLE parents ADD COLUMN extra int'; END IF;
+        IF NEW.id = 95 THEN BEGIN EXECUTE 'CREATE INDEX ON parents (name)'; EXCEPTION WHEN division_by_zero THEN NULL; END; END IF;
         IF NEW.id = 93 THEN INSERT INTO cascaded (id, org_id, parent_id) VALUES (93, NEW.org_id, 2); END IF;
         RETURN NEW;
     END $$;
     CREATE TRIGGER \"1_meddle\" AFTER INSERT ON children FOR EACH ROW EXECUTE FUNCTION meddle();
     CREATE TRIGGER meddle BEFORE INSERT ON late FOR EACH ROW EXECUTE FUNCTION meddle();
 ";
+
+const TABLE_NAMES: [&str; 7] = [
+    "parents", "children", "late", "cascaded", "tree", "numbers", "mixed",
+];
 
 /// PostgreSQL refuses COPY FROM to whoever row security holds.
 const AS_DBA: &str = "as the DBA";
@@ -85,8 +96,26 @@ const SCENARIOS: &[(&str, &[&str])] = &[
         "a trigger alters the parent, another writes elsewhere meanwhile",
         &[
             "INSERT INTO children VALUES (92, @, 1)",
+            "INSERT INTO children VALUES (95, @, 1)",
             "INSERT INTO children VALUES (93, @, 1), (94, @, 77)",
             "INSERT INTO children VALUES (93, @, 1), (94, @, 2)",
+        ],
+    ),
+    (
+        "keys of other types to the same columns",
+        &[
+            "INSERT INTO numbers VALUES (5, @, 4617315517961601024, '2024-02-01 00:00+05', 'five')",
+            "INSERT INTO mixed (id, org_id, i, b) VALUES (1, @, 5, 4294967301)",
+            "INSERT INTO mixed (id, org_id, i, b, s) VALUES (2, @, 5, 5, 5)",
+            "INSERT INTO mixed (id, org_id, b, i) VALUES (3, @, 5, 6)",
+            "INSERT INTO mixed (id, org_id, n, f) VALUES (4, @, 4617315517961601024, 5.0)",
+            "INSERT INTO mixed (id, org_id, n, f) VALUES (5, @, 4617315517961601024, 4617315517961601024)",
+            "SET TimeZone = '<+05>-05'",
+            "INSERT INTO mixed (id, org_id, w, t) VALUES (6, @, '2024-02-01 00:00', '2024-02-01 00:00+00')",
+            "INSERT INTO mixed (id, org_id, w, t) VALUES (7, @, '2024-02-01 00:00', '2024-02-01 00:00+05')",
+            "INSERT INTO mixed (id, org_id, c, a) VALUES (8, @, NULL, E'\\x01\\x01ABCDEFGH'::name)",
+            "INSERT INTO mixed (id, org_id, c, a) VALUES (9, @, 'five', E'\\x01\\x01ABCDEFGH'::name)",
+            "INSERT INTO mixed (id, org_id, c, a) VALUES (10, @, 'five', 'five'), (11, @, 'five', 'six')",
         ],
     ),
     (
@@ -224,7 +253,7 @@ fn every_step_of_a_guarded_key_ends_as_that_of_a_plain_one() {
         let mut session = session(&world, &owner, schema);
         session.run(TABLES);
     }
-    for table in ["parents", "children", "late", "cascaded", "tree"] {
+    for table in TABLE_NAMES {
         dba.run(&format!(
             "SELECT tenancy.protect('guarded.{table}');
              ALTER TABLE plain.{table} ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
@@ -250,7 +279,7 @@ fn session(world: &World, login: &str, schema: &str) -> Session {
 /// What each step answered, and what is in the tables after all of them.
 fn played(world: &World, owner: &str, schema: &str, steps: &[&str]) -> Vec<String> {
     world.break_glass().run(&format!(
-        "TRUNCATE {schema}.parents, {schema}.children, {schema}.late, {schema}.cascaded, {schema}.tree;
+        "TRUNCATE {schema}.parents, {schema}.children, {schema}.late, {schema}.cascaded, {schema}.tree, {schema}.numbers, {schema}.mixed;
          INSERT INTO {schema}.parents SELECT n, '{}', 'p' || n, 'parent ' || n FROM generate_series(1, 3) AS n",
         world.acme.id
     ));
@@ -279,7 +308,7 @@ fn played(world: &World, owner: &str, schema: &str, steps: &[&str]) -> Vec<Strin
         .collect();
     drop(mine);
     let mut reader = world.break_glass();
-    for table in ["parents", "children", "late", "cascaded", "tree"] {
+    for table in TABLE_NAMES {
         story.push(reader.text(&format!(
             "SELECT coalesce(string_agg(to_jsonb(t)::text, ' ' ORDER BY id), 'no rows') FROM {schema}.{table} t"
         )));

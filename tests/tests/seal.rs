@@ -729,16 +729,37 @@ fn governance_and_revocation_under_it() {
         world.acme.id
     ));
     owner.run("UPDATE servers SET cpus = 2; SELECT * FROM tenancy.read_audit(); SELECT * FROM tenancy.my_orgs(); COMMIT");
-    // Who loses the organization meanwhile loses the transaction.
+    // Who loses the organization meanwhile sees nothing more of it, and what he did may be kept.
     let mut app = world.app();
     begin_sealed(&world, &mut app);
+    app.run("UPDATE servers SET cpus = 7 WHERE id = 3; SAVEPOINT a");
+    let agency = world.user("agency");
+    let acme = world.acme.id;
     world.superuser().run(&format!(
-        "SELECT tenancy.remove_member('{}', '{}')",
-        world.acme.id,
-        world.user("agency")
+        "SELECT tenancy.remove_member('{acme}', '{agency}')"
+    ));
+    assert_eq!(world.seen(&mut app, "servers"), NOTHING);
+    refused(app.attempt("UPDATE servers SET cpus = 8"), "42501");
+    app.run("ROLLBACK TO a");
+    app.run(&format!(
+        "SET LOCAL app.current_org = '{}'",
+        world.globex.id
     ));
     sealed_error(app.attempt("SELECT * FROM servers"));
-    app.run("ROLLBACK");
+    app.run("ROLLBACK TO a; COMMIT");
+    assert_eq!(
+        world
+            .break_glass()
+            .text("SELECT cpus FROM servers WHERE id = 3"),
+        "7"
+    );
+    // One may also leave the organization by oneself.
+    let mut member = world.session("acme.member");
+    let user = world.user("acme.member");
+    member.run("BEGIN; SELECT tenancy.seal_context()");
+    member.run(&format!("SELECT tenancy.remove_member('{acme}', '{user}')"));
+    member.run("COMMIT");
+    assert_eq!(world.seen(&mut member, "servers"), NOTHING);
 }
 
 #[test]

@@ -1025,6 +1025,30 @@ fn keys_that_are_not_taken() {
 }
 
 #[test]
+fn other_sessions_of_the_login_see_no_token_go_by() {
+    let gate = Gate::new();
+    let mut session = gate.login("gate");
+    let token = gate.acme("acme.viewer");
+    let pid = session.text("SELECT pg_backend_pid()");
+    let mut other = gate.login("gate");
+    session.run(&format!(
+        "BEGIN; SELECT tenancy.authenticate('{token}'); SELECT 1"
+    ));
+    let shown = other.text(&format!(
+        "SELECT query FROM pg_stat_activity WHERE pid = {pid}"
+    ));
+    assert!(
+        shown.contains("hidden") && !shown.contains(&token[..20]),
+        "{shown}"
+    );
+    session.run("SELECT 2 AS in_plain_sight");
+    let shown = other.text(&format!(
+        "SELECT query FROM pg_stat_activity WHERE pid = {pid}"
+    ));
+    assert!(shown.contains("in_plain_sight"), "{shown}");
+}
+
+#[test]
 fn the_servers_log_keeps_no_secret_of_a_failed_call() {
     let gate = Gate::new();
     let world = &gate.world;
@@ -1107,5 +1131,28 @@ fn a6_c13_plans_and_parallel_queries_follow_the_token() {
                 assert_eq!(session.count("EXECUTE q"), 0);
             }
         }
+    }
+}
+
+/// Attack C-5: whoever shares the login may read the statements of its other sessions, and a token there is a token.
+#[test]
+fn e6_no_session_of_the_same_login_reads_a_token_off_another() {
+    let gate = Gate::new();
+    let (mut honest, mut thief) = (gate.login("gate"), gate.login("gate"));
+    let token = gate.acme("acme.owner");
+    let others = "SELECT coalesce(string_agg(query, ' / '), '') FROM pg_stat_activity
+                  WHERE pid <> pg_backend_pid() AND usename = current_user";
+    for sql in [
+        format!("BEGIN; SELECT tenancy.authenticate('{token}')"),
+        format!("DO $$ BEGIN PERFORM tenancy.authenticate('{token}'); END $$"),
+        "SELECT tenancy.authenticate('not a token')".to_string(),
+    ] {
+        let _ = honest.attempt(&sql);
+        let seen = thief.text(others);
+        assert!(
+            !seen.contains(&token[..20]) && !seen.contains("not a token"),
+            "{seen}"
+        );
+        let _ = honest.attempt("ROLLBACK");
     }
 }

@@ -684,6 +684,7 @@ fn definer_functions_views_triggers_and_cascades_go_on_under_it() {
     let owner = world.table_owner();
     world.superuser().run(&format!(
         "GRANT CREATE ON SCHEMA public TO {owner};
+         SET tenancy.on_drift = warn;
          SET ROLE {owner};
          CREATE FUNCTION lent() RETURNS bigint LANGUAGE sql SECURITY DEFINER AS 'SELECT count(*) FROM servers';
          CREATE VIEW seen AS SELECT * FROM servers;

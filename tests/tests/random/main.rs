@@ -3,8 +3,10 @@
 //! an organization outside the model's answer is ever seen or changed; at the end the whole database equals the model.
 
 mod act;
+mod govern;
 mod model;
 mod rules;
+mod say;
 mod stage;
 
 use std::cell::RefCell;

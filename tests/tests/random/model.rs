@@ -92,7 +92,7 @@ pub struct Model {
     pub principals: Vec<Principal>,
     pub rows: BTreeMap<Key, Row>,
     pub sessions: Vec<Session>,
-    cells: Vec<Cell>,
+    pub cells: Vec<Cell>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -107,13 +107,6 @@ pub enum Outcome {
 }
 
 pub type Answer = Result<Outcome, &'static str>;
-
-/// Who a session is, and where with which role.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Standing {
-    pub user: Option<usize>,
-    pub place: Option<(usize, &'static str)>,
-}
 
 pub const NO_RIGHT: &str = "42501";
 pub const SECOND_ORG: &str = "25001";
@@ -203,88 +196,6 @@ impl Model {
 
     pub fn depth(&self, n: usize) -> usize {
         self.sessions[n].saved.len().saturating_sub(1)
-    }
-
-    pub fn role_in(&self, org: usize, user: usize) -> Option<&'static str> {
-        if self.owners[org] == user {
-            return Some("owner");
-        }
-        self.members
-            .get(&(org, user))
-            .filter(|m| !m.expired)
-            .map(|m| m.role)
-    }
-
-    pub fn may(&self, role: &str, action: &str) -> bool {
-        role == "dba"
-            || self
-                .cells
-                .iter()
-                .any(|c| c.role == role && c.action == action && c.level == "allow")
-    }
-
-    /// Where a session may go, for one that only says which of those places it means.
-    pub fn well(&self, n: usize, act: &Act) -> Act {
-        let &Act::EnterWell { which, user } = act else {
-            return act.clone();
-        };
-        let may = |org: usize, user: usize| self.role_in(org, user).is_some();
-        let (orgs, user): (Vec<usize>, _) = match self.principals[n] {
-            Principal::User(me) => ((0..ORGS.len()).filter(|org| may(*org, me)).collect(), None),
-            _ => {
-                let all = 0..ORGS.len();
-                let theirs = all.filter(|org| user.is_none_or(|user| may(*org, user)));
-                (theirs.collect(), user)
-            }
-        };
-        let org = orgs.get(which % orgs.len().max(1)).copied();
-        Act::Enter { org, user }
-    }
-
-    /// Whose claims count, and which.
-    pub fn standing(&self, n: usize) -> Standing {
-        let session = &self.sessions[n];
-        let principal = self.principals[n];
-        let scoped = principal
-            == Principal::Application {
-                session_scope: false,
-            };
-        let nobody = Standing {
-            user: None,
-            place: None,
-        };
-        // '' is unset, however old.
-        let void = |said: Said| scoped && said.claim != Claim::Unset && said.tx != session.tx;
-        let (org, said_user) = (session.state.org.now, session.state.user.now);
-        let named = match said_user.claim {
-            Claim::Known { number, .. } => Some(number),
-            _ => None,
-        };
-        let user = match principal {
-            Principal::Nobody => return nobody,
-            Principal::User(me) => {
-                if said_user.claim != Claim::Unset && named != Some(me) {
-                    return nobody;
-                }
-                Some(me)
-            }
-            Principal::Application { .. } | Principal::Dba => {
-                if void(said_user) || (said_user.claim != Claim::Unset && named.is_none()) {
-                    return nobody;
-                }
-                named
-            }
-        };
-        let place = match org.claim {
-            Claim::Known { number, .. } if !void(org) => match (user, principal) {
-                (Some(user), _) => self.role_in(number, user),
-                (None, Principal::Dba) => Some("dba"),
-                (None, _) => Some("member"),
-            }
-            .map(|role| (number, role)),
-            _ => None,
-        };
-        Standing { user, place }
     }
 
     /// Whether asking for the current organization is an error in this transaction.

@@ -2,14 +2,11 @@
 
 use crate::act::{Act, Claim, DBA, How, Look, ORGS, Table, Unset, What};
 use crate::model::{
-    Answer, Held, Key, Member, Model, NO_RIGHT, Names, Outcome, Principal, Row, SECOND_ORG, Said,
-    UNSAID,
+    Answer, Held, Key, Model, NO_RIGHT, Names, Outcome, Principal, Row, SECOND_ORG, Said, UNSAID,
 };
 
 const NO_PARENT: &str = "23503";
 const DUPLICATE: &str = "23505";
-const OWNER_RULE: &str = "23514";
-const INVALID: &str = "22023";
 
 struct Actions {
     insert: &'static str,
@@ -376,107 +373,5 @@ impl Model {
             Some(row) if row.org == own => Ok(()),
             _ => Err(NO_PARENT),
         }
-    }
-
-    /// An act on members, owners or logins, by the session or by the DBA beside it.
-    pub fn govern(&mut self, n: usize, act: &Act, by_dba: bool) -> Answer {
-        let dba = by_dba || n == DBA && self.principals[n] == Principal::Dba;
-        let caller = self.standing(n).user;
-        let may = |model: &Model, org: usize, right: &str| {
-            let role = caller.and_then(|user| model.role_in(org, user));
-            if dba || role.is_some_and(|role| model.may(role, right)) {
-                Ok(())
-            } else {
-                Err(NO_RIGHT)
-            }
-        };
-        let assignable = |role: &str| {
-            if role == "owner" {
-                Err(OWNER_RULE)
-            } else {
-                Ok(())
-            }
-        };
-        match *act {
-            Act::Add {
-                org, user, role, ..
-            } => {
-                may(self, org, "team:invite")?;
-                assignable(role)?;
-                if self.owners[org] == user {
-                    return Err(OWNER_RULE);
-                }
-                if self.members.contains_key(&(org, user)) {
-                    return Err(DUPLICATE);
-                }
-                self.members.insert(
-                    (org, user),
-                    Member {
-                        role,
-                        expired: false,
-                    },
-                );
-            }
-            Act::SetRole {
-                org, user, role, ..
-            } => {
-                may(self, org, "team:role")?;
-                assignable(role)?;
-                if self.owners[org] == user {
-                    return Err(OWNER_RULE);
-                }
-                self.members.get_mut(&(org, user)).ok_or("P0002")?.role = role;
-            }
-            Act::Remove { org, user, .. } => {
-                let leaves = !by_dba && caller == Some(user) && self.role_in(org, user).is_some();
-                if !leaves {
-                    may(self, org, "team:remove")?;
-                }
-                if self.owners[org] == user {
-                    return Err(OWNER_RULE);
-                }
-                self.members.remove(&(org, user)).ok_or("P0002")?;
-            }
-            Act::Transfer { org, user, .. } => {
-                if !dba && caller != Some(self.owners[org]) {
-                    return Err(NO_RIGHT);
-                }
-                let old = self.owners[org];
-                if old == user || self.members.get(&(org, user)).is_none_or(|m| m.expired) {
-                    return Err(INVALID);
-                }
-                self.owners[org] = user;
-                self.members.remove(&(org, user));
-                self.members.insert(
-                    (org, old),
-                    Member {
-                        role: "admin",
-                        expired: false,
-                    },
-                );
-            }
-            Act::Expire { org, user, expired } => {
-                if self.owners[org] == user {
-                    return if expired {
-                        Err(OWNER_RULE)
-                    } else {
-                        Ok(Outcome::Count(1))
-                    };
-                }
-                let member = self.members.get_mut(&(org, user));
-                let found = member.map(|member| member.expired = expired);
-                return Ok(Outcome::Count(found.is_some().into()));
-            }
-            Act::Bind { login, user } => self.principals[login] = Principal::User(user),
-            Act::Trust {
-                login,
-                session_scope,
-            } => {
-                self.principals[login] = Principal::Application { session_scope };
-            }
-            Act::Forget { login } => self.principals[login] = Principal::Nobody,
-            _ => unreachable!("no act of government: {act:?}"),
-        }
-        Ok(Outcome::Done)
     }
 }

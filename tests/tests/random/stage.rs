@@ -3,8 +3,10 @@
 use pg_tenancy_tests::{Db, Error, Session};
 use postgres::SimpleQueryMessage;
 
-use crate::act::{Act, DBA, Ids, LOGINS, ORGS, USERS};
-use crate::model::{Model, Names, Outcome, Standing};
+use crate::act::{Act, DBA, LOGINS, ORGS, USERS};
+use crate::govern::Standing;
+use crate::model::{Model, Names, Outcome};
+use crate::say::Ids;
 
 pub struct Stage {
     db: Db,

@@ -147,20 +147,20 @@ pub fn seal() -> pg::Result<()> {
         return Err(denial::without_context(&now, "seal"));
     };
     standing::pin(&now)?;
-    if !is_on() {
-        SEAL.set(Some(Seal {
-            org,
-            user: now.user,
-            principal: now.principal.clone(),
-            actor_type: now.actor_type,
-            claims: claims(),
-            roles: identity::roles(),
-            row_security: identity::row_security(),
-            ended_in: None,
-            went_on: false,
-        }));
-        ON.set(true);
-    }
+    // One that holds already holds for the same, as standing() has seen. It is renewed: it may be that of a transaction
+    // before this one in the message, which ends with the message.
+    SEAL.set(Some(Seal {
+        org,
+        user: now.user,
+        principal: now.principal.clone(),
+        actor_type: now.actor_type,
+        claims: claims(),
+        roles: identity::roles(),
+        row_security: identity::row_security(),
+        ended_in: None,
+        went_on: false,
+    }));
+    ON.set(true);
     Ok(())
 }
 

@@ -453,6 +453,26 @@ fn the_same_context_may_go_on_in_the_message() {
 }
 
 #[test]
+fn a_second_transaction_of_the_message_is_sealed_anew() {
+    let world = World::new();
+    let mut bound = world.session("agency");
+    let globex = format!("SET LOCAL app.current_org = '{}'", world.globex.id);
+    bound.run(
+        "BEGIN; SELECT tenancy.seal_context(); COMMIT; BEGIN; SELECT tenancy.seal_context()",
+    );
+    assert_eq!(world.seen(&mut bound, "servers"), ACME);
+    assert_eq!(bound.whoami()["sealed"], true);
+    bound.run(&globex);
+    sealed_error(bound.attempt("SELECT * FROM servers"));
+    bound.run("ROLLBACK");
+    // And where it was not sealed anew, it is free in the next message.
+    bound.run("BEGIN; SELECT tenancy.seal_context(); COMMIT; BEGIN; SELECT 1");
+    assert_eq!(bound.whoami()["sealed"], false);
+    bound.run(&globex);
+    assert_eq!(world.seen(&mut bound, "servers"), GLOBEX);
+}
+
+#[test]
 fn a11_the_extended_protocol_is_a_message_each() {
     let world = World::new();
     let mut app = world.app();

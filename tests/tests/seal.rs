@@ -457,9 +457,7 @@ fn a_second_transaction_of_the_message_is_sealed_anew() {
     let world = World::new();
     let mut bound = world.session("agency");
     let globex = format!("SET LOCAL app.current_org = '{}'", world.globex.id);
-    bound.run(
-        "BEGIN; SELECT tenancy.seal_context(); COMMIT; BEGIN; SELECT tenancy.seal_context()",
-    );
+    bound.run("BEGIN; SELECT tenancy.seal_context(); COMMIT; BEGIN; SELECT tenancy.seal_context()");
     assert_eq!(world.seen(&mut bound, "servers"), ACME);
     assert_eq!(bound.whoami()["sealed"], true);
     bound.run(&globex);

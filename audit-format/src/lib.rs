@@ -1,5 +1,5 @@
 //! The bytes of the log: what a chunk holds, how a line is written, and what its leaf hash is taken over. Without a
-//! server, so that a log can be checked where there is none; docs/audit-format.md says the same in words.
+//! server, so that a log can be checked where there is none.
 //!
 //! Words are little-endian, as PostgreSQL keeps them on every machine that we build for: values are copied as they are
 //! stored, and a dump read on another machine means the same.

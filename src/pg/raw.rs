@@ -1,4 +1,4 @@
-//! Values as bytes that do not depend on anything in the database, and back. docs/audit-format.md says what they are.
+//! Values as bytes that do not depend on anything in the database, and back. audit-format says what they are.
 
 use super::json::{self, Jsonb};
 use super::value::{self, Deformed, Value};

@@ -12,6 +12,7 @@ mod guard;
 mod held;
 pub mod leakproof;
 mod moved;
+mod newcomer;
 mod paths;
 mod plan;
 mod progress;
@@ -56,4 +57,5 @@ pub fn at_transaction_end() {
     foreign_key::forget_all();
     moved::forget();
     validate::forget();
+    newcomer::forget();
 }

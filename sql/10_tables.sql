@@ -135,6 +135,12 @@ CREATE TABLE tenancy.leakproof_vouched (
     PRIMARY KEY (object, access_method, family)
 );
 
+-- Where a new table with an organization column is expected to be protected.
+CREATE TABLE tenancy.watched_schemas (
+    schema     name PRIMARY KEY,
+    org_column name NOT NULL
+);
+
 -- Holds no row. Its relation cache entry is the bell that every backend hears when authority changes:
 -- the triggers in 40_triggers.sql invalidate it, so no cached plan of a real table is thrown away with it.
 CREATE TABLE tenancy.authority (bell boolean CHECK (false));
@@ -150,6 +156,7 @@ COMMENT ON TABLE tenancy.signing_keys IS 'What verifies signed tokens; readable 
 COMMENT ON TABLE tenancy.administrators IS 'Roles that run the DBA''s functions without being superuser (spec 4)';
 COMMENT ON TABLE tenancy.exemptions IS 'Tables that protect_schema() leaves alone, and why (spec 5)';
 COMMENT ON TABLE tenancy.leakproof_vouched IS 'What vouch_leakproof() was told; leakproof_vouchers shows it with the reasons (spec 14)';
+COMMENT ON TABLE tenancy.watched_schemas IS 'Schemas in which a new table with the organization column must be protected (spec 5.7)';
 COMMENT ON TABLE tenancy.authority IS 'Empty; its invalidation tells every session that memberships, roles or bindings changed';
 
 -- What pg_dump must carry: everything but the seed rows, which CREATE EXTENSION writes again.
@@ -165,3 +172,4 @@ SELECT pg_catalog.pg_extension_config_dump('tenancy.administrators', '');
 SELECT pg_catalog.pg_extension_config_dump(
     'tenancy.exemptions', 'WHERE EXISTS (SELECT FROM pg_catalog.pg_class AS c WHERE c.oid = table_name)');
 SELECT pg_catalog.pg_extension_config_dump('tenancy.leakproof_vouched', '');
+SELECT pg_catalog.pg_extension_config_dump('tenancy.watched_schemas', '');

@@ -50,6 +50,21 @@ CREATE FUNCTION tenancy.guard_drop() RETURNS event_trigger
 COMMENT ON FUNCTION tenancy.guard_drop() IS
     'Event trigger: refuses DROP EXTENSION pg_tenancy while tables are protected (spec 13)';
 
+CREATE FUNCTION tenancy.drift_begins() RETURNS event_trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', 'tenancy_drift_begins';
+COMMENT ON FUNCTION tenancy.drift_begins() IS
+    'Event trigger: notes what CREATE TABLE AS reads (spec 5.7)';
+
+CREATE FUNCTION tenancy.drift_ends() RETURNS event_trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', 'tenancy_drift_ends';
+COMMENT ON FUNCTION tenancy.drift_ends() IS
+    'Event trigger: refuses, mends or warns of what weakens a protected table or reads it past its policies (spec 5.7)';
+
+CREATE FUNCTION tenancy.drift_dropped() RETURNS event_trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', 'tenancy_drift_dropped';
+COMMENT ON FUNCTION tenancy.drift_dropped() IS
+    'Event trigger: refuses that a protected table loses a trigger or policy of ours (spec 5.7)';
+
 CREATE FUNCTION tenancy.after_table_ddl() RETURNS event_trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'tenancy_after_table_ddl';
 COMMENT ON FUNCTION tenancy.after_table_ddl() IS
@@ -73,7 +88,8 @@ COMMENT ON FUNCTION tenancy.fill_org() IS
 -- Triggers fire without EXECUTE; creating one by hand takes it, and only protect() creates them.
 REVOKE ALL ON FUNCTION tenancy.guard_row(), tenancy.guard_statement(), tenancy.guard_truncate(),
                        tenancy.guard_audit(), tenancy.guard_drop(), tenancy.after_table_ddl(), tenancy.before_table_ddl(),
-                       tenancy.after_drop(), tenancy.fill_org() FROM PUBLIC;
+                       tenancy.after_drop(), tenancy.fill_org(), tenancy.drift_begins(), tenancy.drift_ends(),
+                       tenancy.drift_dropped() FROM PUBLIC;
 
 CREATE TYPE tenancy.audit_entry AS (
     at timestamptz, org_id uuid, actor_id uuid, actor_type text, approver_id uuid, db_role name, operation text,

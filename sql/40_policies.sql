@@ -3,7 +3,7 @@
 GRANT USAGE ON SCHEMA tenancy TO PUBLIC;
 GRANT SELECT ON tenancy.users, tenancy.orgs, tenancy.memberships,
                 tenancy.roles, tenancy.actions, tenancy.role_permissions, tenancy.leakproof_vouched,
-                tenancy.exemptions TO PUBLIC;
+                tenancy.watched_schemas, tenancy.exemptions TO PUBLIC;
 
 ALTER TABLE tenancy.users ENABLE ROW LEVEL SECURITY;
 ALTER TABLE tenancy.orgs ENABLE ROW LEVEL SECURITY;
@@ -15,6 +15,7 @@ ALTER TABLE tenancy.login_bindings ENABLE ROW LEVEL SECURITY;
 ALTER TABLE tenancy.signing_keys ENABLE ROW LEVEL SECURITY;
 ALTER TABLE tenancy.administrators ENABLE ROW LEVEL SECURITY;
 ALTER TABLE tenancy.leakproof_vouched ENABLE ROW LEVEL SECURITY;
+ALTER TABLE tenancy.watched_schemas ENABLE ROW LEVEL SECURITY;
 ALTER TABLE tenancy.authority ENABLE ROW LEVEL SECURITY;
 ALTER TABLE tenancy.exemptions ENABLE ROW LEVEL SECURITY;
 
@@ -26,6 +27,7 @@ CREATE POLICY published ON tenancy.role_permissions FOR SELECT USING (true);
 CREATE POLICY published ON tenancy.exemptions FOR SELECT USING (true);
 -- Nor of how their indexes may be used.
 CREATE POLICY published ON tenancy.leakproof_vouched FOR SELECT USING (true);
+CREATE POLICY published ON tenancy.watched_schemas FOR SELECT USING (true);
 
 CREATE POLICY current_org ON tenancy.orgs FOR SELECT USING (id = tenancy.current_org());
 

@@ -75,6 +75,20 @@ CREATE EVENT TRIGGER tenancy_after_drop ON sql_drop
     WHEN TAG IN ('DROP TABLE', 'DROP FOREIGN TABLE', 'DROP SCHEMA', 'DROP OWNED') EXECUTE FUNCTION tenancy.after_drop();
 ALTER EVENT TRIGGER tenancy_after_drop ENABLE ALWAYS;
 
+-- Named to fire after the one that takes new partitions in.
+CREATE EVENT TRIGGER tenancy_drift_begins ON ddl_command_start
+    WHEN TAG IN ('CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO') EXECUTE FUNCTION tenancy.drift_begins();
+CREATE EVENT TRIGGER tenancy_drift_ends ON ddl_command_end
+    WHEN TAG IN ('CREATE TABLE', 'ALTER TABLE', 'CREATE TABLE AS', 'SELECT INTO', 'CREATE SCHEMA',
+                 'CREATE VIEW', 'ALTER VIEW', 'CREATE MATERIALIZED VIEW', 'ALTER MATERIALIZED VIEW', 'CREATE RULE', 'ALTER RULE',
+                 'CREATE POLICY', 'ALTER POLICY', 'CREATE TRIGGER', 'ALTER TRIGGER', 'CREATE PUBLICATION', 'ALTER PUBLICATION')
+    EXECUTE FUNCTION tenancy.drift_ends();
+CREATE EVENT TRIGGER tenancy_drift_dropped ON sql_drop EXECUTE FUNCTION tenancy.drift_dropped();
+-- In replica mode too: whoever may set it may set break-glass, which is written down.
+ALTER EVENT TRIGGER tenancy_drift_begins ENABLE ALWAYS;
+ALTER EVENT TRIGGER tenancy_drift_ends ENABLE ALWAYS;
+ALTER EVENT TRIGGER tenancy_drift_dropped ENABLE ALWAYS;
+
 COMMENT ON SCHEMA tenancy IS 'pg_tenancy: the organization as the isolation boundary of this database';
 
 COMMENT ON FUNCTION tenancy.enter(uuid, uuid, boolean) IS
@@ -167,6 +181,10 @@ COMMENT ON FUNCTION tenancy.leakproof_list() IS
     'The operators that may be vouched for and some that may not, each with the reason (spec 14)';
 COMMENT ON FUNCTION tenancy.leakproof_expression_reason() IS
     'Why a function may stand in the expression of an index (spec 14)';
+COMMENT ON FUNCTION tenancy.watch_schema(text, text) IS
+    'Expects new tables with an organization column in a schema to be protected; for its owner and the DBA (spec 5.7)';
+COMMENT ON FUNCTION tenancy.unwatch_schema(text) IS
+    'Undoes watch_schema(); for the schema''s owner and the DBA (spec 5.7)';
 COMMENT ON FUNCTION tenancy.authority_changed() IS
     'Trigger: tells every session that memberships, roles or bindings changed (spec 4)';
 COMMENT ON FUNCTION tenancy.check_membership() IS

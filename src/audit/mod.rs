@@ -1,19 +1,32 @@
 //! The log of each organization: where it is stored, what goes in, who may read it (spec 6).
 
+mod author;
 mod capture;
+mod chunk;
+mod encode;
+mod layouts;
 mod read;
+mod show;
 mod store;
 
-pub use capture::{Act, capture, flush, record, record_truncate};
-pub use store::{has_room_for_dedicated, make_store, release_stores};
+pub use capture::{Act, capture, record, record_truncate};
+pub use chunk::flush;
+pub use layouts::Captured;
+pub use store::{has_room_for_dedicated, make_store, on_invalidation, release_stores};
 
 /// A table made in a subtransaction went with it.
 pub fn at_subtransaction_abort(level: i32) {
-    capture::at_subtransaction_abort(level);
+    chunk::at_subtransaction_abort(level);
+    layouts::at_subtransaction_abort(level);
     store::forget();
 }
 
+pub fn at_subtransaction_commit(level: i32) {
+    layouts::at_subtransaction_commit(level);
+}
+
 pub fn at_transaction_end() {
-    capture::at_transaction_end();
-    store::forget();
+    chunk::at_transaction_end();
+    layouts::at_transaction_end();
+    store::at_transaction_end();
 }

@@ -1,11 +1,22 @@
 //! Who may read which log: the current organization's, with org:audit there, through one function on every path.
+//!
+//! A log is read from the chunks in the order of their first lines, and those whose lines overlap in time are merged, so
+//! that as much is in memory as was written at one time, however long the log is. Nothing is planned or sorted: with a
+//! query over the tables, 100 lines from one shared by 1,000 organizations took 2.6 times those from an own table.
 
-use super::store;
+use super::chunk;
+use super::layouts::Known;
+use super::show::{self, Chunk};
+use super::store::{self, Store};
 use crate::context;
-use crate::pg::{self, srf};
-use pgrx::pg_sys::panic::ErrorReportable;
+use crate::context::authority::Id;
+use crate::pg::scan::{Bound, Found, Ordered};
+use crate::pg::srf::Sink;
+use crate::pg::{self, fail};
+use pg_tenancy_audit_format::read::Corrupt;
+use pgrx::pg_sys::panic::{ErrorReport, ErrorReportable};
 use pgrx::prelude::*;
-use pgrx::spi;
+use std::collections::BinaryHeap;
 
 #[doc(hidden)]
 #[unsafe(no_mangle)]
@@ -15,7 +26,8 @@ pub extern "C" fn pg_finfo_tenancy_read_audit() -> &'static pg_sys::Pg_finfo_rec
 }
 
 /// `tenancy.read_audit(since, until, actor, object, operation, max_rows)`: the current organization's log, oldest
-/// first (spec 6.2). NULL leaves a filter out. Needs org:audit. Errors: 42501 no organization or no right.
+/// first (spec 6.2). NULL leaves a filter out. Needs org:audit. Errors: 42501 no organization or no right; XX001 the log
+/// was damaged.
 ///
 /// SAFETY: called by PostgreSQL's function manager with the six arguments that sql/30_functions.sql declares.
 #[unsafe(no_mangle)]
@@ -24,40 +36,30 @@ pub unsafe extern "C-unwind" fn tenancy_read_audit(
     fcinfo: pg_sys::FunctionCallInfo,
 ) -> pg_sys::Datum {
     // SAFETY: as the function's own; each argument is read as the type it is declared with.
-    unsafe {
+    let (filter, mut sink) = unsafe {
         let args = (*fcinfo).args.as_slice(6);
-        let query = query(&Filter {
-            since: TimestampWithTimeZone::from_datum(args[0].value, args[0].isnull),
-            until: TimestampWithTimeZone::from_datum(args[1].value, args[1].isnull),
-            actor: pgrx::datum::Uuid::from_datum(args[2].value, args[2].isnull),
+        let time = |i: usize| {
+            TimestampWithTimeZone::from_datum(args[i].value, args[i].isnull).map(i64::from)
+        };
+        let filter = Filter {
+            since: time(0),
+            until: time(1),
+            actor: pgrx::datum::Uuid::from_datum(args[2].value, args[2].isnull)
+                .map(|u| *u.as_bytes()),
             object: String::from_datum(args[3].value, args[3].isnull),
             operation: String::from_datum(args[4].value, args[4].isnull),
             max_rows: i64::from_datum(args[5].value, args[5].isnull),
-        })
+        };
+        (filter, Sink::new(fcinfo))
+    };
+    may_read()
+        .and_then(|org| read(&org, &filter, |line| line.show(&mut sink)))
         .unwrap_or_report();
-        srf::materialize(fcinfo, &query);
-    }
     pg_sys::Datum::from(0)
 }
 
-/// A line's columns as the reader sees them: where the key only names columns of the row that the line holds, it is
-/// picked from there.
-const COLUMNS: &str = "at, org_id, actor_id, actor_type, approver_id, db_role, operation, object, \
-    CASE pg_catalog.jsonb_typeof(key) WHEN 'array' THEN \
-        (SELECT pg_catalog.jsonb_object_agg(name, coalesce(new, old) OPERATOR(pg_catalog.->) name) \
-         FROM pg_catalog.jsonb_array_elements_text(key) AS part (name)) \
-    ELSE key END AS key, old, new, result, client_addr, request_id, xid, n, break_glass";
-
-struct Filter {
-    since: Option<TimestampWithTimeZone>,
-    until: Option<TimestampWithTimeZone>,
-    actor: Option<pgrx::datum::Uuid>,
-    object: Option<String>,
-    operation: Option<String>,
-    max_rows: Option<i64>,
-}
-
-fn query(filter: &Filter) -> pg::Result<String> {
+/// The organization whose log the context may read.
+fn may_read() -> pg::Result<Id> {
     let now = context::standing();
     let Some(org) = now.org_id() else {
         return Err(context::without_context(&now, "read an audit log"));
@@ -67,55 +69,131 @@ fn query(filter: &Filter) -> pg::Result<String> {
         return Err(context::no_right(&now, "org:audit", "on the audit log"));
     }
     context::pin(&now)?;
-    super::flush();
-    let whose = format!(
-        "org_id OPERATOR(pg_catalog.=) '{}'::pg_catalog.uuid",
-        uuid::Uuid::from_bytes(org).hyphenated()
-    );
-    let mut conditions = vec![whose];
-    // Microseconds since 2000, PostgreSQL's own count, so that no time zone or date style comes between.
-    let moment = |at: TimestampWithTimeZone| {
-        format!(
-            "('2000-01-01 00:00:00+00'::pg_catalog.timestamptz OPERATOR(pg_catalog.+) \
-             pg_catalog.make_interval(secs => {}::pg_catalog.numeric OPERATOR(pg_catalog./) 1000000))",
-            i64::from(at)
-        )
-    };
-    if let Some(since) = filter.since {
-        conditions.push(format!("at OPERATOR(pg_catalog.>=) {}", moment(since)));
+    Ok(org)
+}
+
+pub struct Filter {
+    since: Option<i64>,
+    until: Option<i64>,
+    actor: Option<Id>,
+    object: Option<String>,
+    operation: Option<String>,
+    max_rows: Option<i64>,
+}
+
+impl Filter {
+    pub fn at(&self, at: i64) -> bool {
+        self.since.is_none_or(|since| at >= since) && self.until.is_none_or(|until| at < until)
     }
-    if let Some(until) = filter.until {
-        conditions.push(format!("at OPERATOR(pg_catalog.<) {}", moment(until)));
-    }
-    if let Some(actor) = &filter.actor {
-        conditions.push(format!(
-            "actor_id OPERATOR(pg_catalog.=) '{actor}'::pg_catalog.uuid"
-        ));
-    }
-    for (column, wanted) in [("object", &filter.object), ("operation", &filter.operation)] {
-        if let Some(wanted) = wanted {
-            conditions.push(format!(
-                "{column} OPERATOR(pg_catalog.=) {}",
-                spi::quote_literal(wanted)
-            ));
+
+    pub fn line(&self, layout: &Known, body: &[u8]) -> Result<bool, Corrupt> {
+        if let Some(wanted) = &self.operation
+            && !show::is_operation(body, wanted)?
+        {
+            return Ok(false);
+        }
+        match &self.object {
+            Some(wanted) => show::is_object(layout, body, wanted),
+            None => Ok(true),
         }
     }
-    let tables = store::tables_of(&org);
-    let parts: Vec<String> = tables
-        .iter()
-        .map(|table| {
-            format!(
-                "SELECT {COLUMNS} FROM {} WHERE {}",
-                spi::quote_qualified_identifier("tenancy_audit", table),
-                conditions.join(" AND ")
+
+    fn chunk(&self, row: &Found) -> bool {
+        self.actor.is_none() || show::actor_of(row) == self.actor
+    }
+}
+
+/// Gives `see` the lines of an organization's log that the filter lets through, oldest first.
+fn read(
+    org: &Id,
+    filter: &Filter,
+    mut see: impl FnMut(&Chunk) -> pg::Result<()>,
+) -> pg::Result<()> {
+    super::flush();
+    let mut left = filter.max_rows.unwrap_or(i64::MAX);
+    let mut sources = store::tables_of(org)
+        .into_iter()
+        .map(|store| Source::open(store, org, filter))
+        .collect::<pg::Result<Vec<_>>>()?;
+    let mut reading: BinaryHeap<Chunk> = BinaryHeap::new();
+    while left > 0 {
+        // Every chunk that may hold a line before the earliest known one is looked at first.
+        while let Some(source) = sources
+            .iter_mut()
+            .filter(|s| s.row.is_some())
+            .min_by_key(|s| s.first())
+            .filter(|s| reading.peek().is_none_or(|chunk| s.first() <= chunk.at()))
+        {
+            let mut chunk = Chunk::load(&source.row.expect("it was asked for"))?;
+            source.advance(filter);
+            if chunk.advance(filter)? {
+                reading.push(chunk);
+            }
+        }
+        let Some(mut chunk) = reading.pop() else {
+            break;
+        };
+        see(&chunk)?;
+        left -= 1;
+        if chunk.advance(filter)? {
+            reading.push(chunk);
+        }
+    }
+    Ok(())
+}
+
+/// A table of chunks, at one of them.
+struct Source {
+    scan: Ordered,
+    row: Option<Found>,
+}
+
+impl Source {
+    fn open(store: Store, org: &Id, filter: &Filter) -> pg::Result<Source> {
+        let (at, org_id) = (1, 5);
+        let mut bounds = vec![];
+        if !store.own {
+            bounds.push(Bound::uuid_is(org_id, org));
+        }
+        if let Some(since) = filter.since {
+            bounds.push(Bound::at_least(at, since.saturating_sub(chunk::SPAN)));
+        }
+        if let Some(until) = filter.until {
+            bounds.push(Bound::before(at, until));
+        }
+        let by = if store.own { &[at][..] } else { &[org_id, at] };
+        let scan = Ordered::open(store.table, &chunk::TYPES, by, &bounds).ok_or_else(|| {
+            fail(
+                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                "an audit table has lost its index",
             )
-        })
-        .collect();
-    let limit = filter
-        .max_rows
-        .map_or(String::new(), |n| format!(" LIMIT {}", n.max(0)));
-    Ok(format!(
-        "SELECT * FROM ({}) AS log ORDER BY at, xid::pg_catalog.text::pg_catalog.numeric, n{limit}",
-        parts.join(" UNION ALL ")
-    ))
+            .set_detail("A log is read in the order of time, which the index keeps.")
+            .set_hint("CREATE INDEX ON the table in schema tenancy_audit: (at), or (org_id, at) where its name begins with shared_.")
+        })?;
+        let mut source = Source { scan, row: None };
+        source.advance(filter);
+        Ok(source)
+    }
+
+    fn advance(&mut self, filter: &Filter) {
+        loop {
+            self.row = self.scan.next();
+            if self.row.is_none_or(|row| filter.chunk(&row)) {
+                return;
+            }
+        }
+    }
+
+    fn first(&self) -> i64 {
+        self.row.as_ref().map_or(i64::MAX, show::first)
+    }
+}
+
+/// The log is not as we wrote it.
+pub fn corrupt(message: &str, detail: &str) -> ErrorReport {
+    fail(PgSqlErrorCode::ERRCODE_DATA_CORRUPTED, message)
+        .set_detail(detail)
+        .set_hint(
+            "Somebody wrote to the audit tables, or the disk did: compare them with a backup.",
+        )
 }

@@ -4,28 +4,72 @@
 //! A plain table without a partitioned parent: with 5,000 partitions a read took 160 ms and 10,003 locks (measured).
 //! Plain also means that the tables are no members of the extension: pg_dump carries them and DROP EXTENSION leaves them.
 
+use super::{chunk, layouts};
 use crate::context::authority::{self, Id};
 use crate::context::settings::DEDICATED_AUDIT_LIMIT;
 use crate::pg::query::{Arg, execute, latest, run};
-use crate::pg::{catalog, fail, identity, transaction};
+use crate::pg::{catalog, fail, heap, identity, transaction};
 use pgrx::prelude::*;
-use std::cell::RefCell;
-use std::collections::HashMap;
+use pgrx::spi::quote_qualified_identifier;
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, HashSet};
 use std::ffi::CString;
 
-/// Columns of every audit table, in the order in which `capture` fills them.
-pub const COLUMNS: &str = "at timestamptz NOT NULL, org_id uuid NOT NULL, actor_id uuid, actor_type text NOT NULL, \
-    approver_id uuid, db_role name NOT NULL, operation text NOT NULL, object text NOT NULL, key jsonb, old jsonb, \
-    new jsonb, result text NOT NULL, client_addr inet, request_id text, xid xid8 NOT NULL, n integer NOT NULL, \
-    break_glass boolean NOT NULL";
+#[derive(Default)]
+struct Found {
+    tables: HashMap<String, pg_sys::Oid>,
+    /// The one that the last line went to.
+    last: Option<Last>,
+    layouts: Option<pg_sys::Oid>,
+    /// Their ids: what an invalidation is compared with.
+    watched: HashSet<pg_sys::Oid>,
+    /// Some were made in this transaction, which may yet be rolled back.
+    fresh: bool,
+}
+
+/// An organization's table, as long as authority stands and the day is the same.
+#[derive(Clone, Copy)]
+struct Last {
+    heard: u64,
+    day: i64,
+    org: Id,
+    table: pg_sys::Oid,
+}
 
 thread_local! {
-    // Object ids found in this transaction.
-    static FOUND: RefCell<HashMap<String, pg_sys::Oid>> = RefCell::default();
+    static FOUND: RefCell<Found> = RefCell::default();
+    static STALE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// From the invalidation callback: no catalog access, no waiting.
+pub fn on_invalidation(relid: pg_sys::Oid) {
+    let concerns = relid == pg_sys::InvalidOid
+        || FOUND.with(|f| f.try_borrow().map_or(true, |f| f.watched.contains(&relid)));
+    if concerns {
+        STALE.set(true);
+    }
 }
 
 pub fn forget() {
-    FOUND.take();
+    FOUND.with_borrow_mut(|f| {
+        *f = Found {
+            fresh: f.fresh,
+            ..Found::default()
+        };
+    });
+}
+
+pub fn at_transaction_end() {
+    if FOUND.with_borrow(|f| f.fresh) {
+        FOUND.take();
+    }
+}
+
+fn with_found<T>(use_it: impl FnOnce(&mut Found) -> T) -> T {
+    if STALE.replace(false) {
+        forget();
+    }
+    FOUND.with_borrow_mut(use_it)
 }
 
 /// The name of an organization's own table.
@@ -80,6 +124,7 @@ fn ensure_schema() {
             .report(PgLogLevel::ERROR);
         }
         None => {
+            lock();
             execute("CREATE SCHEMA IF NOT EXISTS tenancy_audit", &[]);
             execute(
                 "COMMENT ON SCHEMA tenancy_audit IS 'Audit logs of pg_tenancy, a table per organization; read through tenancy.audit_log'",
@@ -90,7 +135,8 @@ fn ensure_schema() {
 }
 
 fn create(name: &str, org: Option<&Id>) {
-    let table = pgrx::spi::quote_qualified_identifier("tenancy_audit", name);
+    let table = quote_qualified_identifier("tenancy_audit", name);
+    let columns = chunk::COLUMNS;
     let whose = match org {
         Some(org) => format!(
             ", CHECK (org_id = '{}')",
@@ -98,16 +144,31 @@ fn create(name: &str, org: Option<&Id>) {
         ),
         None => String::new(),
     };
-    // Rows arrive in the order of time, so an index of block ranges finds them and costs the writer nothing; a btree
-    // took a tenth of an audited bulk insert (measured).
+    // A chunk fills its page as it is. What is larger is one line's, and stored apart, without the work of compressing.
+    execute(
+        &format!(
+            "CREATE TABLE {table} ({columns}{whose}) WITH (toast_tuple_target = {})",
+            heap::LARGEST_ROW
+        ),
+        &[],
+    );
+    execute(
+        &format!("ALTER TABLE {table} ALTER payload SET STORAGE EXTERNAL"),
+        &[],
+    );
+    // What a reader follows: an organization's chunks in the order of time.
     let index = if org.is_some() {
-        "USING brin (at) WITH (autosummarize = on)"
+        "(at)"
     } else {
         "(org_id, at)"
     };
+    execute(&format!("CREATE INDEX ON {table} {index}"), &[]);
+    close(&table);
+}
+
+/// Nobody but us adds to a table of ours, and nobody changes it.
+fn close(table: &str) {
     for statement in [
-        format!("CREATE TABLE {table} ({COLUMNS}{whose})"),
-        format!("CREATE INDEX ON {table} {index}"),
         // A role that may read all data (pg_read_all_data) reads no audit: no policy lets it.
         format!("ALTER TABLE {table} ENABLE ROW LEVEL SECURITY"),
         format!(
@@ -118,30 +179,62 @@ fn create(name: &str, org: Option<&Id>) {
     ] {
         execute(&statement, &[]);
     }
+    FOUND.with_borrow_mut(|f| f.fresh = true);
+}
+
+fn create_layouts() {
+    let table = "tenancy_audit.layouts";
+    execute(&format!("CREATE TABLE {table} ({})", layouts::COLUMNS), &[]);
+    execute(&format!("CREATE INDEX ON {table} (id)"), &[]);
+    execute(
+        &format!(
+            "COMMENT ON TABLE {table} IS 'Columns of audited tables, by which the lines of the logs are read; never shorten it'"
+        ),
+        &[],
+    );
+    close(table);
 }
 
 /// Makes the table a new organization's log goes to.
 pub fn make_store(org: &Id, dedicated: bool) {
     ensure_schema();
+    layouts();
     if dedicated {
         create(&dedicated_name(org), Some(org));
     } else {
         for offset in [0, 1] {
-            ensure_shared(&shared_name(offset));
+            ensure(&shared_name(offset), |name| create(name, None));
         }
     }
 }
 
-/// Makes a month's table if it is not there; one session makes it, others wait for the lock and find it.
-fn ensure_shared(name: &str) {
-    if find(name).is_some() {
-        return;
+/// The table of column layouts.
+pub fn layouts() -> pg_sys::Oid {
+    if let Some(known) = with_found(|f| f.layouts) {
+        return known;
     }
+    ensure("layouts", |_| create_layouts());
+    let found = find("layouts").unwrap_or_else(|| missing("layouts"));
+    with_found(|f| f.layouts = Some(found));
+    found
+}
+
+/// Held by the session that makes a table that others may want to make too.
+fn lock() {
     // An arbitrary number of ours: "tenaudit" in ASCII.
     execute(
         "SELECT pg_catalog.pg_advisory_xact_lock(8386668350871300468)",
         &[],
     );
+}
+
+/// Makes a table if it is not there; one session makes it, others wait for the lock and find it.
+fn ensure(name: &str, make: impl FnOnce(&str)) {
+    if find(name).is_some() {
+        return;
+    }
+    ensure_schema();
+    lock();
     let there = latest(
         "SELECT 1 FROM pg_catalog.pg_tables WHERE schemaname OPERATOR(pg_catalog.=) 'tenancy_audit'
            AND tablename OPERATOR(pg_catalog.=) $1::pg_catalog.name",
@@ -149,78 +242,103 @@ fn ensure_shared(name: &str) {
         |_| (),
     );
     if there.is_empty() {
-        create(name, None);
+        make(name);
     }
 }
 
-fn find(name: &str) -> Option<pg_sys::Oid> {
-    if let Some(oid) = FOUND.with_borrow(|f| f.get(name).copied()) {
+pub fn find(name: &str) -> Option<pg_sys::Oid> {
+    if let Some(oid) = with_found(|f| f.tables.get(name).copied()) {
         return Some(oid);
     }
     let schema = catalog::namespace(c"tenancy_audit")?;
     let oid = catalog::relation_in(schema, &CString::new(name).ok()?)?;
-    FOUND.with_borrow_mut(|f| f.insert(name.to_string(), oid));
+    with_found(|f| {
+        f.tables.insert(name.to_string(), oid);
+        f.watched.insert(oid);
+    });
     Some(oid)
 }
 
-/// The table that an organization's next row goes to.
+fn missing(name: &str) -> ! {
+    fail(
+        PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
+        format!("audit table tenancy_audit.{name} is missing"),
+    )
+    .set_detail("Nothing is written for the organization without its log.")
+    .set_hint("Restore the table from a backup, or ask who dropped it.")
+    .report(PgLogLevel::ERROR);
+    unreachable!()
+}
+
+/// The table that an organization's next chunk goes to.
 pub fn table_for(org: &Id) -> pg_sys::Oid {
+    let (heard, day) = (authority::heard(), today());
+    let last = with_found(|f| f.last);
+    if let Some(last) = last.filter(|l| l.heard == heard && l.day == day && l.org == *org) {
+        return last.table;
+    }
     let dedicated = authority::org_by_id(org).is_some_and(|o| o.dedicated_audit);
     let name = if dedicated {
         dedicated_name(org)
     } else {
-        current_shared()
+        let name = current_shared(day);
+        ensure(&name, |name| create(name, None));
+        name
     };
-    find(&name).unwrap_or_else(|| {
-        fail(
-            PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
-            format!("audit table tenancy_audit.{name} is missing"),
-        )
-        .set_detail("Nothing is written for the organization without its log.")
-        .set_hint("Restore the table from a backup, or ask who dropped it.")
-        .report(PgLogLevel::ERROR);
-        unreachable!()
-    })
+    let table = find(&name).unwrap_or_else(|| missing(&name));
+    with_found(|f| {
+        f.last = Some(Last {
+            heard,
+            day,
+            org: *org,
+            table,
+        });
+    });
+    table
 }
 
-fn current_shared() -> String {
+/// The day on which the transaction began, which has 86,400,000,000 microseconds.
+fn today() -> i64 {
+    transaction::start().div_euclid(86_400_000_000)
+}
+
+/// The name of this month's table; computed anew when the day changes.
+fn current_shared(day: i64) -> String {
     thread_local! {
         static MONTH: RefCell<Option<(i64, String)>> = const { RefCell::new(None) };
     }
-    // The name is computed anew when the transaction's day changes; a day is 86,400,000,000 microseconds.
-    let day = transaction::start().div_euclid(86_400_000_000);
-    if let Some(name) = MONTH.with_borrow(|m| {
-        m.as_ref()
-            .filter(|(d, _)| *d == day)
-            .map(|(_, n)| n.clone())
-    }) {
-        if find(&name).is_none() {
-            ensure_schema();
-            ensure_shared(&name);
-        }
-        return name;
-    }
-    let name = shared_name(0);
-    ensure_schema();
-    ensure_shared(&name);
+    let known = MONTH.with_borrow(|m| m.clone().filter(|(d, _)| *d == day));
+    let (_, name) = known.unwrap_or_else(|| (day, shared_name(0)));
     MONTH.set(Some((day, name.clone())));
     name
 }
 
-/// Every table that may hold rows of an organization, oldest month first.
-pub fn tables_of(org: &Id) -> Vec<String> {
-    run(
-        "SELECT c.relname::pg_catalog.text FROM pg_catalog.pg_class AS c
-              JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
-         WHERE n.nspname OPERATOR(pg_catalog.=) 'tenancy_audit' AND c.relkind OPERATOR(pg_catalog.=) 'r'
-           AND (c.relname OPERATOR(pg_catalog.=) $1::pg_catalog.name OR c.relname OPERATOR(pg_catalog.~~) 'shared\\_%')
-         ORDER BY c.relname",
-        &[Arg::Name(&dedicated_name(org))],
-        |row| row.get::<String>(1),
-    )
-    .into_iter()
-    .flatten()
-    .collect()
+/// Every table that may hold chunks of an organization: its own, and each month's.
+pub fn tables_of(org: &Id) -> Vec<Store> {
+    let own = find(&dedicated_name(org)).map(|table| Store { table, own: true });
+    let shared = latest(
+        // The two bounds are what an index on the name finds: there may be ten thousand tables in the schema.
+        "SELECT c.oid FROM pg_catalog.pg_class AS c
+         WHERE c.relname OPERATOR(pg_catalog.>=) 'shared_'::pg_catalog.name
+           AND c.relname OPERATOR(pg_catalog.<) 'shared`'::pg_catalog.name
+           AND c.relnamespace OPERATOR(pg_catalog.=)
+               (SELECT n.oid FROM pg_catalog.pg_namespace AS n WHERE n.nspname OPERATOR(pg_catalog.=) 'tenancy_audit')
+           AND c.relkind OPERATOR(pg_catalog.=) 'r'",
+        &[],
+        |row| row.get::<pg_sys::Oid>(1),
+    );
+    let shared = shared
+        .into_iter()
+        .flatten()
+        .map(|table| Store { table, own: false });
+    own.into_iter().chain(shared).collect()
+}
+
+/// A table of chunks: one organization's, or one that it shares.
+#[derive(Clone, Copy)]
+pub struct Store {
+    pub table: pg_sys::Oid,
+    pub own: bool,
 }
 
 /// Lets the tables stand without the extension: their trigger goes, their rows stay.
@@ -234,7 +352,7 @@ pub fn release_stores() {
         |row| row.get::<String>(1),
     );
     for name in tables.into_iter().flatten() {
-        let table = pgrx::spi::quote_qualified_identifier("tenancy_audit", name.as_str());
+        let table = quote_qualified_identifier("tenancy_audit", name.as_str());
         execute(&format!("DROP TRIGGER tenancy_append_only ON {table}"), &[]);
     }
 }

@@ -95,6 +95,7 @@ unsafe extern "C-unwind" fn on_invalidation(_arg: pg_sys::Datum, relid: pg_sys::
         super::standing::invalidate();
     }
     crate::isolation::on_invalidation(relid);
+    crate::audit::on_invalidation(relid);
 }
 
 /// A database role was renamed, dropped, made superuser or no longer one.
@@ -115,6 +116,11 @@ pub fn init() {
             pg_sys::Datum::from(0),
         );
     }
+}
+
+/// Counts the changes of authority: while it stands, so does what was answered.
+pub fn heard() -> u64 {
+    HEARD.get()
 }
 
 /// Answers from memory, or reads and remembers unless a bell rang meanwhile.

@@ -15,10 +15,22 @@ const LONGEST: usize = 255;
 
 pub static ONE_ORG_PER_TRANSACTION: GucSetting<bool> = GucSetting::<bool>::new(true);
 pub static DEDICATED_AUDIT_LIMIT: GucSetting<i32> = GucSetting::<i32>::new(1000);
+pub static ON_DRIFT: GucSetting<OnDrift> = GucSetting::<OnDrift>::new(OnDrift::Refuse);
 pub static TOKEN_LEEWAY: GucSetting<i32> = GucSetting::<i32>::new(10);
 pub static MISSING_CONTEXT: GucSetting<MissingContext> =
     GucSetting::<MissingContext>::new(MissingContext::Empty);
 pub static MAX_OWNED_ORGS: GucSetting<i32> = GucSetting::<i32>::new(0);
+
+/// What follows a command that weakens a protected table.
+#[derive(Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
+pub enum OnDrift {
+    #[name = c"refuse"]
+    Refuse,
+    #[name = c"mend"]
+    Mend,
+    #[name = c"warn"]
+    Warn,
+}
 
 /// What a read of a protected table answers where no organization is in effect. A write is always refused.
 #[derive(Clone, Copy, PartialEq, PostgresGucEnum)]
@@ -354,6 +366,14 @@ pub fn init() {
         c"Refuses a second organization or user in a transaction that touched protected rows.",
         c"Deferred triggers, open cursors and audit rows would otherwise see another organization than their statement did.",
         &ONE_ORG_PER_TRANSACTION,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_enum_guc(
+        c"tenancy.on_drift",
+        c"What follows a command that weakens a protected table: refuse, mend or warn.",
+        c"What cannot be mended without asking is refused.",
+        &ON_DRIFT,
         GucContext::Suset,
         GucFlags::default(),
     );

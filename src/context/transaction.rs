@@ -111,6 +111,7 @@ unsafe extern "C-unwind" fn at_subtransaction_end(
             }
             token::at_subtransaction_commit(level);
             crate::isolation::at_subtransaction_commit(level);
+            crate::audit::at_subtransaction_commit(level);
         }
         _ => {}
     }

@@ -102,6 +102,7 @@ unsafe fn deserves_a_look(plan: *mut pg_sys::PlannedStmt) -> bool {
         (*plan).parallelModeNeeded
             || !(*plan).rowMarks.is_null()
             || (*plan).commandType == pg_sys::CmdType::CMD_MERGE
+            || isolation::drift::is_noting()
             || context::cursors::any()
             || cursor::is_unnamed_starting()
     }
@@ -116,6 +117,7 @@ unsafe extern "C-unwind" fn look_at(query: *mut pg_sys::QueryDesc, inside: bool)
     // SAFETY: as the function's own.
     unsafe {
         let plan = (*query).plannedstmt;
+        isolation::drift::note_reading(|| relations(plan));
         context::cursors::at_statement();
         if let Some(name) = cursor::starting_in_procedure(query)
             && isolation::any_protected(&relations(plan))

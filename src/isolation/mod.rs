@@ -3,6 +3,7 @@
 mod add_column;
 mod adopt;
 mod check_text;
+pub mod drift;
 mod event;
 mod exempt;
 mod facts;
@@ -25,10 +26,9 @@ mod tree;
 mod uninstall;
 mod validate;
 
-pub use foreign_key::{
-    at_subtransaction_abort, at_subtransaction_commit, before_commit, before_subtransaction_commit,
-    hides, hides_any, is_held,
-};
+use pgrx::pg_sys::panic::ErrorReportable;
+
+pub use foreign_key::{before_subtransaction_commit, hides, hides_any, is_held};
 pub use guard::{
     any_protected, check_inside_cascade, check_locking_read, check_reading, check_unread_merge,
     pin_for, refused_row,
@@ -53,8 +53,24 @@ pub fn is_protected(relid: pgrx::pg_sys::Oid) -> bool {
 /// The end of a statement, or the start of one that may change tables: no parent stays open.
 pub use crate::pg::probe::close_all as close_parents;
 
+pub fn before_commit() {
+    foreign_key::before_commit();
+    drift::before_commit().unwrap_or_report();
+}
+
+pub fn at_subtransaction_abort(level: i32) {
+    foreign_key::at_subtransaction_abort(level);
+    drift::at_subtransaction_abort(level);
+}
+
+pub fn at_subtransaction_commit(level: i32) {
+    foreign_key::at_subtransaction_commit(level);
+    drift::at_subtransaction_commit(level);
+}
+
 pub fn at_transaction_end() {
     foreign_key::forget_all();
+    drift::forget();
     moved::forget();
     validate::forget();
     newcomer::forget();

@@ -1,5 +1,6 @@
 //! protect() and unprotect(): the checks come first, all of them, and nothing is changed before they pass.
 
+use super::drift;
 use super::facts::{
     self, Facts, OrgColumn, column_exists, current_options, facts, require_kind, require_owner,
 };
@@ -205,11 +206,13 @@ pub fn with_own_ddl<T>(work: impl FnOnce() -> T) -> T {
 fn change(table: &Facts, statement: &str) {
     // Giving NOT NULL up evaluates nothing, and reaches partitions whose owner may be another.
     let evaluates = statement.starts_with("ALTER TABLE") && !statement.ends_with("DROP NOT NULL");
-    if evaluates {
-        identity::as_table_owner(table.owner, || query::execute_as_is(statement));
-    } else {
-        execute(statement, &[]);
-    }
+    drift::changing(table.relid, || {
+        if evaluates {
+            identity::as_table_owner(table.owner, || query::execute_as_is(statement));
+        } else {
+            execute(statement, &[]);
+        }
+    });
 }
 
 /// Protects one table; its rows have been looked at.

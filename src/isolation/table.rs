@@ -6,15 +6,14 @@
 use super::check_text::CheckText;
 use super::plan::Options;
 use super::route::Leaves;
+use crate::audit::Captured;
 use crate::pg::catalog;
 use crate::pg::local::Backend;
 use crate::pg::probe::{self, Cast, Probe, ProbeKey};
 use crate::pg::query::{Arg, latest};
-use crate::pg::trigger::RowImage;
-use crate::pg::value::{self, Projection};
 use pgrx::pg_sys;
-use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::cell::{Cell, OnceCell, RefCell};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::rc::Rc;
 
 /// A foreign key to another protected table.
@@ -83,84 +82,8 @@ pub struct Table {
     /// Every table that a key leads to, protected or not (one of them may become so), and the partitioned table that
     /// this is a part of, whose name it goes by.
     parents: Vec<pg_sys::Oid>,
-    /// Sets of columns that were written to the log before, with what turns them into jsonb.
-    projections: RefCell<HashMap<Vec<i16>, Projection>>,
-    /// The one of the whole row, which most lines are.
-    whole: Cell<Option<Projection>>,
-    /// The names of the key's columns, as the jsonb array that stands for a key that is in the row itself.
-    key_names: Cell<Option<pg_sys::Datum>>,
-}
-
-/// Row types stay registered with PostgreSQL for the backend's life, so only this many sets of columns per table get one
-/// of their own; rows of others are converted whole and cut down.
-const PROJECTIONS: usize = 64;
-
-impl Table {
-    /// These columns of a row of this table, as jsonb.
-    pub fn to_jsonb(&self, row: &RowImage, attnums: &[i16]) -> pg_sys::Datum {
-        if let Some(projection) = self.projection(row, attnums) {
-            return row.to_jsonb(projection, attnums);
-        }
-        let all: Vec<i16> = self.columns.iter().map(|(attnum, _)| *attnum).collect();
-        let others: Vec<&str> = self
-            .columns
-            .iter()
-            .filter(|(attnum, _)| !attnums.contains(attnum))
-            .map(|(_, name)| name.as_str())
-            .collect();
-        let projection = self.projection(row, &all).expect("the whole row has one");
-        value::jsonb_without(row.to_jsonb(projection, &all), &others)
-    }
-
-    fn projection(&self, row: &RowImage, attnums: &[i16]) -> Option<Projection> {
-        let whole = attnums.len() == self.columns.len();
-        let known = if whole {
-            self.whole.get()
-        } else {
-            self.projections.borrow().get(attnums).copied()
-        };
-        if known.is_some() {
-            return known;
-        }
-        if self.projections.borrow().len() >= PROJECTIONS && !whole {
-            return None;
-        }
-        let made = row.projection(attnums);
-        self.projections.borrow_mut().insert(attnums.to_vec(), made);
-        if whole {
-            self.whole.set(Some(made));
-        }
-        Some(made)
-    }
-
-    /// `["id"]`: what a line says where its key is part of the row it holds anyway; None for a table without a key.
-    pub fn key_names(&self) -> Option<pg_sys::Datum> {
-        if self.key.is_empty() {
-            return None;
-        }
-        if self.key_names.get().is_none() {
-            let names: Vec<&str> = self
-                .columns
-                .iter()
-                .filter(|(attnum, _)| self.key.contains(attnum))
-                .map(|(_, name)| name.as_str())
-                .collect();
-            self.key_names
-                .set(Some(value::lasting_jsonb(serde_json::json!(names))));
-        }
-        self.key_names.get()
-    }
-}
-
-impl Drop for Table {
-    fn drop(&mut self) {
-        for projection in self.projections.borrow().values() {
-            projection.free();
-        }
-        if let Some(names) = self.key_names.get() {
-            value::free(names);
-        }
-    }
+    /// How its rows stand in the log, once one was written.
+    pub layout: OnceCell<Rc<Captured>>,
 }
 
 static TABLES: Backend<RefCell<BTreeMap<u32, Option<Rc<Table>>>>> =
@@ -270,9 +193,7 @@ fn read(relid: pg_sys::Oid) -> Option<Table> {
         parents,
         columns,
         options,
-        projections: RefCell::default(),
-        whole: Cell::new(None),
-        key_names: Cell::new(None),
+        layout: OnceCell::new(),
     })
 }
 

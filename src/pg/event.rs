@@ -138,3 +138,43 @@ pub unsafe fn detached(fcinfo: pg_sys::FunctionCallInfo) -> Option<Detached> {
         })
     }
 }
+
+/// Whether the command is CREATE TABLE AS or SELECT INTO.
+///
+/// SAFETY: the call of an event trigger.
+pub unsafe fn fills_a_table(fcinfo: pg_sys::FunctionCallInfo) -> bool {
+    // SAFETY: as the function's own.
+    unsafe {
+        let tree = (*(*fcinfo).context.cast::<pg_sys::EventTriggerData>()).parsetree;
+        !tree.is_null()
+            && (*tree).type_ == pg_sys::NodeTag::T_CreateTableAsStmt
+            && (*tree.cast::<pg_sys::CreateTableAsStmt>()).objtype
+                == pg_sys::ObjectType::OBJECT_TABLE
+    }
+}
+
+/// The relations that a CREATE TABLE names in LIKE.
+///
+/// SAFETY: the call of an event trigger.
+pub unsafe fn like(fcinfo: pg_sys::FunctionCallInfo) -> Vec<pg_sys::Oid> {
+    // SAFETY: node tags say what the pointers point to; a name that is gone answers InvalidOid.
+    unsafe {
+        let tree = (*(*fcinfo).context.cast::<pg_sys::EventTriggerData>()).parsetree;
+        if tree.is_null() || (*tree).type_ != pg_sys::NodeTag::T_CreateStmt {
+            return vec![];
+        }
+        nodes((*tree.cast::<pg_sys::CreateStmt>()).tableElts)
+            .into_iter()
+            .filter(|node| (**node).type_ == pg_sys::NodeTag::T_TableLikeClause)
+            .map(|node| {
+                pg_sys::RangeVarGetRelidExtended(
+                    (*node.cast::<pg_sys::TableLikeClause>()).relation,
+                    pg_sys::NoLock as i32,
+                    pg_sys::RVROption::RVR_MISSING_OK,
+                    None,
+                    std::ptr::null_mut(),
+                )
+            })
+            .collect()
+    }
+}

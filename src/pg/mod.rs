@@ -7,6 +7,7 @@ pub mod error;
 pub mod event;
 pub mod heap;
 pub mod identity;
+pub mod json;
 pub mod local;
 pub mod lookup;
 pub mod partition;
@@ -15,6 +16,7 @@ pub mod plan;
 pub mod probe;
 pub mod procedure;
 pub mod query;
+pub mod raw;
 pub mod reference;
 pub mod scan;
 pub mod setting;
@@ -25,3 +27,19 @@ pub mod trigger;
 pub mod value;
 
 pub use error::{Result, fail, given};
+
+/// Bytes that nobody can guess.
+pub fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    // SAFETY: so much room there is.
+    if !unsafe { pgrx::pg_sys::pg_strong_random(bytes.as_mut_ptr().cast(), N) } {
+        fail(
+            pgrx::PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
+            "no random numbers are to be had",
+        )
+        .set_detail("The audit's hashes need some.")
+        .set_hint("Look at what the operating system's source of them says.")
+        .report(pgrx::PgLogLevel::ERROR);
+    }
+    bytes
+}

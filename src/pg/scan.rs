@@ -101,3 +101,184 @@ pub fn for_rows_between(
         pg_sys::table_close(relation, pg_sys::NoLock as i32);
     }
 }
+
+/// What a column of an index must be, for a scan to begin.
+#[derive(Clone, Copy)]
+pub struct Bound {
+    pub column: i16,
+    /// A btree strategy: at least, equal, less.
+    strategy: u16,
+    function: u32,
+    value: pg_sys::Datum,
+}
+
+impl Bound {
+    /// `id` must live as long as the scan.
+    pub fn uuid_is(column: i16, id: &[u8; 16]) -> Bound {
+        Bound {
+            column,
+            strategy: pg_sys::BTEqualStrategyNumber as u16,
+            function: pg_sys::F_UUID_EQ,
+            value: pg_sys::Datum::from(id.as_ptr()),
+        }
+    }
+
+    pub fn at_least(column: i16, time: i64) -> Bound {
+        Bound {
+            column,
+            strategy: pg_sys::BTGreaterEqualStrategyNumber as u16,
+            function: pg_sys::F_TIMESTAMPTZ_GE,
+            value: time.into(),
+        }
+    }
+
+    pub fn before(column: i16, time: i64) -> Bound {
+        Bound {
+            column,
+            strategy: pg_sys::BTLessStrategyNumber as u16,
+            function: pg_sys::F_TIMESTAMPTZ_LT,
+            value: time.into(),
+        }
+    }
+}
+
+/// The rows of a table of ours in the order of one of its indexes, as the statement's snapshot sees them.
+pub struct Ordered {
+    relation: pg_sys::Relation,
+    index: pg_sys::Relation,
+    scan: pg_sys::SysScanDesc,
+    snapshot: pg_sys::Snapshot,
+}
+
+impl Ordered {
+    /// None where the table has no btree that begins with these columns, in their order. Its columns have these types.
+    pub fn open(
+        table: pg_sys::Oid,
+        types: &[pg_sys::Oid],
+        by: &[i16],
+        bounds: &[Bound],
+    ) -> Option<Ordered> {
+        // SAFETY: relation and index are opened under a lock and kept open; the keys are copied by the scan, and what
+        // they point to is the caller's to keep. An error on the way is cleaned up by the transaction's abort.
+        unsafe {
+            let relation = pg_sys::table_open(table, pg_sys::AccessShareLock as i32);
+            super::heap::check_columns((*relation).rd_att, types);
+            let index = index_by(relation, by);
+            if index.is_null() {
+                pg_sys::table_close(relation, pg_sys::AccessShareLock as i32);
+                return None;
+            }
+            let snapshot = pg_sys::RegisterSnapshot(pg_sys::GetActiveSnapshot());
+            let mut keys: Vec<pg_sys::ScanKeyData> = bounds
+                .iter()
+                .map(|bound| {
+                    let mut key = std::mem::zeroed();
+                    pg_sys::ScanKeyInit(
+                        &mut key,
+                        bound.column,
+                        bound.strategy,
+                        bound.function.into(),
+                        bound.value,
+                    );
+                    key
+                })
+                .collect();
+            let scan = pg_sys::systable_beginscan_ordered(
+                relation,
+                index,
+                snapshot,
+                keys.len() as i32,
+                keys.as_mut_ptr(),
+            );
+            Some(Ordered {
+                relation,
+                index,
+                scan,
+                snapshot,
+            })
+        }
+    }
+
+    /// The next row, valid until the one after it is asked for.
+    pub fn next(&mut self) -> Option<Found> {
+        pgrx::check_for_interrupts!();
+        // SAFETY: the scan is open.
+        unsafe {
+            let tuple = pg_sys::systable_getnext_ordered(
+                self.scan,
+                pg_sys::ScanDirection::ForwardScanDirection,
+            );
+            (!tuple.is_null()).then(|| Found {
+                tuple,
+                desc: (*self.relation).rd_att,
+            })
+        }
+    }
+}
+
+impl Drop for Ordered {
+    fn drop(&mut self) {
+        // An error's clean-up closes all this itself.
+        if std::thread::panicking() {
+            return;
+        }
+        // SAFETY: opened by open(), and closed once.
+        unsafe {
+            pg_sys::systable_endscan_ordered(self.scan);
+            pg_sys::UnregisterSnapshot(self.snapshot);
+            pg_sys::index_close(self.index, pg_sys::AccessShareLock as i32);
+            pg_sys::table_close(self.relation, pg_sys::AccessShareLock as i32);
+        }
+    }
+}
+
+/// A row that a scan found.
+#[derive(Clone, Copy)]
+pub struct Found {
+    tuple: pg_sys::HeapTuple,
+    desc: pg_sys::TupleDesc,
+}
+
+impl Found {
+    /// Column `n`, from 1, copied. The caller knows its type.
+    pub fn get<T: FromDatum>(&self, n: i32) -> Option<T> {
+        // SAFETY: the columns' types were compared when the scan was opened.
+        unsafe {
+            let mut null = false;
+            let datum = pg_sys::heap_getattr(self.tuple, n, self.desc, &mut null);
+            T::from_datum(datum, null)
+        }
+    }
+}
+
+/// An index of the table that is a valid btree of all rows and begins with these columns, ascending; open, or NULL.
+///
+/// SAFETY: the relation is open.
+unsafe fn index_by(relation: pg_sys::Relation, by: &[i16]) -> pg_sys::Relation {
+    // SAFETY: as the function's own; the list is a copy, its indexes are opened under a lock.
+    unsafe {
+        let list = pg_sys::RelationGetIndexList(relation);
+        let count = if list.is_null() {
+            0
+        } else {
+            (*list).length as usize
+        };
+        for i in 0..count {
+            let oid = (*(*list).elements.add(i)).oid_value;
+            let index = pg_sys::index_open(oid, pg_sys::AccessShareLock as i32);
+            let form = (*index).rd_index;
+            let columns = (*form).indnkeyatts as usize;
+            let ascending = |i: usize| *(*index).rd_indoption.add(i) == 0;
+            if (*form).indisvalid
+                && (*(*index).rd_rel).relam == pg_sys::BTREE_AM_OID
+                && (*form).indkey.values.as_slice(columns).starts_with(by)
+                && (0..by.len()).all(ascending)
+                && super::heap::is_plain(index)
+            {
+                return index;
+            }
+            pg_sys::index_close(index, pg_sys::AccessShareLock as i32);
+        }
+        std::ptr::null_mut()
+    }
+}

@@ -1,47 +1,56 @@
-//! Functions that return the rows of a query, streamed into a tuple store that spills to disk.
+//! Functions that return many rows, one by one into a tuple store that spills to disk.
 
-use super::identity::as_owner;
+use pgrx::PgMemoryContexts;
 use pgrx::prelude::*;
-use std::ffi::CString;
 
-/// Rows fetched at a time: enough to amortise the call, little memory.
-const BATCH: std::ffi::c_long = 1000;
+/// Where a function's rows go.
+pub struct Sink {
+    store: *mut pg_sys::Tuplestorestate,
+    desc: pg_sys::TupleDesc,
+    /// What one row is made in.
+    memory: PgMemoryContexts,
+}
 
-/// Opens `sql` as the extension's owner and stores what it returns as the function's result.
-///
-/// SAFETY: `fcinfo` is that of a set-returning function whose columns are the query's.
-pub unsafe fn materialize(fcinfo: pg_sys::FunctionCallInfo, sql: &str) {
-    let text = CString::new(sql).expect("query text has no NUL");
-    as_owner(|| {
-        // SAFETY: the function manager's protocol for materialize mode, then SPI's; tuples are copied by the store.
+impl Sink {
+    /// SAFETY: `fcinfo` is that of a set-returning function.
+    pub unsafe fn new(fcinfo: pg_sys::FunctionCallInfo) -> Sink {
+        // SAFETY: the function manager's protocol for materialize mode.
         unsafe {
             pg_sys::InitMaterializedSRF(fcinfo, 0);
             let result = (*fcinfo).resultinfo.cast::<pg_sys::ReturnSetInfo>();
-            pg_sys::SPI_connect();
-            let portal = pg_sys::SPI_cursor_open_with_args(
-                std::ptr::null(),
-                text.as_ptr(),
-                0,
-                std::ptr::null_mut(),
-                std::ptr::null_mut(),
-                std::ptr::null(),
-                true,
-                0,
-            );
-            loop {
-                pg_sys::SPI_cursor_fetch(portal, true, BATCH);
-                let table = pg_sys::SPI_tuptable;
-                let rows = pg_sys::SPI_processed as usize;
-                for i in 0..rows {
-                    pg_sys::tuplestore_puttuple((*result).setResult, *(*table).vals.add(i));
-                }
-                pg_sys::SPI_freetuptable(table);
-                if rows == 0 {
-                    break;
-                }
+            Sink {
+                store: (*result).setResult,
+                desc: (*result).setDesc,
+                memory: PgMemoryContexts::new("pg_tenancy row"),
             }
-            pg_sys::SPI_cursor_close(portal);
-            pg_sys::SPI_finish();
         }
-    });
+    }
+
+    /// Stores the row that `make` makes, whose columns are the function's; None is NULL.
+    pub fn put<const N: usize>(&mut self, make: impl FnOnce() -> [Option<pg_sys::Datum>; N]) {
+        let (store, desc) = (self.store, self.desc);
+        // SAFETY: the store copies the row; its columns are counted against the values.
+        unsafe {
+            self.memory.switch_to(|_| {
+                let row = make();
+                assert_eq!((*desc).natts as usize, N);
+                let mut values = row.map(|v| v.unwrap_or(pg_sys::Datum::from(0)));
+                let mut nulls = row.map(|v| v.is_none());
+                pg_sys::tuplestore_putvalues(store, desc, values.as_mut_ptr(), nulls.as_mut_ptr());
+            });
+            self.memory.reset();
+        }
+    }
+}
+
+/// A `name`, truncated as PostgreSQL truncates names.
+pub fn name(text: &str) -> Option<pg_sys::Datum> {
+    let text = std::ffi::CString::new(text).unwrap_or_default();
+    // SAFETY: namein() takes a C string and answers a palloc'd name.
+    unsafe {
+        pgrx::direct_function_call_as_datum(
+            pg_sys::namein,
+            &[Some(pg_sys::Datum::from(text.as_ptr()))],
+        )
+    }
 }

@@ -8,6 +8,9 @@ unsafe extern "C-unwind" {
     fn IsTransactionState() -> bool;
     // May raise, so it is called without a guard by `accept_invalidations_unguarded` only.
     fn AcceptInvalidationMessages();
+    fn GetTopFullTransactionIdIfAny() -> pg_sys::FullTransactionId;
+    fn GetCurrentTimestamp() -> pg_sys::TimestampTz;
+    fn GetCurrentTransactionStartTimestamp() -> pg_sys::TimestampTz;
 }
 
 /// BEGIN was given, or several statements share one message: what SET LOCAL needs to outlive its statement.
@@ -24,7 +27,12 @@ pub fn nest_level() -> i32 {
 /// This transaction's id, assigned if it had none.
 pub fn full_id() -> u64 {
     // SAFETY: called while writing only, never in a parallel worker.
-    unsafe { pg_sys::GetTopFullTransactionId().value }
+    unsafe {
+        match GetTopFullTransactionIdIfAny().value {
+            0 => pg_sys::GetTopFullTransactionId().value,
+            known => known,
+        }
+    }
 }
 
 /// Whether a parallel query runs, here or in the process that started this one.
@@ -70,21 +78,15 @@ pub fn message() -> pg_sys::TimestampTz {
 /// When the transaction started.
 pub fn start() -> pg_sys::TimestampTz {
     // SAFETY: reads backend state.
-    unsafe { pg_sys::GetCurrentTransactionStartTimestamp() }
+    unsafe { GetCurrentTransactionStartTimestamp() }
 }
 
 pub fn now() -> pg_sys::TimestampTz {
     // SAFETY: reads the clock.
-    unsafe { pg_sys::GetCurrentTimestamp() }
+    unsafe { GetCurrentTimestamp() }
 }
 
-/// Runs `work` with allocations that last until the transaction ends.
-pub fn in_transaction_memory<T>(work: impl FnOnce() -> T) -> T {
-    // SAFETY: the context lives as long as the transaction.
-    unsafe { in_memory(pg_sys::TopTransactionContext, work) }
-}
-
-/// The same until the innermost subtransaction ends.
+/// Runs `work` with allocations that last until the innermost subtransaction ends.
 pub fn in_subtransaction_memory<T>(work: impl FnOnce() -> T) -> T {
     // SAFETY: the context lives as long as the subtransaction.
     unsafe { in_memory(pg_sys::CurTransactionContext, work) }
@@ -105,6 +107,17 @@ unsafe fn in_memory<T>(context: pg_sys::MemoryContext, work: impl FnOnce() -> T)
 pub fn is_read_committed() -> bool {
     // SAFETY: reads a backend variable.
     unsafe { pg_sys::XactIsoLevel <= pg_sys::XACT_READ_COMMITTED as i32 }
+}
+
+/// Runs `work` with a snapshot of its own: before commit there is no statement's left.
+pub fn with_snapshot<T>(work: impl FnOnce() -> T) -> T {
+    // SAFETY: popped at once; an error on the way pops it with the transaction.
+    unsafe {
+        pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
+        let result = work();
+        pg_sys::PopActiveSnapshot();
+        result
+    }
 }
 
 /// Whether this transaction, or a part of it that is not rolled back, has this id.

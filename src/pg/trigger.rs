@@ -1,6 +1,6 @@
 //! What a native trigger gets to see.
 
-use super::value::{self, Projection, Value};
+use super::value::{Deformed, Value};
 use pgrx::prelude::*;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -205,17 +205,10 @@ impl RowImage {
         }
     }
 
-    /// These columns as a row type of their own.
-    pub fn projection(&self, attnums: &[i16]) -> Projection {
-        // SAFETY: the numbers are the table's columns, as it was read from the catalog.
-        unsafe { value::projection(self.desc, attnums) }
-    }
-
-    /// The columns that `projection` was made of, as jsonb.
-    pub fn to_jsonb(self, projection: Projection, attnums: &[i16]) -> pg_sys::Datum {
-        let values: Vec<Value> = attnums.iter().map(|attnum| self.value(*attnum)).collect();
-        // SAFETY: the values are those of the projection's columns.
-        unsafe { value::to_jsonb(projection, &values) }
+    /// All columns at once, which are valid as long as the row is.
+    pub fn take_apart(&self, into: &mut Deformed) {
+        // SAFETY: the tuple is one of the descriptor's.
+        unsafe { into.fill(self.tuple, self.desc) }
     }
 }
 

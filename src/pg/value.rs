@@ -36,6 +36,26 @@ pub struct Value {
 }
 
 impl Value {
+    /// A variable-length value that is not NULL.
+    pub fn varlena(datum: pg_sys::Datum) -> Value {
+        Value {
+            datum,
+            null: false,
+            length: -1,
+            by_value: false,
+        }
+    }
+
+    /// A column's of type uuid.
+    pub fn uuid(datum: pg_sys::Datum, null: bool) -> Value {
+        Value {
+            datum,
+            null,
+            length: 16,
+            by_value: false,
+        }
+    }
+
     /// The value's bytes as stored, a copy; empty for NULL. Equal bytes are equal values.
     pub fn bytes(&self) -> Vec<u8> {
         self.with_bytes(<[u8]>::to_vec)
@@ -53,7 +73,15 @@ impl Value {
         let bytes = unsafe {
             let pointer = self.datum.cast_mut_ptr::<u8>();
             match self.length {
-                -1 => plain_bytes(pointer.cast()),
+                -1 if is_plain(pointer.cast()) => content(pointer.cast()),
+                -1 => {
+                    let plain = pg_sys::pg_detoast_datum_packed(pointer.cast());
+                    let result = use_them(content(plain));
+                    if plain.cast() != pointer {
+                        pg_sys::pfree(plain.cast());
+                    }
+                    return result;
+                }
                 -2 => std::ffi::CStr::from_ptr(pointer.cast()).to_bytes(),
                 n => std::slice::from_raw_parts(pointer, n as usize),
             }
@@ -74,6 +102,19 @@ impl Value {
             return unsafe {
                 *self.datum.cast_mut_ptr::<[u8; 16]>() == *other.datum.cast_mut_ptr::<[u8; 16]>()
             };
+        }
+        if self.length == -1 {
+            // SAFETY: two variable-length values that are not NULL; each says how long it is as it stands.
+            unsafe {
+                let (one, two) = (self.datum.cast_mut_ptr(), other.datum.cast_mut_ptr());
+                // What an update left alone is the same to the byte, also where it is a reference to a toasted value.
+                if as_it_stands(one) == as_it_stands(two) {
+                    return true;
+                }
+                if is_plain(one) && is_plain(two) {
+                    return content(one) == content(two);
+                }
+            }
         }
         self.with_bytes(|mine| other.with_bytes(|theirs| mine == theirs))
     }
@@ -127,91 +168,15 @@ pub fn output(value: &Value, type_id: pg_sys::Oid) -> String {
 }
 
 thread_local! {
-    // One prepared call of to_jsonb() per row type. They stay for the backend's life, one small node per protected table.
+    // One prepared call of to_jsonb() per type. They stay for the backend's life.
     static TO_JSONB: RefCell<HashMap<pg_sys::Oid, *mut pg_sys::FmgrInfo>> = RefCell::default();
-}
-
-/// Some columns of a row type, as a row type of their own.
-#[derive(Clone, Copy, Debug)]
-pub struct Projection {
-    desc: pg_sys::TupleDesc,
-}
-
-/// The projection of `desc` to these columns, registered with PostgreSQL for the backend's life (equal ones are one).
-///
-/// SAFETY: the numbers are columns of the descriptor.
-pub unsafe fn projection(desc: pg_sys::TupleDesc, attnums: &[i16]) -> Projection {
-    // SAFETY: as the function's own; the descriptor is made in memory that lives as long as the backend.
-    unsafe {
-        let before = pg_sys::MemoryContextSwitchTo(pg_sys::TopMemoryContext);
-        let part = pg_sys::CreateTemplateTupleDesc(attnums.len() as i32);
-        for (i, attnum) in attnums.iter().enumerate() {
-            pg_sys::TupleDescCopyEntry(part, i as i16 + 1, desc, *attnum);
-        }
-        let part = pg_sys::BlessTupleDesc(part);
-        pg_sys::MemoryContextSwitchTo(before);
-        Projection { desc: part }
-    }
-}
-
-impl Projection {
-    /// Gives the descriptor's memory back; PostgreSQL keeps the registered copy.
-    pub fn free(&self) {
-        // SAFETY: made by projection(), in memory of the backend's life, and freed once, with its table.
-        unsafe { pg_sys::FreeTupleDesc(self.desc) }
-    }
-}
-
-/// A jsonb value in memory of the backend's life, to be given back with `free()`.
-pub fn lasting_jsonb(value: serde_json::Value) -> pg_sys::Datum {
-    // SAFETY: switched back at once.
-    unsafe {
-        let before = pg_sys::MemoryContextSwitchTo(pg_sys::TopMemoryContext);
-        let datum = pgrx::JsonB(value).into_datum().expect("a value");
-        pg_sys::MemoryContextSwitchTo(before);
-        datum
-    }
-}
-
-pub fn free(datum: pg_sys::Datum) {
-    // SAFETY: made by lasting_jsonb(), and given back once.
-    unsafe { pg_sys::pfree(datum.cast_mut_ptr()) }
-}
-
-/// The object without these keys.
-pub fn jsonb_without(object: pg_sys::Datum, keys: &[&str]) -> pg_sys::Datum {
-    let keys: Vec<String> = keys.iter().map(|k| k.to_string()).collect();
-    // SAFETY: jsonb - text[], neither NULL.
-    unsafe {
-        pgrx::direct_function_call_as_datum(
-            pg_sys::jsonb_delete_array,
-            &[Some(object), keys.into_datum()],
-        )
-    }
-    .expect("jsonb - text[] is never NULL")
-}
-
-/// These values as jsonb, exactly as to_jsonb(row) makes it.
-///
-/// SAFETY: the values are those of the projection's columns, in their order.
-pub unsafe fn to_jsonb(projection: Projection, values: &[Value]) -> pg_sys::Datum {
-    let mut datums: Vec<pg_sys::Datum> = values.iter().map(|v| v.datum).collect();
-    let mut nulls: Vec<bool> = values.iter().map(|v| v.null).collect();
-    // SAFETY: as the function's own.
-    unsafe {
-        let tuple =
-            pg_sys::heap_form_tuple(projection.desc, datums.as_mut_ptr(), nulls.as_mut_ptr());
-        let composite = pg_sys::HeapTupleHeaderGetDatum((*tuple).t_data);
-        let call = prepared_to_jsonb((*projection.desc).tdtypeid);
-        pg_sys::FunctionCall1Coll(call, pg_sys::InvalidOid, composite)
-    }
 }
 
 /// to_jsonb(anyelement) learns its argument's type from the call expression; this is one with a parameter of the type.
 ///
-/// SAFETY: the type is a row type.
-unsafe fn prepared_to_jsonb(row_type: pg_sys::Oid) -> *mut pg_sys::FmgrInfo {
-    if let Some(call) = TO_JSONB.with_borrow(|calls| calls.get(&row_type).copied()) {
+/// SAFETY: the type exists.
+pub unsafe fn prepared_to_jsonb(type_id: pg_sys::Oid) -> *mut pg_sys::FmgrInfo {
+    if let Some(call) = TO_JSONB.with_borrow(|calls| calls.get(&type_id).copied()) {
         return call;
     }
     // SAFETY: everything is allocated, zeroed, in TopMemoryContext, which lives as long as the backend.
@@ -220,7 +185,7 @@ unsafe fn prepared_to_jsonb(row_type: pg_sys::Oid) -> *mut pg_sys::FmgrInfo {
         let before = pg_sys::MemoryContextSwitchTo(top);
         let param = pg_sys::palloc0(size_of::<pg_sys::Param>()).cast::<pg_sys::Param>();
         (*param).xpr.type_ = pg_sys::NodeTag::T_Param;
-        (*param).paramtype = row_type;
+        (*param).paramtype = type_id;
         (*param).paramtypmod = -1;
         let expr = pg_sys::palloc0(size_of::<pg_sys::FuncExpr>()).cast::<pg_sys::FuncExpr>();
         (*expr).xpr.type_ = pg_sys::NodeTag::T_FuncExpr;
@@ -230,7 +195,7 @@ unsafe fn prepared_to_jsonb(row_type: pg_sys::Oid) -> *mut pg_sys::FmgrInfo {
         pg_sys::fmgr_info_cxt(pg_sys::Oid::from(pg_sys::F_TO_JSONB), call, top);
         (*call).fn_expr = expr.cast();
         pg_sys::MemoryContextSwitchTo(before);
-        TO_JSONB.with_borrow_mut(|calls| calls.insert(row_type, call));
+        TO_JSONB.with_borrow_mut(|calls| calls.insert(type_id, call));
         call
     }
 }
@@ -242,17 +207,74 @@ pub fn uuid_datum(id: &[u8; 16]) -> pg_sys::Datum {
         .expect("a uuid is never NULL")
 }
 
-/// A `name` datum, truncated as PostgreSQL truncates names.
-pub fn name_datum(text: &str) -> pg_sys::Datum {
-    let text = std::ffi::CString::new(text).unwrap_or_default();
-    // SAFETY: namein() takes a C string and answers a palloc'd name.
+/// SAFETY: a variable-length value, not NULL.
+unsafe fn as_it_stands<'a>(pointer: *const pg_sys::varlena) -> &'a [u8] {
+    // SAFETY: as the function's own.
+    unsafe { std::slice::from_raw_parts(pointer.cast(), varlena::varsize_any(pointer)) }
+}
+
+/// Neither compressed nor stored elsewhere.
+///
+/// SAFETY: as above.
+unsafe fn is_plain(pointer: *const pg_sys::varlena) -> bool {
+    // SAFETY: as the function's own.
     unsafe {
-        pgrx::direct_function_call_as_datum(
-            pg_sys::namein,
-            &[Some(pg_sys::Datum::from(text.as_ptr()))],
+        varlena::varatt_is_4b_u(pointer)
+            || (varlena::varatt_is_1b(pointer) && !varlena::varatt_is_1b_e(pointer))
+    }
+}
+
+/// SAFETY: as above, and plain.
+unsafe fn content<'a>(pointer: *const pg_sys::varlena) -> &'a [u8] {
+    // SAFETY: as the function's own.
+    unsafe {
+        std::slice::from_raw_parts(
+            varlena::vardata_any(pointer).cast(),
+            varlena::varsize_any_exhdr(pointer),
         )
     }
-    .expect("a name is never NULL")
+}
+
+/// All columns of one row, taken apart at once.
+#[derive(Default)]
+pub struct Deformed {
+    values: Vec<pg_sys::Datum>,
+    nulls: Vec<bool>,
+}
+
+unsafe extern "C-unwind" {
+    // Declared here without pgrx's guard: it reads memory, never raises, and stands on the per-row path.
+    fn heap_deform_tuple(
+        tuple: pg_sys::HeapTuple,
+        desc: pg_sys::TupleDesc,
+        values: *mut pg_sys::Datum,
+        nulls: *mut bool,
+    );
+}
+
+impl Deformed {
+    /// SAFETY: the tuple is one of the descriptor's; it outlives what is read here.
+    pub(super) unsafe fn fill(&mut self, tuple: pg_sys::HeapTuple, desc: pg_sys::TupleDesc) {
+        // SAFETY: as the function's own; there is room for every column.
+        unsafe {
+            let columns = (*desc).natts as usize;
+            self.values.resize(columns, pg_sys::Datum::from(0));
+            self.nulls.resize(columns, true);
+            heap_deform_tuple(
+                tuple,
+                desc,
+                self.values.as_mut_ptr(),
+                self.nulls.as_mut_ptr(),
+            );
+        }
+    }
+
+    /// Column `attnum`, from 1, and whether it is NULL.
+    #[inline]
+    pub fn column(&self, attnum: i16) -> (pg_sys::Datum, bool) {
+        let i = attnum as usize - 1;
+        (self.values[i], self.nulls[i])
+    }
 }
 
 /// The types of a query's parameters.

@@ -856,15 +856,15 @@ const SHADOW: &str = "
 
 #[track_caller]
 fn assert_log_is_whole(world: &World, what: &str) {
-    let mut dba = world.superuser();
-    let mut written = dba.column("SELECT entry FROM shadow");
+    let mut written = world.superuser().column("SELECT entry FROM shadow");
     let mut logged = Vec::new();
     for org in [world.acme, world.globex] {
-        logged.extend(dba.column(&format!(
-            "SELECT operation || ' ' || replace(object, 'public.', '') || ' ' || (CASE jsonb_typeof(key) WHEN 'array' THEN coalesce(new, old) ELSE key END ->> 'id') FROM {}
+        let mut dba = world.superuser();
+        dba.run(&format!("SET app.current_org = '{}'", org.id));
+        logged.extend(dba.column(
+            "SELECT operation || ' ' || replace(object, 'public.', '') || ' ' || (key ->> 'id') FROM tenancy.audit_log
              WHERE object IN ('public.sites', 'public.servers')",
-            store(org)
-        )));
+        ));
     }
     written.sort();
     logged.sort();

@@ -246,6 +246,8 @@ const OPEN_TO_EVERYBODY: &[&str] = &[
     "transfer_ownership(uuid,uuid)",
     "protect(regclass,text,jsonb,boolean)",
     "unprotect(regclass)",
+    "watch_schema(text,text)",
+    "unwatch_schema(text)",
     "protect_schema(text,text,jsonb,boolean,boolean)",
     "exempt(regclass,text)",
     "unexempt(regclass)",
@@ -342,6 +344,7 @@ fn tables_are_readable_under_row_security_and_never_writable() {
             "role_permissions SELECT",
             "roles SELECT",
             "users SELECT",
+            "watched_schemas SELECT",
         ]
     );
     assert_eq!(

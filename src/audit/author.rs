@@ -1,0 +1,115 @@
+//! Who did it: what all lines that a context writes have in common.
+
+use crate::context;
+use crate::context::settings::Setting;
+use crate::pg::identity;
+use crate::pg::raw::Text;
+use pg_tenancy_audit_format::Author;
+use std::cell::RefCell;
+use std::rc::Rc;
+
+/// An author, and the texts as they are stored.
+pub struct Signature {
+    pub author: Author,
+    pub actor_type: Text,
+    pub db_role: Text,
+    pub result: Text,
+    pub client_addr: Option<Text>,
+    pub request_id: Option<Text>,
+    /// How many bytes these have in all.
+    pub size: usize,
+}
+
+impl Signature {
+    fn of(author: Author) -> Signature {
+        let optional = [&author.client_addr, &author.request_id].map(|t| t.as_deref());
+        let given = [&author.actor_type, &author.db_role, &author.result].map(String::as_str);
+        let [client_addr, request_id] = optional.map(|t| t.map(Text::new));
+        let size = given.into_iter().chain(optional.into_iter().flatten());
+        Signature {
+            size: size.map(str::len).sum(),
+            actor_type: Text::new(&author.actor_type),
+            db_role: Text::new(&author.db_role),
+            result: Text::new(&author.result),
+            client_addr,
+            request_id,
+            author,
+        }
+    }
+}
+
+struct Kept {
+    version: u64,
+    runner: identity::Runner,
+    signature: Rc<Signature>,
+}
+
+thread_local! {
+    static KEPT: RefCell<Option<Kept>> = const { RefCell::new(None) };
+}
+
+/// The author as of now: the same one, also to the pointer, until something about it changes.
+pub fn author(break_glass: bool) -> Rc<Signature> {
+    let runner = identity::runner();
+    let kept = KEPT.with_borrow(|kept| {
+        kept.as_ref()
+            .filter(|k| k.version == context::version() && k.runner == runner)
+            .filter(|k| k.signature.author.break_glass == break_glass)
+            .map(|k| k.signature.clone())
+    });
+    if let Some(signature) = kept {
+        return signature;
+    }
+    let now = context::standing();
+    let version = context::version();
+    let db_role = context::login();
+    let client_addr = client_addr(&now.principal);
+    let request_id = context::honoured(&now.principal, Setting::RequestId);
+    // Transactions in a row are mostly of one author: this runs for each.
+    let same = |kept: &Author| {
+        kept.actor == now.user
+            && kept.break_glass == break_glass
+            && kept.actor_type == now.actor_type
+            && kept.db_role == db_role
+            && kept.client_addr == client_addr
+            && kept.request_id == request_id
+    };
+    let kept = KEPT.take().map(|kept| kept.signature);
+    let signature = kept.filter(|k| same(&k.author)).unwrap_or_else(|| {
+        Rc::new(Signature::of(Author {
+            actor: now.user,
+            approver: None,
+            break_glass,
+            actor_type: now.actor_type.into(),
+            db_role,
+            result: "completed".into(),
+            client_addr,
+            request_id,
+        }))
+    });
+    KEPT.set(Some(Kept {
+        version,
+        runner,
+        signature: signature.clone(),
+    }));
+    signature
+}
+
+/// The connection's address, or the one that a trusted application names for its user. None on a unix socket.
+fn client_addr(principal: &context::Principal) -> Option<String> {
+    if matches!(
+        principal,
+        context::Principal::Application { .. } | context::Principal::Dba
+    ) && let Some(named) = context::honoured(principal, Setting::ClientAddr)
+    {
+        return named
+            .parse::<std::net::IpAddr>()
+            .ok()
+            .map(|a| a.to_string());
+    }
+    thread_local! {
+        // A connection does not move.
+        static ADDRESS: std::cell::OnceCell<Option<String>> = const { std::cell::OnceCell::new() };
+    }
+    ADDRESS.with(|address| address.get_or_init(identity::client_address).clone())
+}

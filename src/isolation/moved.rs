@@ -73,5 +73,7 @@ pub fn begin() {
 }
 
 pub fn forget() {
-    LEFT.with_borrow_mut(Vec::clear);
+    if !LEFT.with_borrow(Vec::is_empty) {
+        LEFT.take();
+    }
 }

@@ -230,7 +230,7 @@ impl Grammar<'_> {
                 format!("SELECT {}", g.reading())
             }
         };
-        let text = match self.random.next(16) {
+        match self.random.next(16) {
             0..3 => format!("SELECT {a}, {b}"),
             3 => format!("SELECT {a} UNION ALL SELECT {b}"),
             4 => format!("WITH w AS MATERIALIZED (SELECT {a} v) SELECT v, {b} FROM w"),
@@ -253,8 +253,7 @@ impl Grammar<'_> {
                 inner(self)
             ),
             _ => format!("SELECT ({a}), q.* FROM ({}) q", inner(self)),
-        };
-        text
+        }
     }
 
     /// A statement that changes who one is, or the ways to see.

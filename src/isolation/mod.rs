@@ -25,6 +25,7 @@ mod table;
 mod tree;
 mod uninstall;
 mod validate;
+mod way;
 
 use pgrx::pg_sys::panic::ErrorReportable;
 

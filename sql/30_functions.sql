@@ -70,6 +70,11 @@ CREATE FUNCTION tenancy.after_table_ddl() RETURNS event_trigger
 COMMENT ON FUNCTION tenancy.after_table_ddl() IS
     'Event trigger: new partitions and children are protected like their parent; new foreign keys are checked (spec 5)';
 
+CREATE FUNCTION tenancy.before_table_ddl() RETURNS event_trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', 'tenancy_before_table_ddl';
+COMMENT ON FUNCTION tenancy.before_table_ddl() IS
+    'Event trigger: a partition that others refer to is not detached concurrently by who sees one organization only (spec 5)';
+
 CREATE FUNCTION tenancy.after_drop() RETURNS event_trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'tenancy_after_drop';
 COMMENT ON FUNCTION tenancy.after_drop() IS
@@ -82,7 +87,7 @@ COMMENT ON FUNCTION tenancy.fill_org() IS
 
 -- Triggers fire without EXECUTE; creating one by hand takes it, and only protect() creates them.
 REVOKE ALL ON FUNCTION tenancy.guard_row(), tenancy.guard_statement(), tenancy.guard_truncate(),
-                       tenancy.guard_audit(), tenancy.guard_drop(), tenancy.after_table_ddl(),
+                       tenancy.guard_audit(), tenancy.guard_drop(), tenancy.after_table_ddl(), tenancy.before_table_ddl(),
                        tenancy.after_drop(), tenancy.fill_org(), tenancy.drift_begins(), tenancy.drift_ends(),
                        tenancy.drift_dropped() FROM PUBLIC;
 

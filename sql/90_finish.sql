@@ -67,6 +67,10 @@ CREATE EVENT TRIGGER tenancy_after_table_ddl ON ddl_command_end
 -- In replica mode too: a partition made there is as open as any.
 ALTER EVENT TRIGGER tenancy_after_table_ddl ENABLE ALWAYS;
 
+CREATE EVENT TRIGGER tenancy_before_table_ddl ON ddl_command_start
+    WHEN TAG IN ('ALTER TABLE') EXECUTE FUNCTION tenancy.before_table_ddl();
+ALTER EVENT TRIGGER tenancy_before_table_ddl ENABLE ALWAYS;
+
 CREATE EVENT TRIGGER tenancy_after_drop ON sql_drop
     WHEN TAG IN ('DROP TABLE', 'DROP FOREIGN TABLE', 'DROP SCHEMA', 'DROP OWNED') EXECUTE FUNCTION tenancy.after_drop();
 ALTER EVENT TRIGGER tenancy_after_drop ENABLE ALWAYS;

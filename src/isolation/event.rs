@@ -1,8 +1,8 @@
 //! What follows CREATE TABLE and ALTER TABLE, at the end of the command and within it: new partitions and children are
 //! protected like their parent, and foreign keys that are new or newly valid are checked across all organizations.
 
-use super::{adopt, protect, validate};
-use crate::pg::event;
+use super::{adopt, newcomer, protect, validate};
+use crate::pg::event::{self, Detached};
 use crate::pg::query::run;
 use crate::pg::{self, identity};
 use pgrx::pg_sys::panic::ErrorReportable;
@@ -24,13 +24,45 @@ pub unsafe extern "C-unwind" fn tenancy_after_table_ddl(
     fcinfo: pg_sys::FunctionCallInfo,
 ) -> pg_sys::Datum {
     // SAFETY: as the function's own.
-    if unsafe { event::is_event_trigger(fcinfo) } && !protect::is_own_ddl() {
-        after().unwrap_or_report();
+    unsafe {
+        if event::is_event_trigger(fcinfo) && !protect::is_own_ddl() {
+            after(event::detached(fcinfo)).unwrap_or_report();
+        }
     }
     pg_sys::Datum::from(0)
 }
 
-fn after() -> pg::Result<()> {
+#[doc(hidden)]
+#[unsafe(no_mangle)]
+pub extern "C" fn pg_finfo_tenancy_before_table_ddl() -> &'static pg_sys::Pg_finfo_record {
+    const V1: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
+    &V1
+}
+
+/// The event trigger before ALTER TABLE: a partition that is detached concurrently is gone by the end of the command, in a
+/// transaction of its own.
+///
+/// SAFETY: called by PostgreSQL's function manager.
+#[unsafe(no_mangle)]
+#[pg_guard]
+pub unsafe extern "C-unwind" fn tenancy_before_table_ddl(
+    fcinfo: pg_sys::FunctionCallInfo,
+) -> pg_sys::Datum {
+    // SAFETY: as the function's own.
+    let detached = unsafe {
+        event::is_event_trigger(fcinfo)
+            .then(|| event::detached(fcinfo))
+            .flatten()
+    };
+    if let Some(detached) = detached.filter(|d| d.concurrently)
+        && !identity::break_glass()
+    {
+        newcomer::check_detached(detached.table, &detached).unwrap_or_report();
+    }
+    pg_sys::Datum::from(0)
+}
+
+fn after(detached: Option<Detached>) -> pg::Result<()> {
     // A restore brings each table's own policies and triggers later.
     if identity::break_glass() {
         return Ok(());
@@ -47,6 +79,10 @@ fn after() -> pg::Result<()> {
     .collect();
     for relid in touched {
         adopt::after(relid)?;
+        newcomer::after(relid)?;
+        if let Some(detached) = &detached {
+            newcomer::check_detached(relid, detached)?;
+        }
         validate::after(relid)?;
     }
     Ok(())

@@ -13,6 +13,7 @@ mod guard;
 mod held;
 pub mod leakproof;
 mod moved;
+mod newcomer;
 mod paths;
 mod plan;
 mod progress;
@@ -24,6 +25,7 @@ mod table;
 mod tree;
 mod uninstall;
 mod validate;
+mod way;
 
 use pgrx::pg_sys::panic::ErrorReportable;
 
@@ -72,4 +74,5 @@ pub fn at_transaction_end() {
     drift::forget();
     moved::forget();
     validate::forget();
+    newcomer::forget();
 }

@@ -15,6 +15,7 @@ use pgrx::JsonB;
 use pgrx::iter::TableIterator;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
+use pgrx::spi;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// One line of the answer.
@@ -333,6 +334,13 @@ fn explain_missing(
         .map(u32::from)
         .collect();
     let graph: Graph = paths::graph();
+    let arguments = |relid: pg_sys::Oid| {
+        let table = spi::quote_literal(name_of(relid));
+        match org_column {
+            "org_id" => table,
+            other => format!("{table}, org_column => {}", spi::quote_literal(other)),
+        }
+    };
     for relid in tables {
         let found = graph.paths(u32::from(*relid), &|t| protected.contains(&t), &|t| {
             exemptions.contains_key(&t)
@@ -349,7 +357,7 @@ fn explain_missing(
                     "no column \"{org_column}\", but foreign keys lead to {}",
                     name_of(pg_sys::Oid::from(one.last().expect("a step").parent))
                 ),
-                format!("CALL tenancy.add_org_column('{}')", name_of(*relid)),
+                format!("CALL tenancy.add_org_column({})", arguments(*relid)),
             ),
             many => Line::new(*relid, "needs org column").because(
                 format!(
@@ -357,8 +365,8 @@ fn explain_missing(
                     many.len()
                 ),
                 format!(
-                    "CALL tenancy.add_org_column('{}', path => ...)",
-                    name_of(*relid)
+                    "CALL tenancy.add_org_column({}, path => ...)",
+                    arguments(*relid)
                 ),
             ),
         });

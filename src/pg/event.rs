@@ -99,6 +99,46 @@ pub unsafe fn is_event_trigger(fcinfo: pg_sys::FunctionCallInfo) -> bool {
     }
 }
 
+/// What ALTER TABLE ... DETACH PARTITION names, as the names resolve now.
+pub struct Detached {
+    pub table: pg_sys::Oid,
+    pub partition: pg_sys::Oid,
+    pub concurrently: bool,
+}
+
+/// SAFETY: `fcinfo` is that of an event trigger.
+pub unsafe fn detached(fcinfo: pg_sys::FunctionCallInfo) -> Option<Detached> {
+    // SAFETY: node tags say what the pointers point to; a missing table answers InvalidOid, without a lock.
+    unsafe {
+        let tree = (*(*fcinfo).context.cast::<pg_sys::EventTriggerData>()).parsetree;
+        if tree.is_null() || (*tree).type_ != pg_sys::NodeTag::T_AlterTableStmt {
+            return None;
+        }
+        let statement = tree.cast::<pg_sys::AlterTableStmt>();
+        let command = nodes((*statement).cmds).into_iter().find(|node| {
+            (*node.cast::<pg_sys::AlterTableCmd>()).subtype
+                == pg_sys::AlterTableType::AT_DetachPartition
+        })?;
+        let partition = (*command.cast::<pg_sys::AlterTableCmd>())
+            .def
+            .cast::<pg_sys::PartitionCmd>();
+        let find = |name: *mut pg_sys::RangeVar| {
+            pg_sys::RangeVarGetRelidExtended(
+                name,
+                pg_sys::NoLock as i32,
+                pg_sys::RVROption::RVR_MISSING_OK,
+                None,
+                std::ptr::null_mut(),
+            )
+        };
+        Some(Detached {
+            table: find((*statement).relation),
+            partition: find((*partition).name),
+            concurrently: (*partition).concurrent,
+        })
+    }
+}
+
 /// Whether the command is CREATE TABLE AS or SELECT INTO.
 ///
 /// SAFETY: the call of an event trigger.

@@ -136,6 +136,12 @@ pub fn break_glass() -> bool {
     both(|role| unsafe { pg_sys::has_bypassrls_privilege(role) })
 }
 
+/// Whether the role in force, and the caller, may bypass row security: PostgreSQL's own look at a table then sees it whole.
+pub fn may_bypass_row_security() -> bool {
+    // SAFETY: syscache look-ups.
+    both(|role| unsafe { pg_sys::has_bypassrls_privilege(role) })
+}
+
 /// Whether PostgreSQL's own referential-integrity query is running (it runs as the table's owner without row security).
 #[inline]
 pub fn in_referential_action() -> bool {

@@ -187,9 +187,12 @@ fn d6_between_partitioned_tables() {
     dba.run(&format!(
         "ALTER TABLE c DETACH PARTITION c_1; ALTER TABLE c_1 DROP CONSTRAINT k;
          SET row_security = off; UPDATE c_1 SET p = 101 WHERE id = (SELECT min(id) FROM c_1); SET row_security = on;
-         ALTER TABLE c_1 OWNER TO {}",
-        world.table_owner()
+         ALTER TABLE c_1 OWNER TO {0}; SELECT tenancy.bind_login('{0}', '{1}')",
+        world.table_owner(),
+        world.user("acme.admin")
     ));
+    // Whose the rows are is not what refuses it.
+    owner.run(&format!("SET app.current_org = '{}'", world.acme.id));
     let attach = "ALTER TABLE c ATTACH PARTITION c_1 FOR VALUES WITH (MODULUS 2, REMAINDER 1)";
     fails(owner.attempt(attach), "23503");
     break_rows(&world, "UPDATE c_1 SET p = 1");

@@ -405,7 +405,9 @@ fn c1_a_new_partition_is_protected_at_once() {
          INSERT INTO events_28 VALUES (28, '2028-02-02', '{}', 'acme'), (128, '2028-02-02', '{}', 'globex')",
         world.acme.id, world.globex.id
     ));
-    owner.run("ALTER TABLE events_28 ALTER org_id SET NOT NULL; ALTER TABLE events ATTACH PARTITION events_28 FOR VALUES FROM ('2028-01-01') TO ('2029-01-01')");
+    owner.run("ALTER TABLE events_28 ALTER org_id SET NOT NULL");
+    // With rows of several orgs that is the DBA's to do.
+    world.superuser().run("ALTER TABLE events ATTACH PARTITION events_28 FOR VALUES FROM ('2028-01-01') TO ('2029-01-01')");
     owner.run(
         "CREATE TABLE events_29 (id int NOT NULL, day date NOT NULL, org_id uuid NOT NULL, note text, secret text NOT NULL)
              PARTITION BY LIST (id); CREATE TABLE events_29_rest PARTITION OF events_29 DEFAULT;
@@ -1062,4 +1064,102 @@ fn d4_parents_are_found_whatever_their_partitions_are_made_of() {
     // Also after a partition's index was made anew under another id.
     dba.run("REINDEX TABLE CONCURRENTLY p_hash_1");
     admin.run("UPDATE c SET h4 = id WHERE id <= 40");
+}
+
+#[test]
+fn c1_nobody_attaches_rows_of_another_org() {
+    let world = protected_events();
+    let mut dba = world.superuser();
+    dba.run("CREATE TABLE assets (id int, org_id uuid); SELECT tenancy.protect('assets'); GRANT ALL ON assets TO PUBLIC");
+    let role = world.table_owner();
+    dba.run(&format!(
+        "ALTER TABLE assets OWNER TO {role}; SELECT tenancy.bind_login('{role}', '{}')",
+        world.user("acme.admin")
+    ));
+    let mut owner = world.db.login(&role);
+    let filled = |owner: &mut Session, org: &str| {
+        owner.run(&format!(
+            "DROP TABLE IF EXISTS far, part; CREATE TABLE far (id int, org_id uuid NOT NULL); INSERT INTO far VALUES (77, '{org}');
+             CREATE TABLE part (id int NOT NULL, day date NOT NULL, org_id uuid NOT NULL, note text, secret text NOT NULL); INSERT INTO part VALUES (77, '2033-03-03', '{org}', 'x', 'none')"
+        ));
+    };
+    owner.run("ALTER TABLE events DETACH PARTITION events_rest");
+    let acts = [
+        "ALTER TABLE far INHERIT assets",
+        "ALTER TABLE events ATTACH PARTITION part FOR VALUES FROM ('2033-01-01') TO ('2034-01-01')",
+        "SELECT tenancy.protect('far'); ALTER TABLE far INHERIT assets",
+        r#"SELECT tenancy.protect('part', permissions => '{"select": "server:read", "insert": "server:create", "update": "server:update",
+            "delete": "server:delete", "columns": {"secret": "server:firewall"}}');
+           ALTER TABLE events ATTACH PARTITION part FOR VALUES FROM ('2033-01-01') TO ('2034-01-01')"#,
+    ];
+    for act in acts {
+        // Without a context, and in one.
+        for context in ["".to_string(), world.acme.id.to_string()] {
+            filled(&mut owner, &world.globex.id.to_string());
+            owner.run(&format!("SET app.current_org = '{context}'"));
+            let error = refused(owner.attempt(act), "42501");
+            assert!(
+                error.message().contains("not of the current organization"),
+                "{error:?}"
+            );
+        }
+        // His own rows he may.
+        filled(&mut owner, &world.acme.id.to_string());
+        owner.run("BEGIN");
+        owner.run(act);
+        owner.run("ROLLBACK");
+    }
+    assert_eq!(
+        world.seen(&mut world.session("globex.owner"), "assets"),
+        (0, 0)
+    );
+    // Empty ones anybody may, and what is written there afterwards was guarded.
+    owner.run("RESET app.current_org; DROP TABLE part; BEGIN; CREATE TABLE part PARTITION OF events FOR VALUES FROM ('2033-01-01') TO ('2034-01-01'); COMMIT");
+    // One that was detached comes back by the DBA.
+    let back = "ALTER TABLE events ATTACH PARTITION events_rest DEFAULT";
+    refused(owner.attempt(back), "42501");
+    dba.run(back);
+}
+
+#[test]
+fn d3_a_partition_that_others_refer_to_is_detached_by_who_sees_them() {
+    let world = orders(true);
+    let mut dba = world.superuser();
+    // CONCURRENTLY needs a tree without a default partition; its rows and the key go with it.
+    dba.run("DROP TABLE orders_rest CASCADE");
+    let role = world.table_owner();
+    dba.run(&format!("GRANT ALL ON SCHEMA public TO {role}"));
+    for table in [
+        "orders",
+        "orders_24",
+        "orders_25",
+        "orders_25_rest",
+        "lines",
+        "lines_0",
+        "lines_1",
+    ] {
+        dba.run(&format!("ALTER TABLE {table} OWNER TO {role}"));
+    }
+    dba.run("SET row_security = off; DELETE FROM lines WHERE order_year > 2025; SET row_security = on;
+             ALTER TABLE lines ADD CONSTRAINT k FOREIGN KEY (order_id, order_year) REFERENCES orders");
+    let mut owner = world.db.login(&role);
+    for sql in [
+        "ALTER TABLE orders DETACH PARTITION orders_24",
+        "ALTER TABLE orders DETACH PARTITION orders_24 CONCURRENTLY",
+        "ALTER TABLE orders DETACH PARTITION orders_25",
+        "ALTER TABLE orders_25 DETACH PARTITION orders_25_rest",
+    ] {
+        refused(owner.attempt(sql), "42501");
+        // Whoever sees all rows gets PostgreSQL's own answer.
+        fails(dba.attempt(sql), "23503");
+    }
+    assert_eq!(
+        dba.count("SELECT count(*) FROM pg_inherits WHERE inhdetachpending"),
+        0
+    );
+    // Without rows, or without references, nobody minds.
+    owner.run("CREATE TABLE orders_27 PARTITION OF orders FOR VALUES FROM (2027) TO (2028)");
+    owner.run("ALTER TABLE orders DETACH PARTITION orders_27");
+    owner.run("ALTER TABLE lines DROP CONSTRAINT k");
+    owner.run("ALTER TABLE orders DETACH PARTITION orders_24");
 }

@@ -2,6 +2,7 @@
 //! action of their own are compared all the same: the two halves follow one another.
 
 use super::table::Table;
+use crate::pg::local::Backend;
 use crate::pg::trigger::{self, RowImage};
 use pgrx::pg_sys;
 use std::cell::RefCell;
@@ -14,10 +15,8 @@ struct Left {
     values: Vec<(String, Option<Vec<u8>>)>,
 }
 
-thread_local! {
-    // Outermost first: a trigger that fires between the halves may move rows of its own.
-    static LEFT: RefCell<Vec<Left>> = const { RefCell::new(Vec::new()) };
-}
+// Outermost first: a trigger that fires between the halves may move rows of its own.
+static LEFT: Backend<RefCell<Vec<Left>>> = Backend::new(RefCell::new(Vec::new()));
 
 pub fn left(table: &Table, old: &RowImage) {
     if table.column_actions.is_empty() || !old.has_moved() {
@@ -74,5 +73,7 @@ pub fn begin() {
 }
 
 pub fn forget() {
-    LEFT.take();
+    if !LEFT.with_borrow(Vec::is_empty) {
+        LEFT.take();
+    }
 }

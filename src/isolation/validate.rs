@@ -6,21 +6,23 @@ use super::facts::{current_options, facts};
 use super::route;
 use super::table::{self, GuardedKey};
 use super::tree;
+use crate::pg::local::Backend;
 use crate::pg::probe::Parent;
 use crate::pg::query::{Arg, run};
 use crate::pg::value::{self, Value};
 use crate::pg::{self, fail, identity, reference, scan, transaction};
 use pgrx::prelude::*;
 use std::cell::RefCell;
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 
-thread_local! {
-    // Keys of this transaction that were looked at: their row in pg_constraint and where that version of it lies.
-    static DONE: RefCell<HashSet<(u32, String)>> = RefCell::default();
-}
+// Keys of this transaction that were looked at: their row in pg_constraint and where that version of it lies.
+static DONE: Backend<RefCell<BTreeSet<(u32, String)>>> =
+    Backend::new(RefCell::new(BTreeSet::new()));
 
 pub fn forget() {
-    DONE.take();
+    if !DONE.with_borrow(BTreeSet::is_empty) {
+        DONE.take();
+    }
 }
 
 /// A table was created or altered: its keys that are new, or newly valid, must hold. Who writes meanwhile (VALIDATE lets

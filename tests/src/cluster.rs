@@ -26,6 +26,7 @@ unix_socket_directories = '$dir'
 port = 5432
 max_connections = 200
 max_prepared_transactions = 10
+wal_level = logical
 fsync = off
 full_page_writes = off
 autovacuum = off

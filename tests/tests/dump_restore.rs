@@ -10,6 +10,7 @@ const FACTS: &[(&str, &str)] = &[
     ("users", "SELECT u::text FROM tenancy.users u ORDER BY 1"),
     ("memberships", "SELECT m::text FROM tenancy.memberships m ORDER BY 1"),
     ("bindings", "SELECT b::text FROM tenancy.login_bindings b ORDER BY 1"),
+    ("signing keys", "SELECT k::text FROM tenancy.signing_keys k ORDER BY 1"),
     ("administrators", "SELECT a::text FROM tenancy.administrators a ORDER BY 1"),
     ("roles", "SELECT r::text FROM tenancy.roles r ORDER BY 1"),
     ("actions", "SELECT a::text FROM tenancy.actions a ORDER BY 1"),
@@ -55,6 +56,10 @@ fn world_with_a_past() -> World {
     let mut dba = world.superuser();
     dba.run(&format!(
         "CREATE ROLE {ops} LOGIN; SELECT tenancy.grant_administration('{ops}');
+         SELECT tenancy.require_token('{ops}');
+         SELECT tenancy.add_signing_key('old', 'HS256', 'a secret that nobody will ever guess', 'aud');
+         SELECT tenancy.add_signing_key('new', 'HS256', 'a secret that nobody else can ever guess', 'aud', 'iss', 'sso_subject');
+         SELECT tenancy.retire_signing_key('old');
          SELECT tenancy.add_member('{}', '{}', 'viewer', expires_at => now() + interval '1 year');
          SELECT tenancy.transfer_ownership('{}', '{}');
          SELECT tenancy.remove_member('{}', '{}')",

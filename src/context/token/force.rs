@@ -119,6 +119,9 @@ fn end(ends: impl Fn(&Layer) -> bool) -> Vec<Layer> {
 }
 
 pub fn at_transaction_end(committed: bool) {
+    if OF_TRANSACTION.with_borrow(Vec::is_empty) {
+        return;
+    }
     let kept = end(|_| true).into_iter().rfind(|layer| layer.session_scope);
     if let Some(layer) = kept.filter(|_| committed) {
         OF_SESSION.set(layer.token);

@@ -36,11 +36,14 @@ pub struct Row {
 pub struct Said {
     pub claim: Claim,
     pub tx: u64,
+    /// Nobody said it.
+    pub initial: bool,
 }
 
 pub const UNSAID: Said = Said {
     claim: Claim::Unset,
     tx: 0,
+    initial: true,
 };
 
 /// A setting: as it is, and as it will be after COMMIT.
@@ -494,6 +497,7 @@ impl Model {
                 session.from_start = Said {
                     claim: *claim,
                     tx: 0,
+                    initial: false,
                 };
                 session.state.org = Setting {
                     now: session.from_start,
@@ -509,12 +513,16 @@ impl Model {
         }
     }
 
+    pub fn setting(&mut self, n: usize, what: What) -> &mut Setting {
+        let state = &mut self.sessions[n].state;
+        match what {
+            What::Org => &mut state.org,
+            What::User => &mut state.user,
+        }
+    }
+
     pub fn say(&mut self, n: usize, what: What, said: Said, local: bool) {
-        let session = &mut self.sessions[n];
-        let setting = match what {
-            What::Org => &mut session.state.org,
-            What::User => &mut session.state.user,
-        };
+        let setting = self.setting(n, what);
         setting.now = said;
         if !local {
             setting.kept = said;

@@ -90,6 +90,7 @@ impl Model {
         Said {
             claim,
             tx: self.sessions[n].tx,
+            initial: false,
         }
     }
 
@@ -102,13 +103,18 @@ impl Model {
                 self.say(n, *what, self.said(n, *claim), local);
             }
             Act::Unsay(Unset::All, _) => {
-                self.say(n, What::Org, from_start, false);
-                self.say(n, What::User, UNSAID, false);
+                // PostgreSQL passes over what is at its initial value, even if it is so for this transaction only.
+                for (what, initial) in [(What::Org, from_start), (What::User, UNSAID)] {
+                    if !self.setting(n, what).now.initial {
+                        self.say(n, what, initial, false);
+                    }
+                }
             }
             Act::Unsay(Unset::Leave, _) => {
                 let local = !self.sessions[n].alone;
-                self.say(n, What::Org, UNSAID, local);
-                self.say(n, What::User, UNSAID, local);
+                for what in [What::Org, What::User] {
+                    self.say(n, what, self.said(n, Claim::Unset), local);
+                }
             }
             Act::Unsay(how, what) => {
                 let local = matches!(how, Unset::SetLocalDefault | Unset::SetConfigNullLocal);
@@ -140,7 +146,7 @@ impl Model {
         if let Some(user) = user {
             self.say(n, What::User, self.said(n, known(user)), !alone);
         } else if scoped && self.sessions[n].state.user.now.tx != tx {
-            self.say(n, What::User, UNSAID, !alone);
+            self.say(n, What::User, self.said(n, Claim::Unset), !alone);
         }
         let claim = org.map_or(Claim::Unknown { uuid: true }, known);
         self.say(n, What::Org, self.said(n, claim), !alone);

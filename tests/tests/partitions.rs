@@ -400,14 +400,15 @@ fn c1_a_new_partition_is_protected_at_once() {
     owner.run("CREATE TABLE events_27_rest PARTITION OF events_27 DEFAULT");
     // A table of its own, with rows, that is attached; and a whole tree.
     owner.run(&format!(
-        "CREATE TABLE events_28 (LIKE events INCLUDING DEFAULTS); ALTER TABLE events_28 ADD PRIMARY KEY (id, day);
+        "CREATE TABLE events_28 (id int NOT NULL, day date NOT NULL, org_id uuid, note text, secret text NOT NULL DEFAULT 'none'); ALTER TABLE events_28 ADD PRIMARY KEY (id, day);
          ALTER TABLE events_28 ALTER org_id DROP NOT NULL;
          INSERT INTO events_28 VALUES (28, '2028-02-02', '{}', 'acme'), (128, '2028-02-02', '{}', 'globex')",
         world.acme.id, world.globex.id
     ));
     owner.run("ALTER TABLE events_28 ALTER org_id SET NOT NULL; ALTER TABLE events ATTACH PARTITION events_28 FOR VALUES FROM ('2028-01-01') TO ('2029-01-01')");
     owner.run(
-        "CREATE TABLE events_29 (LIKE events) PARTITION BY LIST (id); CREATE TABLE events_29_rest PARTITION OF events_29 DEFAULT;
+        "CREATE TABLE events_29 (id int NOT NULL, day date NOT NULL, org_id uuid NOT NULL, note text, secret text NOT NULL)
+             PARTITION BY LIST (id); CREATE TABLE events_29_rest PARTITION OF events_29 DEFAULT;
          ALTER TABLE events ATTACH PARTITION events_29 FOR VALUES FROM ('2029-01-01') TO ('2030-01-01')",
     );
     // Inside other commands, by a function that runs with its owner's rights, and in replica mode.
@@ -470,7 +471,7 @@ fn what_breaks_a_rule_is_not_attached() {
     let world = protected_events();
     let mut dba = world.superuser();
     dba.run(
-        "CREATE TABLE homeless (LIKE events); ALTER TABLE homeless ALTER org_id DROP NOT NULL;
+        "CREATE TABLE homeless (id int NOT NULL, day date NOT NULL, org_id uuid, note text, secret text NOT NULL);
          INSERT INTO homeless (id, day, secret) VALUES (1, '2026-01-01', 'none')",
     );
     // PostgreSQL wants the parent's NOT NULL first, and that is where the rows show.

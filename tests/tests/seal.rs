@@ -683,8 +683,8 @@ fn definer_functions_views_triggers_and_cascades_go_on_under_it() {
     let world = World::new();
     let owner = world.table_owner();
     world.superuser().run(&format!(
-        "SET tenancy.on_drift = warn;
-         GRANT CREATE ON SCHEMA public TO {owner};
+        "GRANT CREATE ON SCHEMA public TO {owner};
+         SET tenancy.on_drift = warn;
          SET ROLE {owner};
          CREATE FUNCTION lent() RETURNS bigint LANGUAGE sql SECURITY DEFINER AS 'SELECT count(*) FROM servers';
          CREATE VIEW seen AS SELECT * FROM servers;

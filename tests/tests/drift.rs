@@ -94,7 +94,6 @@ const WEAKENING: &[(&str, bool)] = &[
         "DO $$ BEGIN CREATE TABLE copy AS SELECT name FROM servers; END $$",
         false,
     ),
-    ("CREATE TABLE copy (LIKE servers)", true),
 ];
 
 /// Everything that protection consists of, in every schema.
@@ -395,6 +394,29 @@ fn c3_a_new_table_in_a_watched_schema_is_protected_or_refused() {
     dba.run("SELECT tenancy.unwatch_schema('public')");
     on_drift(&world, "refuse");
     owner(&world).run("CREATE TABLE unwatched (id int, org_id uuid)");
+}
+
+#[test]
+fn c3_a_table_like_a_protected_one_is_warned_of_or_protected() {
+    // It holds no row yet, and is how a partition is prepared.
+    let world = world();
+    let warnings = || {
+        world
+            .db
+            .cluster
+            .log()
+            .matches("table public.likeness is not protected")
+            .count()
+    };
+    let before = warnings();
+    owner(&world).run("CREATE TABLE likeness (LIKE servers)");
+    assert_eq!(warnings(), before + 1);
+    owner(&world).run("DROP TABLE likeness");
+    on_drift(&world, "mend");
+    owner(&world).run("CREATE TABLE likeness (LIKE servers)");
+    assert!(world.superuser().is_true(
+        "SELECT EXISTS (SELECT FROM tenancy.protected_tables WHERE table_name = 'likeness'::regclass)"
+    ));
 }
 
 #[test]

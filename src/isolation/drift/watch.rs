@@ -67,17 +67,19 @@ pub fn check(relid: pg_sys::Oid, model: &[pg_sys::Oid], read: &[pg_sys::Oid]) ->
         return copied(&table, source);
     }
     let like = protected_among(model).and_then(|m| Some((m, org_column_of_model(m)?)));
-    let (column, why) = match (like, watched(&table.schema)) {
-        (Some((model, column)), _) => {
-            let model = name_of(model).unwrap_or_default();
-            (column, format!("It is like protected table {model}."))
-        }
-        (None, Some(column)) => {
+    let expected = watched(&table.schema);
+    let is_expected = expected.is_some();
+    let (column, why) = match (like, expected) {
+        (_, Some(column)) => {
             let why = format!(
                 "It has the organization column \"{column}\", and schema \"{}\" is watched.",
                 table.schema
             );
             (column, why)
+        }
+        (Some((model, column)), None) => {
+            let model = name_of(model).unwrap_or_default();
+            (column, format!("It is like protected table {model}."))
         }
         _ => return Ok(()),
     };
@@ -93,6 +95,13 @@ pub fn check(relid: pg_sys::Oid, model: &[pg_sys::Oid], read: &[pg_sys::Oid]) ->
     }
     if context::settings::ON_DRIFT.get() == context::settings::OnDrift::Mend {
         return judge(unprotected(&table, &why, Some(column)));
+    }
+    // It holds no row yet, and is how a partition is prepared that ATTACH will protect.
+    if !is_expected {
+        unprotected(&table, &why, None)
+            .report(PgSqlErrorCode::ERRCODE_WARNING)
+            .report(PgLogLevel::WARNING);
+        return Ok(());
     }
     DUE.with_borrow_mut(|due| {
         if due.iter().all(|d| d.table != relid) {

@@ -24,14 +24,7 @@ const TYPES: &[(&str, &[&str])] = &[
     ),
     (
         "float8",
-        &[
-            "0.1",
-            "-0",
-            "NaN",
-            "Infinity",
-            "-Infinity",
-            "1e300",
-        ],
+        &["0.1", "-0", "NaN", "Infinity", "-Infinity", "1e300"],
     ),
     (
         "numeric",
@@ -435,8 +428,18 @@ fn a_json_that_jsonb_refuses_is_shown_as_its_text() {
         "CREATE TABLE docs (id int PRIMARY KEY, org_id uuid, j json); GRANT ALL ON docs TO PUBLIC; SELECT tenancy.protect('docs')",
     );
     let mut admin = world.session("acme.admin");
-    for (id, text) in [r#"{"a": "\u0000"}"#, r#"{"a": 1e1000000}"#, r#"{"a": "\ud800"}"#].iter().enumerate() {
-        admin.run(&format!("INSERT INTO docs (id, j) VALUES ({id}, {})", quote(text)));
+    for (id, text) in [
+        r#"{"a": "\u0000"}"#,
+        r#"{"a": 1e1000000}"#,
+        r#"{"a": "\ud800"}"#,
+    ]
+    .iter()
+    .enumerate()
+    {
+        admin.run(&format!(
+            "INSERT INTO docs (id, j) VALUES ({id}, {})",
+            quote(text)
+        ));
         assert_eq!(
             admin.text(&format!(
                 "SELECT new ->> 'j' FROM tenancy.audit_log WHERE object = 'public.docs' AND key = '{{\"id\": {id}}}'"

@@ -50,9 +50,7 @@ fn every_scan_has_the_organization_as_a_parameter() {
         "UPDATE servers SET cpus = 1",
         "WITH u AS (UPDATE servers SET cpus = 1 RETURNING 1) SELECT count(*) FROM servers",
     ] {
-        let plan = world
-            .session("acme.admin")
-            .explain("COSTS OFF", query);
+        let plan = world.session("acme.admin").explain("COSTS OFF", query);
         assert!(!plan.contains("$0"), "{plan}");
     }
 }
@@ -101,7 +99,9 @@ fn a10_a_cursor_that_was_opened_before_the_revocation_gives_nothing() {
         remove(&world, who);
         match session.try_rows("FETCH 10 FROM c") {
             Ok(rows) => assert!(rows.is_empty(), "{rows:?}"),
-            Err(error) => refused(Err::<u64, _>(error), "42501"),
+            Err(error) => {
+                refused(Err::<u64, _>(error), "42501");
+            }
         }
         session.run("ROLLBACK");
     }
@@ -163,7 +163,11 @@ fn a6_one_plan_for_every_organization_of_a_session() {
         for org in [world.acme, world.globex] {
             session.run(&format!("SET app.current_org = '{}'", org.id));
             let expected = format!("{}-server-1", org.slug);
-            for query in ["EXECUTE q", "SELECT pg_temp.first()", "SELECT pg_temp.first_sql()"] {
+            for query in [
+                "EXECUTE q",
+                "SELECT pg_temp.first()",
+                "SELECT pg_temp.first_sql()",
+            ] {
                 assert_eq!(session.text(query), expected, "{query}");
             }
         }

@@ -45,8 +45,8 @@ pub struct Ours {
     pub knows: fn(&str) -> bool,
 }
 
-/// The functions that policies of ours are made of: `org_if('...')`, `current_org()`, `current_user_id()`,
-/// `sees_user(column)`. None raises for what a row holds, and none is called leakproof: `org_if(column)` would be run on
+/// The functions that policies of ours are made of: `org_if('...')` and `current_org()` with those of other key types,
+/// `current_user_id()`, `sees_user(column)`. None raises for what a row holds, and none is called leakproof: `org_if(column)` would be run on
 /// other organizations' rows and say their values in its error (attack C-1).
 ///
 /// SAFETY: a FuncExpr.
@@ -58,9 +58,19 @@ unsafe fn is_ours(call: *mut pg_sys::FuncExpr, ours: Ours) -> bool {
         }
         let name = std::ffi::CStr::from_ptr(pg_sys::get_func_name((*call).funcid));
         match (name.to_bytes(), &elements::<pg_sys::Node>((*call).args)[..]) {
-            (b"current_org" | b"current_user_id", []) => true,
+            (
+                b"current_org"
+                | b"current_org_key"
+                | b"current_org_key_integer"
+                | b"current_org_key_bigint"
+                | b"current_user_id",
+                [],
+            ) => true,
             (b"sees_user", [user]) => (**user).type_ == pg_sys::NodeTag::T_Var,
-            (b"org_if", [action]) if (**action).type_ == pg_sys::NodeTag::T_Const => {
+            (
+                b"org_if" | b"org_key_if" | b"org_key_integer_if" | b"org_key_bigint_if",
+                [action],
+            ) if (**action).type_ == pg_sys::NodeTag::T_Const => {
                 let action = action.cast::<pg_sys::Const>();
                 String::from_datum((*action).constvalue, (*action).constisnull)
                     .is_some_and(|action| (ours.knows)(&action))

@@ -20,25 +20,33 @@ use pgrx::prelude::*;
 struct CallSite {
     version: u64,
     runner: Runner,
-    /// The organization's key as the call site's type has it; nothing where there is none.
-    form: Option<pg_sys::Datum>,
+    /// The organization's key as the call site's type has it.
+    form: pg_sys::NullableDatum,
+}
+
+/// NULL where the organization has no such key, or there is none.
+fn nullable(form: Option<pg_sys::Datum>) -> pg_sys::NullableDatum {
+    pg_sys::NullableDatum {
+        value: form.unwrap_or(pg_sys::Datum::from(0)),
+        isnull: form.is_none(),
+    }
 }
 
 /// SAFETY: `fcinfo` is valid for the call that is being answered.
 #[inline(always)]
-unsafe fn answer(fcinfo: pg_sys::FunctionCallInfo, form: Option<pg_sys::Datum>) -> pg_sys::Datum {
-    form.unwrap_or_else(|| {
+unsafe fn answer(fcinfo: pg_sys::FunctionCallInfo, form: pg_sys::NullableDatum) -> pg_sys::Datum {
+    if form.isnull {
         // SAFETY: fcinfo is valid for the call.
         unsafe { (*fcinfo).isnull = true };
-        pg_sys::Datum::from(0)
-    })
+    }
+    form.value
 }
 
 /// What the call site remembers, as long as nothing that it rests on changed.
 ///
 /// SAFETY: fn_extra is NULL or the call site that `remember` left there, in memory that lives with flinfo.
 #[inline(always)]
-unsafe fn remembered(fcinfo: pg_sys::FunctionCallInfo) -> Option<Option<pg_sys::Datum>> {
+unsafe fn remembered(fcinfo: pg_sys::FunctionCallInfo) -> Option<pg_sys::NullableDatum> {
     // SAFETY: as the function's own.
     unsafe {
         let site = (*(*fcinfo).flinfo).fn_extra.cast::<CallSite>();
@@ -61,7 +69,7 @@ unsafe fn remember(
     fcinfo: pg_sys::FunctionCallInfo,
     version: u64,
     runner: Runner,
-    form: Option<pg_sys::Datum>,
+    form: pg_sys::NullableDatum,
 ) {
     // SAFETY: as the function's own.
     unsafe {
@@ -107,7 +115,7 @@ unsafe fn org_if(fcinfo: pg_sys::FunctionCallInfo, kind: KeyType) -> pg_sys::Dat
 unsafe extern "C-unwind" fn form_for(
     fcinfo: pg_sys::FunctionCallInfo,
     kind: KeyType,
-) -> Option<pg_sys::Datum> {
+) -> pg_sys::NullableDatum {
     // SAFETY: STRICT, so the argument is there; a text datum, which is plain where it is a constant of a policy.
     let action = unsafe { value::plain_bytes((*fcinfo).args.as_slice(1)[0].value.cast_mut_ptr()) };
     let org = org_may(action);
@@ -121,7 +129,7 @@ unsafe extern "C-unwind" fn form_for(
             Err(denial::without_key(&now, kind, "read")).unwrap_or_report()
         }
     }
-    form
+    nullable(form)
 }
 
 /// The effective organization if the context may do the action there; pins the transaction to it.
@@ -148,8 +156,9 @@ unsafe fn check_row(fcinfo: pg_sys::FunctionCallInfo, kind: KeyType) -> pg_sys::
     unsafe {
         let [table, org, action] = [0, 1, 2].map(|i| *(*fcinfo).args.as_ptr().add(i));
         if !org.isnull
-            && let Some(Some(form)) = remembered(fcinfo)
-            && is_the_same(kind, form, org.value)
+            && let Some(form) = remembered(fcinfo)
+            && !form.isnull
+            && is_the_same(kind, form.value, org.value)
         {
             return pg_sys::Datum::from(true);
         }
@@ -189,7 +198,7 @@ unsafe extern "C-unwind" fn checked_org(
     org: pg_sys::NullableDatum,
     action: pg_sys::NullableDatum,
     kind: KeyType,
-) -> Option<pg_sys::Datum> {
+) -> pg_sys::NullableDatum {
     // SAFETY: as the function's own. A missing action is one that nobody holds.
     let action = unsafe {
         if action.isnull {
@@ -209,7 +218,7 @@ unsafe extern "C-unwind" fn checked_org(
         crate::isolation::refused_row(relid, kind, &String::from_utf8_lossy(action))
             .report(PgLogLevel::ERROR);
     }
-    mine.and_then(|mine| mine.datum(kind))
+    nullable(mine.and_then(|mine| mine.datum(kind)))
 }
 
 /// SAFETY: called by PostgreSQL's function manager without arguments.
@@ -228,11 +237,11 @@ unsafe fn current_org(fcinfo: pg_sys::FunctionCallInfo, kind: KeyType) -> pg_sys
 }
 
 #[pg_guard]
-extern "C-unwind" fn form_in_effect(kind: KeyType) -> Option<pg_sys::Datum> {
+extern "C-unwind" fn form_in_effect(kind: KeyType) -> pg_sys::NullableDatum {
     let now = standing::standing();
     // A deferred trigger that asks after a switch must not act for the other organization.
     standing::hold_to_pin(&now).unwrap_or_report();
-    now.keys().and_then(|keys| keys.datum(kind))
+    nullable(now.keys().and_then(|keys| keys.datum(kind)))
 }
 
 macro_rules! entry {

@@ -200,13 +200,6 @@ pub unsafe fn prepared_to_jsonb(type_id: pg_sys::Oid) -> *mut pg_sys::FmgrInfo {
     }
 }
 
-/// A uuid datum in the present memory.
-pub fn uuid_datum(id: &[u8; 16]) -> pg_sys::Datum {
-    pgrx::datum::Uuid::from_bytes(*id)
-        .into_datum()
-        .expect("a uuid is never NULL")
-}
-
 /// SAFETY: a variable-length value, not NULL.
 unsafe fn as_it_stands<'a>(pointer: *const pg_sys::varlena) -> &'a [u8] {
     // SAFETY: as the function's own.

@@ -162,17 +162,16 @@ fn columns_of_different_types_are_compared_as_organizations() {
 fn references_that_cross_are_found_before_anything_is_changed() {
     let (world, keys) = every_pair();
     let mut dba = world.superuser();
-    for c in 0..5 {
+    for (c, [acme, globex]) in keys.iter().enumerate() {
         for p in 0..5 {
-            dba.run(&format!("DELETE FROM c_{c}; INSERT INTO c_{c} (id, org, p_{p}) VALUES (1, {}, 1), (2, {}, 2)", keys[c][0], keys[c][1]));
+            dba.run(&format!("DELETE FROM c_{c}; INSERT INTO c_{c} (id, org, p_{p}) VALUES (1, {acme}, 1), (2, {globex}, 2)"));
             dba.run("BEGIN");
             dba.run(&format!(
                 "SELECT tenancy.protect('p_{p}', 'org'); SELECT tenancy.protect('c_{c}', 'org')"
             ));
             dba.run("ROLLBACK");
             dba.run(&format!(
-                "INSERT INTO c_{c} (id, org, p_{p}) VALUES (3, {}, 2)",
-                keys[c][0]
+                "INSERT INTO c_{c} (id, org, p_{p}) VALUES (3, {acme}, 2)"
             ));
             // Whichever of the two comes last finds it.
             for (first, last) in [("c", "p"), ("p", "c")] {
@@ -201,10 +200,9 @@ fn references_that_cross_are_found_before_anything_is_changed() {
 fn d6_a_key_that_is_added_is_checked_across_types() {
     let (world, keys) = every_pair();
     let mut dba = world.superuser();
-    for c in 0..5 {
+    for (c, [acme, globex]) in keys.iter().enumerate() {
         dba.run(&format!(
-            "INSERT INTO c_{c} (id, org) VALUES (1, {}), (2, {})",
-            keys[c][0], keys[c][1]
+            "INSERT INTO c_{c} (id, org) VALUES (1, {acme}), (2, {globex})"
         ));
     }
     dba.run("SELECT tenancy.protect_schema('public', 'org')");

@@ -10,10 +10,12 @@ use super::settings::{MISSING_CONTEXT, MissingContext};
 use super::{denial, standing};
 use crate::pg::identity::{self, Runner};
 use crate::pg::key::{KeyType, Keys};
+use crate::pg::local::Backend;
 use crate::pg::{transaction, value};
 use pgrx::pg_guard;
 use pgrx::pg_sys::panic::ErrorReportable;
 use pgrx::prelude::*;
+use std::cell::RefCell;
 
 /// What a call site in a plan remembers between rows.
 #[repr(C)]
@@ -118,6 +120,11 @@ unsafe extern "C-unwind" fn form_for(
 ) -> pg_sys::NullableDatum {
     // SAFETY: STRICT, so the argument is there; a text datum, which is plain where it is a constant of a policy.
     let action = unsafe { value::plain_bytes((*fcinfo).args.as_slice(1)[0].value.cast_mut_ptr()) };
+    form_or_error(action, kind)
+}
+
+/// What `org_if()` and its like answer.
+fn form_or_error(action: &[u8], kind: KeyType) -> pg_sys::NullableDatum {
     let org = org_may(action);
     let form = org.and_then(|keys| keys.datum(kind));
     if form.is_none() && MISSING_CONTEXT.get() == MissingContext::Error {
@@ -147,6 +154,34 @@ fn org_may(action: &[u8]) -> Option<&'static Keys> {
         standing::pin(&now).unwrap_or_report();
     }
     org
+}
+
+type NamedAction = (KeyType, Box<[u8]>);
+
+/// Actions that plans name by number (pg/bound.rs), each for a type of organization column; the first is 0: no more of them
+/// than policies name.
+static NUMBERED: Backend<RefCell<Vec<NamedAction>>> = Backend::new(RefCell::new(Vec::new()));
+
+/// The number of a known action in this backend; none for one that `org_if()` would refuse.
+pub fn number_of(action: &[u8], kind: KeyType) -> Option<u16> {
+    let position = |known: &Vec<NamedAction>| {
+        known.iter().position(|(k, a)| *k == kind && **a == *action)
+    };
+    let found = NUMBERED.with_borrow(position).or_else(|| {
+        crate::access::action_is_known(action).then(|| {
+            NUMBERED.with_borrow_mut(|known| {
+                known.push((kind, action.into()));
+                known.len() - 1
+            })
+        })
+    });
+    found.and_then(|number| u16::try_from(number).ok())
+}
+
+/// What `org_if()`, or its like for another type, answers now, for the action of this number.
+pub fn form_for_number(number: u16) -> pg_sys::NullableDatum {
+    let (kind, action) = NUMBERED.with_borrow(|known| known[usize::from(number)].clone());
+    form_or_error(&action, kind)
 }
 
 /// SAFETY: called by PostgreSQL's function manager with an oid, a value of the kind and a text argument.

@@ -19,6 +19,7 @@ mod transaction;
 
 pub use api::known_org;
 pub use denial::{no_right, owner_only, refused, stranger, without_context, without_key};
+pub use entry::{form_for_number, number_of};
 pub use principal::{Principal, is_administrator, is_superuser};
 pub use seal::{check as check_seal, is_on as may_be_sealed};
 pub use standing::{

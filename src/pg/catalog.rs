@@ -1,6 +1,7 @@
 //! Object ids of our own things, looked up once per backend and forgotten when they change.
 
 use super::error::fail;
+use super::key::{ByKind, KeyType};
 use super::local::Backend;
 use pgrx::prelude::*;
 use std::cell::Cell;
@@ -14,6 +15,9 @@ pub struct House {
     pub bell: pg_sys::Oid,
     pub guard_row: pg_sys::Oid,
     pub guard_statement: pg_sys::Oid,
+    pub schema: pg_sys::Oid,
+    pub org_if: ByKind,
+    pub check_row: ByKind,
 }
 
 static HOUSE: Backend<Cell<Option<House>>> = Backend::new(Cell::new(None));
@@ -47,8 +51,24 @@ pub fn find_house() -> Option<House> {
         bell,
         guard_row: function_in(c"tenancy", c"guard_row").unwrap_or(pg_sys::InvalidOid),
         guard_statement: function_in(c"tenancy", c"guard_statement").unwrap_or(pg_sys::InvalidOid),
+        schema,
+        org_if: ByKind::new(|kind| {
+            let name = match kind {
+                KeyType::Uuid => c"org_if",
+                KeyType::Text => c"org_key_if",
+                KeyType::Integer => c"org_key_integer_if",
+                KeyType::Bigint => c"org_key_bigint_if",
+            };
+            function_of(c"tenancy", name, &[pg_sys::TEXTOID])
+        }),
+        check_row: ByKind::new(|kind| {
+            let arguments = [pg_sys::OIDOID, kind.type_id(), pg_sys::TEXTOID];
+            function_of(c"tenancy", c"check_row", &arguments)
+        }),
     };
-    if house.guard_row != pg_sys::InvalidOid && house.guard_statement != pg_sys::InvalidOid {
+    if ![house.guard_row, house.guard_statement].contains(&pg_sys::InvalidOid)
+        && house.org_if.are_all_there()
+    {
         HOUSE.set(Some(house));
     }
     Some(house)

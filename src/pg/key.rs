@@ -18,6 +18,23 @@ pub enum KeyType {
 }
 
 impl KeyType {
+    pub const ALL: [KeyType; 4] = [
+        KeyType::Uuid,
+        KeyType::Text,
+        KeyType::Integer,
+        KeyType::Bigint,
+    ];
+
+    /// The type of function arguments and results of this kind.
+    pub fn type_id(self) -> pg_sys::Oid {
+        match self {
+            KeyType::Uuid => pg_sys::UUIDOID,
+            KeyType::Text => pg_sys::TEXTOID,
+            KeyType::Integer => pg_sys::INT4OID,
+            KeyType::Bigint => pg_sys::INT8OID,
+        }
+    }
+
     pub fn of(type_id: pg_sys::Oid) -> Option<KeyType> {
         match type_id {
             pg_sys::UUIDOID => Some(KeyType::Uuid),
@@ -45,6 +62,32 @@ impl KeyType {
             KeyType::Integer => "integer",
             KeyType::Bigint => "bigint",
         }
+    }
+}
+
+/// A function of ours for each kind of key.
+#[derive(Clone, Copy)]
+pub struct ByKind([pg_sys::Oid; 4]);
+
+impl ByKind {
+    pub fn new(find: impl Fn(KeyType) -> Option<pg_sys::Oid>) -> ByKind {
+        ByKind(KeyType::ALL.map(|kind| find(kind).unwrap_or(pg_sys::InvalidOid)))
+    }
+
+    #[inline]
+    pub fn of(&self, kind: KeyType) -> pg_sys::Oid {
+        self.0[kind as usize]
+    }
+
+    /// The kind that a function is for, if it is one of these.
+    #[inline]
+    pub fn kind_of(&self, function: pg_sys::Oid) -> Option<KeyType> {
+        let found = self.0.iter().position(|known| *known == function)?;
+        Some(KeyType::ALL[found])
+    }
+
+    pub fn are_all_there(&self) -> bool {
+        !self.0.contains(&pg_sys::InvalidOid)
     }
 }
 

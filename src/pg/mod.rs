@@ -1,6 +1,8 @@
 //! The only place for glue to PostgreSQL's C API: identity, catalog look-ups, snapshots, tuples, raw errors.
 //! Rooms call these functions and stay free of `unsafe`.
 
+pub mod bound;
+pub mod canonical;
 pub mod catalog;
 pub mod cursor;
 pub mod error;
@@ -11,6 +13,7 @@ pub mod json;
 pub mod key;
 pub mod local;
 pub mod lookup;
+pub mod modify;
 pub mod partition;
 pub mod paths;
 pub mod plan;

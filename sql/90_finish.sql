@@ -119,6 +119,8 @@ COMMENT ON FUNCTION tenancy.create_user(text, text, text, text) IS
     'Registers a person; for the DBA and trusted applications (spec 3)';
 COMMENT ON FUNCTION tenancy.create_org(text, text, uuid, text) IS
     'Makes an organization with its one owner and its audit log (spec 3.1)';
+COMMENT ON FUNCTION tenancy.set_external_key(uuid, text) IS
+    'Gives an organization the application''s own key, by which columns of other types than uuid name it; for the DBA (spec 5)';
 COMMENT ON FUNCTION tenancy.add_member(uuid, uuid, text, timestamptz) IS
     'Adds a user to an organization; needs team:invite (spec 3)';
 COMMENT ON FUNCTION tenancy.set_member_role(uuid, uuid, text) IS
@@ -190,7 +192,7 @@ COMMENT ON FUNCTION tenancy.authority_changed() IS
 COMMENT ON FUNCTION tenancy.check_membership() IS
     'Trigger: exactly one owner per organization (spec 3.2)';
 COMMENT ON FUNCTION tenancy.check_org() IS
-    'Trigger: an organization''s id and slug never change (spec 3.1)';
+    'Trigger: an organization''s id and slug never change, nor its external key while tables go by it (spec 3.1, 5)';
 COMMENT ON FUNCTION tenancy.mirror_owner() IS
     'Trigger: membership rows follow orgs.owner_id (spec 3.2)';
 

@@ -9,6 +9,7 @@
 use super::store;
 use crate::isolation::Table;
 use crate::pg::heap;
+use crate::pg::key::KeyType;
 use crate::pg::query::{Arg, latest};
 use crate::pg::raw::{Source, Target};
 use crate::pg::trigger::RowImage;
@@ -66,7 +67,8 @@ impl Captured {
             .map(|(attnum, name)| {
                 let (encoding, source) =
                     Source::new(*attnum, row.type_of(*attnum), &row.value(*attnum));
-                let is_org = *attnum == table.org_attnum;
+                // An external key is kept in each line as any value: the chunk names the organization by its id.
+                let is_org = *attnum == table.org_attnum && table.org_kind == KeyType::Uuid;
                 let is_key = table.key.contains(attnum);
                 let column = Column {
                     name: name.clone(),

@@ -388,11 +388,11 @@ unsafe extern "C-unwind" fn give_organization(query: *mut pg_sys::QueryDesc) {
         let first = !(*query).already_executed;
         transaction::accept_invalidations_unguarded();
         bound::give(query, |number, before| {
-            let now = context::org_for_number(number);
-            if first || now.cast() == before {
-                now.cast()
-            } else {
-                std::ptr::null()
+            let now = context::form_for_number(number);
+            let same = !before.isnull && now.value.value() == before.value.value();
+            pg_sys::NullableDatum {
+                isnull: now.isnull || !first && !same,
+                ..now
             }
         });
     }

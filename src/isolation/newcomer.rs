@@ -35,12 +35,13 @@ pub fn after(relid: pg_sys::Oid) -> pg::Result<()> {
             let Some(org) = table::org_column_of(member) else {
                 continue;
             };
-            let own = context::standing().org_id();
+            let now = context::standing();
+            let own = now.keys();
             let member = facts(member)?;
             let mut strange = false;
             identity::as_table_owner(member.owner, || {
                 scan::for_each_row(member.relid, |row| {
-                    strange |= own.is_none() || row.value(org).as_uuid() != own;
+                    strange |= !own.is_some_and(|own| own.is(org.kind, &row.value(org.attnum)));
                 });
             });
             if strange {

@@ -10,6 +10,7 @@ pub mod event;
 pub mod heap;
 pub mod identity;
 pub mod json;
+pub mod key;
 pub mod local;
 pub mod lookup;
 pub mod modify;

@@ -185,6 +185,10 @@ COMMENT ON FUNCTION tenancy.watch_schema(text, text) IS
     'Expects new tables with an organization column in a schema to be protected; for its owner and the DBA (spec 5.7)';
 COMMENT ON FUNCTION tenancy.unwatch_schema(text) IS
     'Undoes watch_schema(); for the schema''s owner and the DBA (spec 5.7)';
+COMMENT ON FUNCTION tenancy.begin_migration(text) IS
+    'Opens the rows of all organizations to the statements of a migration, until the transaction ends; for administrators (spec 5.7)';
+COMMENT ON FUNCTION tenancy.sees_bypasses() IS
+    'Whether the context may read bypass_ledger: with org:audit, or as an administrator (spec 5.7)';
 COMMENT ON FUNCTION tenancy.authority_changed() IS
     'Trigger: tells every session that memberships, roles or bindings changed (spec 4)';
 COMMENT ON FUNCTION tenancy.check_membership() IS

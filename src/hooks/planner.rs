@@ -9,10 +9,12 @@
 //!
 //! Both need the library before planning begins, which is what preloading gives a session's first statement.
 
+use super::migration;
 use crate::access;
+use crate::context;
 use crate::isolation::{self, leakproof};
 use crate::pg::plan::Ours;
-use crate::pg::{catalog, paths, plan};
+use crate::pg::{catalog, identity, paths, plan};
 use pgrx::prelude::*;
 use std::cell::Cell;
 use std::ffi::{c_char, c_int};
@@ -46,16 +48,33 @@ unsafe extern "C-unwind" fn planner(
     let outer = PLANNED.replace(query);
     // SAFETY: either the hook that was there before, or PostgreSQL's own function.
     unsafe {
+        let lifted = context::migration::is_on() && migration::lift(query);
         let plan = match PLANNER {
             Some(previous) => previous(query, text, options, params),
             None => standard_planner(query, text, options, params),
         };
         PLANNED.set(outer);
+        if lifted && (*plan).dependsOnRole {
+            migration::refuse_inlined();
+        }
+        if !identity::row_security() {
+            note_break_glass(plan);
+        }
         // The plan and not the query: the body of a SQL function may have come in meanwhile (attack C-2).
         if (*query).hasRowSecurity || (*plan).dependsOnRole {
             put_in_order(plan);
         }
         plan
+    }
+}
+
+/// SAFETY: a plan just made, where row_security is off.
+#[pg_guard]
+unsafe extern "C-unwind" fn note_break_glass(plan: *mut pg_sys::PlannedStmt) {
+    // SAFETY: as the function's own.
+    let tables = unsafe { super::statement::relations(plan) };
+    if identity::break_glass() && catalog::find_house().is_some() && isolation::any_protected(&tables) {
+        context::note_break_glass();
     }
 }
 

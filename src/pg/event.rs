@@ -106,6 +106,22 @@ pub struct Detached {
     pub concurrently: bool,
 }
 
+/// The relation of this name now, without a lock; InvalidOid where there is none.
+///
+/// SAFETY: a RangeVar.
+pub unsafe fn find(name: *mut pg_sys::RangeVar) -> pg_sys::Oid {
+    // SAFETY: as the function's own.
+    unsafe {
+        pg_sys::RangeVarGetRelidExtended(
+            name,
+            pg_sys::NoLock as i32,
+            pg_sys::RVROption::RVR_MISSING_OK,
+            None,
+            std::ptr::null_mut(),
+        )
+    }
+}
+
 /// SAFETY: `fcinfo` is that of an event trigger.
 pub unsafe fn detached(fcinfo: pg_sys::FunctionCallInfo) -> Option<Detached> {
     // SAFETY: node tags say what the pointers point to; a missing table answers InvalidOid, without a lock.
@@ -122,15 +138,6 @@ pub unsafe fn detached(fcinfo: pg_sys::FunctionCallInfo) -> Option<Detached> {
         let partition = (*command.cast::<pg_sys::AlterTableCmd>())
             .def
             .cast::<pg_sys::PartitionCmd>();
-        let find = |name: *mut pg_sys::RangeVar| {
-            pg_sys::RangeVarGetRelidExtended(
-                name,
-                pg_sys::NoLock as i32,
-                pg_sys::RVROption::RVR_MISSING_OK,
-                None,
-                std::ptr::null_mut(),
-            )
-        };
         Some(Detached {
             table: find((*statement).relation),
             partition: find((*partition).name),
@@ -166,15 +173,7 @@ pub unsafe fn like(fcinfo: pg_sys::FunctionCallInfo) -> Vec<pg_sys::Oid> {
         nodes((*tree.cast::<pg_sys::CreateStmt>()).tableElts)
             .into_iter()
             .filter(|node| (**node).type_ == pg_sys::NodeTag::T_TableLikeClause)
-            .map(|node| {
-                pg_sys::RangeVarGetRelidExtended(
-                    (*node.cast::<pg_sys::TableLikeClause>()).relation,
-                    pg_sys::NoLock as i32,
-                    pg_sys::RVROption::RVR_MISSING_OK,
-                    None,
-                    std::ptr::null_mut(),
-                )
-            })
+            .map(|node| find((*node.cast::<pg_sys::TableLikeClause>()).relation))
             .collect()
     }
 }

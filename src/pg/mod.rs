@@ -18,6 +18,7 @@ pub mod procedure;
 pub mod query;
 pub mod raw;
 pub mod reference;
+pub mod rewrite;
 pub mod scan;
 pub mod setting;
 pub mod srf;

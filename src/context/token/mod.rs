@@ -9,7 +9,7 @@ mod refusal;
 mod verify;
 
 use super::authority::{self, Binding, SigningKey};
-use super::denial;
+use super::{denial, migration};
 use super::principal::Principal;
 use super::settings::TOKEN_LEEWAY;
 use super::standing::{self, Reason};
@@ -71,6 +71,7 @@ fn unknown_scope() -> pgrx::pg_sys::panic::ErrorReport {
 }
 
 fn may_authenticate(session_scope: bool) -> pg::Result<()> {
+    migration::forbid("authenticate")?;
     if transaction::in_parallel_mode() {
         return Err(fail(
             PgSqlErrorCode::ERRCODE_INVALID_TRANSACTION_STATE,

@@ -9,6 +9,7 @@ mod state;
 mod watch;
 
 use super::plan;
+use crate::context;
 use crate::context::settings::{ON_DRIFT, OnDrift};
 use crate::pg::event;
 use crate::pg::local::Backend;
@@ -59,7 +60,12 @@ fn judge(drift: Drift) -> pg::Result<()> {
         error::server_log(&format!("break-glass: {}", drift.message), &drift.detail);
         return Ok(());
     }
-    match (ON_DRIFT.get(), drift.mend.is_some()) {
+    // A migration may do on the way what must not stay.
+    let mode = match ON_DRIFT.get() {
+        OnDrift::Refuse if context::migration::is_in_force() => OnDrift::Mend,
+        mode => mode,
+    };
+    match (mode, drift.mend.is_some()) {
         (OnDrift::Warn, _) => {
             error::server_log(&drift.message, &drift.detail);
             drift
@@ -70,7 +76,7 @@ fn judge(drift: Drift) -> pg::Result<()> {
         (OnDrift::Mend, true) => {
             let notice = drift
                 .report(PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION)
-                .set_hint("It was mended, as tenancy.on_drift says.");
+                .set_hint("It was mended, as tenancy.on_drift says, or as a migration is.");
             if let Some(mend) = drift.mend {
                 mend()?;
             }

@@ -89,11 +89,14 @@ fn begin_migration(reason: Option<&str>) -> pg::Result<()> {
 fn require_right() -> pg::Result<()> {
     const NO_RIGHT: PgSqlErrorCode = PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE;
     if !is_administrator() {
-        return Err(
-            fail(NO_RIGHT, "permission denied: a migration is an administrator's")
-                .set_detail("It works on the rows of all organizations.")
-                .set_hint("A superuser calls tenancy.grant_administration() for the role that runs migrations."),
-        );
+        return Err(fail(
+            NO_RIGHT,
+            "permission denied: a migration is an administrator's",
+        )
+        .set_detail("It works on the rows of all organizations.")
+        .set_hint(
+            "A superuser calls tenancy.grant_administration() for the role that runs migrations.",
+        ));
     }
     if identity::is_lent() || identity::is_restricted() || identity::in_referential_action() {
         return refuse(

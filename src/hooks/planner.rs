@@ -73,7 +73,11 @@ unsafe extern "C-unwind" fn planner(
 unsafe extern "C-unwind" fn note_break_glass(plan: *mut pg_sys::PlannedStmt) {
     // SAFETY: as the function's own.
     let tables = unsafe { super::statement::relations(plan) };
-    if identity::break_glass() && catalog::find_house().is_some() && isolation::any_protected(&tables) {
+    // The catalog's own tables are none: looking one up plans a query, too.
+    if identity::break_glass()
+        && catalog::find_house().is_some()
+        && tables.into_iter().any(isolation::is_protected)
+    {
         context::note_break_glass();
     }
 }

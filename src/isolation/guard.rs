@@ -385,7 +385,8 @@ pub fn refused_row(relid: pg_sys::Oid, action: &str) -> ErrorReport {
 pub fn check_unread_merge(relid: pg_sys::Oid) -> pg::Result<()> {
     if identity::break_glass()
         || context::migration::is_in_force()
-        || table::protected(relid).is_none() {
+        || table::protected(relid).is_none()
+    {
         return Ok(());
     }
     Err(denied(

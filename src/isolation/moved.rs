@@ -34,7 +34,10 @@ pub fn left(table: &Table, old: &RowImage) {
 /// A migration is held to no organization: whether the row is still of its own when it arrives is looked at there.
 pub fn left_in_migration(table: &Table, old: &RowImage) {
     if old.has_moved() {
-        remember(table, vec![(String::new(), contents(old, table.org_attnum))]);
+        remember(
+            table,
+            vec![(String::new(), contents(old, table.org_attnum))],
+        );
     }
 }
 

@@ -32,23 +32,28 @@ pub fn after(relid: pg_sys::Oid) -> pg::Result<()> {
             continue;
         }
         for member in tree::members(child) {
-            let Some(org) = table::org_column_of(member) else {
-                continue;
-            };
-            let own = context::standing().org_id();
             let member = facts(member)?;
-            let mut strange = false;
-            identity::as_table_owner(member.owner, || {
-                scan::for_each_row(member.relid, |row| {
-                    strange |= own.is_none() || row.value(org).as_uuid() != own;
-                });
-            });
-            if strange {
+            if holds_others_rows(&member) {
                 return Err(smuggled(&member, &facts(parent)?));
             }
         }
     }
     Ok(())
+}
+
+/// Whether a protected table holds rows that are not of the current organization.
+pub fn holds_others_rows(table: &Facts) -> bool {
+    let Some(org) = table::org_column_of(table.relid) else {
+        return false;
+    };
+    let own = context::standing().org_id();
+    let mut strange = false;
+    identity::as_table_owner(table.owner, || {
+        scan::for_each_row(table.relid, |row| {
+            strange |= own.is_none() || row.value(org).as_uuid() != own;
+        });
+    });
+    strange
 }
 
 /// Child and parent of each place in a tree that this transaction made, this table being one of them.

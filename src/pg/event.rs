@@ -44,7 +44,7 @@ pub unsafe fn dropped(fcinfo: pg_sys::FunctionCallInfo) -> Dropped {
 }
 
 /// SAFETY: a list of nodes, or NULL.
-unsafe fn nodes(list: *mut pg_sys::List) -> Vec<*mut pg_sys::Node> {
+pub(super) unsafe fn nodes(list: *mut pg_sys::List) -> Vec<*mut pg_sys::Node> {
     if list.is_null() {
         return vec![];
     }
@@ -146,6 +146,29 @@ pub unsafe fn detached(fcinfo: pg_sys::FunctionCallInfo) -> Option<Detached> {
     }
 }
 
+/// The tables whose indexes a DROP INDEX names.
+///
+/// SAFETY: the call of an event trigger.
+pub unsafe fn losing_an_index(fcinfo: pg_sys::FunctionCallInfo) -> Vec<pg_sys::Oid> {
+    // SAFETY: node tags say what the pointers point to; an index is named by a list of String nodes.
+    unsafe {
+        let tree = (*(*fcinfo).context.cast::<pg_sys::EventTriggerData>()).parsetree;
+        if tree.is_null() || (*tree).type_ != pg_sys::NodeTag::T_DropStmt {
+            return vec![];
+        }
+        let statement = tree.cast::<pg_sys::DropStmt>();
+        if (*statement).removeType != pg_sys::ObjectType::OBJECT_INDEX {
+            return vec![];
+        }
+        nodes((*statement).objects)
+            .into_iter()
+            .map(|name| find(pg_sys::makeRangeVarFromNameList(name.cast())))
+            .map(|index| pg_sys::IndexGetRelation(index, true))
+            .filter(|table| *table != pg_sys::InvalidOid)
+            .collect()
+    }
+}
+
 /// Whether the command is CREATE TABLE AS or SELECT INTO.
 ///
 /// SAFETY: the call of an event trigger.
@@ -167,11 +190,19 @@ pub unsafe fn like(fcinfo: pg_sys::FunctionCallInfo) -> Vec<pg_sys::Oid> {
     // SAFETY: node tags say what the pointers point to; a name that is gone answers InvalidOid.
     unsafe {
         let tree = (*(*fcinfo).context.cast::<pg_sys::EventTriggerData>()).parsetree;
-        if tree.is_null() || (*tree).type_ != pg_sys::NodeTag::T_CreateStmt {
+        if tree.is_null() {
             return vec![];
         }
-        nodes((*tree.cast::<pg_sys::CreateStmt>()).tableElts)
+        let tables = match (*tree).type_ {
+            pg_sys::NodeTag::T_CreateSchemaStmt => {
+                nodes((*tree.cast::<pg_sys::CreateSchemaStmt>()).schemaElts)
+            }
+            _ => vec![tree],
+        };
+        tables
             .into_iter()
+            .filter(|table| (**table).type_ == pg_sys::NodeTag::T_CreateStmt)
+            .flat_map(|table| nodes((*table.cast::<pg_sys::CreateStmt>()).tableElts))
             .filter(|node| (**node).type_ == pg_sys::NodeTag::T_TableLikeClause)
             .map(|node| find((*node.cast::<pg_sys::TableLikeClause>()).relation))
             .collect()

@@ -4,6 +4,7 @@
 pub mod catalog;
 pub mod cursor;
 pub mod error;
+pub mod evaluated;
 pub mod event;
 pub mod heap;
 pub mod identity;
@@ -17,6 +18,7 @@ pub mod probe;
 pub mod procedure;
 pub mod query;
 pub mod raw;
+mod raw_expression;
 pub mod reference;
 pub mod rewrite;
 pub mod scan;

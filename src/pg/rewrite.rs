@@ -146,9 +146,11 @@ unsafe fn is_ours(node: *mut pg_sys::Node, schema: pg_sys::Oid) -> bool {
                 && pg_sys::get_func_namespace((*node.cast::<pg_sys::FuncExpr>()).funcid) == schema
         };
         match (*node).type_ {
-            pg_sys::NodeTag::T_OpExpr => elements::<pg_sys::Node>((*node.cast::<pg_sys::OpExpr>()).args)
-                .into_iter()
-                .any(calls_us),
+            pg_sys::NodeTag::T_OpExpr => {
+                elements::<pg_sys::Node>((*node.cast::<pg_sys::OpExpr>()).args)
+                    .into_iter()
+                    .any(calls_us)
+            }
             pg_sys::NodeTag::T_BoolExpr => {
                 let expression = node.cast::<pg_sys::BoolExpr>();
                 (*expression).boolop == pg_sys::BoolExprType::OR_EXPR

@@ -28,7 +28,10 @@ fn it_opens_the_rows_of_all_for_one_transaction() {
     m.run(BEGIN);
     sees_all(&world, &mut m);
     assert_eq!(m.run("UPDATE servers SET name = upper(name)"), 6);
-    assert_eq!(m.run("UPDATE sites s SET visits = visits + cpus FROM servers v WHERE v.id = server_id"), 12);
+    assert_eq!(
+        m.run("UPDATE sites s SET visits = visits + cpus FROM servers v WHERE v.id = server_id"),
+        12
+    );
     assert_eq!(
         m.run(&format!(
             "INSERT INTO servers (id, org_id, name) VALUES (7, '{}', 'a'), (107, '{}', 'g')",
@@ -41,9 +44,19 @@ fn it_opens_the_rows_of_all_for_one_transaction() {
         0
     );
     assert_eq!(m.count("SELECT count(*) FROM servers WHERE cpus = 9"), 2);
-    assert_eq!(m.run("DELETE FROM servers WHERE id IN (7, 107) RETURNING id"), 2);
-    assert_eq!(m.column("SELECT id FROM servers ORDER BY id FOR UPDATE").len(), 6);
-    assert_eq!(m.run("MERGE INTO servers USING (VALUES (1)) v ON true WHEN MATCHED THEN DO NOTHING"), 0);
+    assert_eq!(
+        m.run("DELETE FROM servers WHERE id IN (7, 107) RETURNING id"),
+        2
+    );
+    assert_eq!(
+        m.column("SELECT id FROM servers ORDER BY id FOR UPDATE")
+            .len(),
+        6
+    );
+    assert_eq!(
+        m.run("MERGE INTO servers USING (VALUES (1)) v ON true WHEN MATCHED THEN DO NOTHING"),
+        0
+    );
     m.run("COMMIT");
     assert_eq!(world.seen(&mut m, "servers"), (0, 0));
     refused(m.attempt("UPDATE servers SET name = 'x'"), "42501");
@@ -53,7 +66,10 @@ fn it_opens_the_rows_of_all_for_one_transaction() {
         6
     );
     // And everybody else is where he was.
-    assert_eq!(world.seen(&mut world.session("acme.viewer"), "servers"), (3, 0));
+    assert_eq!(
+        world.seen(&mut world.session("acme.viewer"), "servers"),
+        (3, 0)
+    );
 }
 
 #[test]
@@ -65,7 +81,7 @@ fn ddl_sees_and_checks_every_row() {
         "CREATE FUNCTION doubled(int) RETURNS int LANGUAGE plpgsql AS 'BEGIN RETURN $1 * 2; END';
          ALTER TABLE servers ADD COLUMN label text;
          UPDATE servers SET label = name || '!';
-         ALTER TABLE servers ALTER label SET NOT NULL, ADD CHECK (doubled(cpus) > 0);
+         ALTER TABLE servers ALTER label SET NOT NULL, ADD CHECK (doubled(id) >= cpus);
          ALTER TABLE servers ALTER cpus TYPE bigint USING doubled(cpus);
          CREATE INDEX ON servers (lower(label));
          CREATE TABLE notes (id int PRIMARY KEY, org_id uuid NOT NULL, server_id int);
@@ -94,10 +110,24 @@ fn d1_keys_and_organizations_are_still_kept() {
     let mut m = migrator(&world);
     let (acme, globex) = (world.acme.id, world.globex.id);
     for (sql, code) in [
-        ("UPDATE sites SET server_id = 101 WHERE id = 1".into(), "23503"),
-        (format!("INSERT INTO sites (id, org_id, server_id, name) VALUES (7, '{acme}', 101, 'x')"), "23503"),
-        (format!("UPDATE servers SET org_id = '{globex}' WHERE id = 1"), "42501"),
-        ("INSERT INTO servers (id, name) VALUES (9, 'whose?')".into(), "23502"),
+        (
+            "UPDATE sites SET server_id = 101 WHERE id = 1".into(),
+            "23503",
+        ),
+        (
+            format!(
+                "INSERT INTO sites (id, org_id, server_id, name) VALUES (7, '{acme}', 101, 'x')"
+            ),
+            "23503",
+        ),
+        (
+            format!("UPDATE servers SET org_id = '{globex}' WHERE id = 1"),
+            "42501",
+        ),
+        (
+            "INSERT INTO servers (id, name) VALUES (9, 'whose?')".into(),
+            "23502",
+        ),
         ("TRUNCATE servers CASCADE".into(), "42501"),
         ("TRUNCATE sites".into(), "42501"),
     ] {
@@ -108,7 +138,10 @@ fn d1_keys_and_organizations_are_still_kept() {
     // Cascades reach the rows of the organization whose parent went.
     m.run(BEGIN);
     m.run("UPDATE servers SET id = id + 1000");
-    assert_eq!(m.count("SELECT count(*) FROM sites WHERE server_id > 1000"), 12);
+    assert_eq!(
+        m.count("SELECT count(*) FROM sites WHERE server_id > 1000"),
+        12
+    );
     assert_eq!(m.run("DELETE FROM servers WHERE id = 1101"), 1);
     assert_eq!(world.seen(&mut m, "sites"), (6, 4));
     m.run("ROLLBACK");
@@ -161,7 +194,9 @@ fn it_is_recorded() {
     // In each organization's own log, as written past the rules.
     let mut owner = world.session("globex.owner");
     assert_eq!(
-        owner.count("SELECT count(*) FROM tenancy.audit_log WHERE operation = 'UPDATE' AND break_glass"),
+        owner.count(
+            "SELECT count(*) FROM tenancy.audit_log WHERE operation = 'UPDATE' AND break_glass"
+        ),
         3
     );
     // One that was rolled back leaves its line in the server's log.
@@ -206,22 +241,22 @@ fn who_may_not() {
     app.run("BEGIN");
     refused(app.attempt("SELECT tenancy.begin_migration('x')"), "42501");
     // No reason, no transaction, twice, or in the middle of an organization's work.
-    refused(
-        m.attempt("SELECT tenancy.begin_migration('x')"),
-        "25P01",
-    );
+    refused(m.attempt("SELECT tenancy.begin_migration('x')"), "25P01");
     for (sql, code) in [
         ("SELECT tenancy.begin_migration('  ')", "22023"),
         ("SELECT tenancy.begin_migration(E'two\\nlines')", "22023"),
         ("SELECT tenancy.begin_migration(NULL)", "22004"),
-        ("SELECT tenancy.begin_migration('x'); SELECT tenancy.begin_migration('y')", "25001"),
+        (
+            "SELECT tenancy.begin_migration('x'); SELECT tenancy.begin_migration('y')",
+            "25001",
+        ),
     ] {
         m.run("BEGIN");
         refused(m.attempt(sql), code);
         m.run("ROLLBACK");
     }
     dba.run(&format!("SET app.current_org = '{}'", world.acme.id));
-    dba.run("BEGIN; UPDATE servers SET cpus = 1");
+    dba.run("BEGIN; UPDATE servers SET cpus = 1 WHERE id = 1");
     refused(dba.attempt("SELECT tenancy.begin_migration('x')"), "25001");
     dba.run("ROLLBACK");
     // A sealed one, and the other way about.
@@ -319,7 +354,10 @@ fn a_function_that_was_taken_in_is_refused_and_not_empty() {
     let mut m = migrator(&world);
     m.run("CREATE FUNCTION all_servers() RETURNS SETOF servers LANGUAGE sql STABLE AS 'SELECT * FROM public.servers'");
     m.run(BEGIN);
-    refused(m.attempt_within("SELECT count(*) FROM all_servers()"), "0A000");
+    refused(
+        m.attempt_within("SELECT count(*) FROM all_servers()"),
+        "0A000",
+    );
     assert_eq!(m.count("SELECT count(*) FROM (SELECT all_servers()) s"), 6);
 }
 
@@ -334,7 +372,10 @@ fn only_the_roles_own_tables() {
     m.run(BEGIN);
     assert_eq!(m.count("SELECT count(*) FROM mine"), 6);
     refused(m.attempt_within("SELECT count(*) FROM sites"), "42501");
-    refused(m.attempt_within("SELECT count(*) FROM servers WHERE id IN (SELECT server_id FROM sites)"), "42501");
+    refused(
+        m.attempt_within("SELECT count(*) FROM servers WHERE id IN (SELECT server_id FROM sites)"),
+        "42501",
+    );
     assert_eq!(m.count("WITH s AS (SELECT * FROM servers) SELECT count(*) FROM s WHERE EXISTS (SELECT FROM servers x WHERE x.id = s.id)"), 6);
     m.run("ROLLBACK");
 }
@@ -350,7 +391,10 @@ fn views_and_policies_of_the_applications_go_on() {
     // What a view leaves out stays out.
     assert_eq!(m.count("SELECT count(*) FROM small"), 4);
     assert_eq!(m.run("UPDATE small SET name = 'small'"), 4);
-    assert_eq!(m.count("SELECT count(*) FROM servers WHERE name = 'small'"), 4);
+    assert_eq!(
+        m.count("SELECT count(*) FROM servers WHERE name = 'small'"),
+        4
+    );
     fails(m.attempt_within("UPDATE small SET cpus = 9"), "44000");
     // A restrictive policy of the application holds, a permissive one takes nothing away.
     m.run("CREATE POLICY wide ON servers USING (id > 0); CREATE POLICY narrow ON servers AS RESTRICTIVE USING (id < 103)");
@@ -382,9 +426,15 @@ fn drift_is_mended_on_the_way() {
     m.run(BEGIN);
     // As frameworks do it around a load.
     m.run("ALTER TABLE servers DISABLE TRIGGER USER; UPDATE servers SET cpus = 5; ALTER TABLE servers ENABLE TRIGGER USER");
-    fails(m.attempt_within("UPDATE sites SET server_id = 101 WHERE id = 1"), "23503");
+    fails(
+        m.attempt_within("UPDATE sites SET server_id = 101 WHERE id = 1"),
+        "23503",
+    );
     m.run("ALTER TABLE servers DISABLE ROW LEVEL SECURITY; ALTER TABLE servers NO FORCE ROW LEVEL SECURITY");
-    refused(m.attempt_within("DROP POLICY tenancy_select ON servers"), "42501");
+    refused(
+        m.attempt_within("DROP POLICY tenancy_select ON servers"),
+        "42501",
+    );
     m.run("COMMIT");
     assert!(world.superuser().is_true(
         "SELECT relrowsecurity AND relforcerowsecurity AND NOT EXISTS (
@@ -404,10 +454,18 @@ fn break_glass_leaves_a_line_in_the_servers_log() {
     assert_eq!(lines(), before);
     glass.run("SELECT * FROM servers; SELECT * FROM servers; UPDATE servers SET cpus = 1");
     assert_eq!(lines(), before + 1);
-    // What reads nothing and is not planned.
+    // COPY of a whole table is not planned; the library sees it where it is preloaded.
+    world.superuser().run(&format!(
+        "ALTER DATABASE {} SET session_preload_libraries = 'pg_tenancy'",
+        world.db.name
+    ));
     let mut glass = world.break_glass();
     glass.run("BEGIN READ ONLY");
     let mut copied = String::new();
-    std::io::Read::read_to_string(&mut glass.copy_out("COPY servers TO STDOUT").unwrap(), &mut copied).unwrap();
+    std::io::Read::read_to_string(
+        &mut glass.copy_out("COPY servers TO STDOUT").unwrap(),
+        &mut copied,
+    )
+    .unwrap();
     assert_eq!(lines(), before + 2);
 }

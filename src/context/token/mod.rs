@@ -9,10 +9,10 @@ mod refusal;
 mod verify;
 
 use super::authority::{self, Binding, SigningKey};
-use super::{denial, migration};
 use super::principal::Principal;
 use super::settings::TOKEN_LEEWAY;
 use super::standing::{self, Reason};
+use super::{denial, migration};
 use crate::pg::{self, error, fail, identity, transaction};
 pub use force::{
     Lapsed, Token, at_subtransaction_abort, at_subtransaction_commit, at_transaction_end, discard,

@@ -7,6 +7,7 @@ mod migration;
 mod planner;
 mod statement;
 mod utility;
+mod writes;
 
 pub fn init() {
     cascade::init();

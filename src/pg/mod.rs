@@ -2,6 +2,7 @@
 //! Rooms call these functions and stay free of `unsafe`.
 
 pub mod bound;
+pub mod canonical;
 pub mod catalog;
 pub mod cursor;
 pub mod error;

@@ -1,6 +1,6 @@
 //! ProcessUtility: keeps cursors WITH HOLD to the context they were opened in, and discards the token with the rest.
 
-use crate::context::{self, check_seal, cursors, token};
+use crate::context::{self, check_seal, cursors, migration, token};
 use crate::isolation;
 use crate::pg::{catalog, event, identity};
 use pgrx::pg_sys::panic::ErrorReportable;
@@ -103,6 +103,10 @@ unsafe extern "C-unwind" fn before(node: *mut pg_sys::Node) {
             pg_sys::NodeTag::T_DeclareCursorStmt => {
                 let declare = node.cast::<pg_sys::DeclareCursorStmt>();
                 let hold = (*declare).options & pg_sys::CURSOR_OPT_HOLD as i32 != 0;
+                // Its rows would outlive the migration.
+                if hold {
+                    migration::forbid("declare a cursor WITH HOLD").unwrap_or_report();
+                }
                 cursors::declared(CStr::from_ptr((*declare).portalname), hold);
             }
             // CLOSE ALL has no name; what it closes is missed at the next statement.

@@ -55,7 +55,8 @@ unsafe fn from_query(query: *mut pg_sys::Query, lifting: &mut Lifting) {
     unsafe {
         let mut writes_lifted = false;
         for (i, entry) in elements::<pg_sys::RangeTblEntry>((*query).rtable)
-            .into_iter()
+            .iter()
+            .copied()
             .enumerate()
         {
             if (*entry).rtekind != pg_sys::RTEKind::RTE_RELATION {
@@ -78,7 +79,8 @@ unsafe fn from_query(query: *mut pg_sys::Query, lifting: &mut Lifting) {
             }
             writes_lifted |= is_result;
             let kept: Vec<*mut pg_sys::Node> = elements((*entry).securityQuals)
-                .into_iter()
+                .iter()
+                .copied()
                 .filter(|condition| !is_ours(*condition, lifting.schema))
                 .collect();
             // Of views with security_barrier, and restrictive policies of others.
@@ -87,7 +89,8 @@ unsafe fn from_query(query: *mut pg_sys::Query, lifting: &mut Lifting) {
         }
         if writes_lifted {
             let kept: Vec<*mut pg_sys::WithCheckOption> = elements((*query).withCheckOptions)
-                .into_iter()
+                .iter()
+                .copied()
                 .filter(|option: &*mut pg_sys::WithCheckOption| {
                     (**option).kind == pg_sys::WCOKind::WCO_VIEW_CHECK
                         || !is_ours((**option).qual, lifting.schema)
@@ -148,14 +151,16 @@ unsafe fn is_ours(node: *mut pg_sys::Node, schema: pg_sys::Oid) -> bool {
         match (*node).type_ {
             pg_sys::NodeTag::T_OpExpr => {
                 elements::<pg_sys::Node>((*node.cast::<pg_sys::OpExpr>()).args)
-                    .into_iter()
+                    .iter()
+                    .copied()
                     .any(calls_us)
             }
             pg_sys::NodeTag::T_BoolExpr => {
                 let expression = node.cast::<pg_sys::BoolExpr>();
                 (*expression).boolop == pg_sys::BoolExprType::OR_EXPR
                     && elements::<pg_sys::Node>((*expression).args)
-                        .into_iter()
+                        .iter()
+                        .copied()
                         .any(|arm| is_ours(arm, schema))
             }
             _ => calls_us(node),

@@ -73,6 +73,56 @@ fn it_opens_the_rows_of_all_for_one_transaction() {
 }
 
 #[test]
+fn a3_c5_c13_every_way_to_read_shows_all_and_none_outlives_it() {
+    let world = World::new();
+    let mut m = migrator(&world);
+    m.run("CREATE TABLE many (id int PRIMARY KEY, org_id uuid NOT NULL, n int)");
+    m.run(&format!(
+        "INSERT INTO many SELECT i, CASE i % 2 WHEN 0 THEN '{}' ELSE '{}' END::uuid, i FROM generate_series(1, 3000) i; ANALYZE many",
+        world.acme.id, world.globex.id
+    ));
+    m.run("SELECT tenancy.protect('many'); SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET min_parallel_table_scan_size = 0");
+    m.run(BEGIN);
+    let plan = m.explain(
+        "ANALYZE, COSTS OFF, TIMING OFF",
+        "SELECT count(n) FROM many",
+    );
+    assert!(
+        plan.contains("Workers Launched: 2") && !plan.contains("org_if"),
+        "{plan}"
+    );
+    assert_eq!(m.count("SELECT count(n) FROM many"), 3000);
+    let mut copied = String::new();
+    std::io::Read::read_to_string(
+        &mut m.copy_out("COPY servers TO STDOUT").unwrap(),
+        &mut copied,
+    )
+    .unwrap();
+    assert_eq!(copied.lines().count(), 6);
+    m.run("DECLARE walk CURSOR FOR SELECT id FROM servers ORDER BY id FOR UPDATE");
+    assert_eq!(m.column("FETCH ALL FROM walk").len(), 6);
+    assert_eq!(
+        m.count("SELECT count(*) FROM servers TABLESAMPLE BERNOULLI (100)"),
+        6
+    );
+    refused(
+        m.attempt_within("DECLARE held CURSOR WITH HOLD FOR SELECT * FROM servers"),
+        "25001",
+    );
+    m.run("COMMIT");
+    fails(m.attempt("FETCH 1 FROM walk"), "34000");
+    // Statements of two kinds in one message: what was planned before is not open, what comes after the end is not.
+    assert_eq!(
+        m.column("BEGIN; SELECT count(*) FROM servers; SELECT tenancy.begin_migration('x'); SELECT count(*) FROM servers; COMMIT; SELECT count(*) FROM servers"),
+        ["0", "", "6", "0"]
+    );
+    assert_eq!(
+        m.column("BEGIN; SELECT tenancy.begin_migration('x') IS NULL, count(*) FROM servers; ROLLBACK; BEGIN; SELECT count(*) FROM servers; COMMIT").last().unwrap(),
+        "0"
+    );
+}
+
+#[test]
 fn ddl_sees_and_checks_every_row() {
     let world = World::new();
     let mut m = migrator(&world);

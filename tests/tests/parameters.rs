@@ -50,9 +50,7 @@ fn every_scan_has_the_organization_as_a_parameter() {
         "UPDATE servers SET cpus = 1",
         "WITH u AS (UPDATE servers SET cpus = 1 RETURNING 1) SELECT count(*) FROM servers",
     ] {
-        let plan = world
-            .session("acme.admin")
-            .explain("COSTS OFF", query);
+        let plan = world.session("acme.admin").explain("COSTS OFF", query);
         assert!(!plan.contains("$0"), "{plan}");
     }
 }
@@ -163,7 +161,11 @@ fn a6_one_plan_for_every_organization_of_a_session() {
         for org in [world.acme, world.globex] {
             session.run(&format!("SET app.current_org = '{}'", org.id));
             let expected = format!("{}-server-1", org.slug);
-            for query in ["EXECUTE q", "SELECT pg_temp.first()", "SELECT pg_temp.first_sql()"] {
+            for query in [
+                "EXECUTE q",
+                "SELECT pg_temp.first()",
+                "SELECT pg_temp.first_sql()",
+            ] {
                 assert_eq!(session.text(query), expected, "{query}");
             }
         }

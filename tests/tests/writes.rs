@@ -81,12 +81,12 @@ fn c8_a_trigger_that_sends_a_row_elsewhere_is_refused() {
     ));
     let mut session = world.session("acme.member");
     for _ in 0..3 {
-        refused(session.attempt("INSERT INTO notes (id) VALUES (1)"), "42501");
+        refused(
+            session.attempt("INSERT INTO notes (id) VALUES (1)"),
+            "42501",
+        );
     }
-    assert_eq!(
-        world.superuser().count("SELECT count(*) FROM notes"),
-        0
-    );
+    assert_eq!(world.superuser().count("SELECT count(*) FROM notes"), 0);
 }
 
 /// Who is past row security is held by the row trigger.
@@ -134,10 +134,7 @@ fn without_the_right_a_statement_without_rows_is_refused_too() {
     member.run("INSERT INTO notes SELECT 1 ON CONFLICT DO NOTHING");
     member.run("INSERT INTO notes SELECT 1 ON CONFLICT (id) DO UPDATE SET body = 'x'");
     let mut stranger = world.session("stranger");
-    refused(
-        stranger.attempt("DELETE FROM notes WHERE false"),
-        "42501",
-    );
+    refused(stranger.attempt("DELETE FROM notes WHERE false"), "42501");
 }
 
 /// The twins of a policy ask each row once; another policy's check is asked as well.

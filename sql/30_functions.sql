@@ -128,7 +128,7 @@ COMMENT ON FUNCTION tenancy.after_table_ddl() IS
 CREATE FUNCTION tenancy.before_table_ddl() RETURNS event_trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'tenancy_before_table_ddl';
 COMMENT ON FUNCTION tenancy.before_table_ddl() IS
-    'Event trigger: a partition that others refer to is not detached concurrently by who sees one organization only (spec 5)';
+    'Event trigger: what would show a table''s owner rows of other organizations, or lose references to them, is refused (spec 5)';
 
 CREATE FUNCTION tenancy.after_drop() RETURNS event_trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'tenancy_after_drop';

@@ -68,7 +68,7 @@ CREATE EVENT TRIGGER tenancy_after_table_ddl ON ddl_command_end
 ALTER EVENT TRIGGER tenancy_after_table_ddl ENABLE ALWAYS;
 
 CREATE EVENT TRIGGER tenancy_before_table_ddl ON ddl_command_start
-    WHEN TAG IN ('ALTER TABLE') EXECUTE FUNCTION tenancy.before_table_ddl();
+    WHEN TAG IN ('ALTER TABLE', 'CREATE INDEX', 'CREATE STATISTICS') EXECUTE FUNCTION tenancy.before_table_ddl();
 ALTER EVENT TRIGGER tenancy_before_table_ddl ENABLE ALWAYS;
 
 CREATE EVENT TRIGGER tenancy_after_drop ON sql_drop
@@ -77,7 +77,7 @@ ALTER EVENT TRIGGER tenancy_after_drop ENABLE ALWAYS;
 
 -- Named to fire after the one that takes new partitions in.
 CREATE EVENT TRIGGER tenancy_drift_begins ON ddl_command_start
-    WHEN TAG IN ('CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO') EXECUTE FUNCTION tenancy.drift_begins();
+    WHEN TAG IN ('CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO', 'CREATE SCHEMA', 'DROP INDEX') EXECUTE FUNCTION tenancy.drift_begins();
 CREATE EVENT TRIGGER tenancy_drift_ends ON ddl_command_end
     WHEN TAG IN ('CREATE TABLE', 'ALTER TABLE', 'CREATE TABLE AS', 'SELECT INTO', 'CREATE SCHEMA',
                  'CREATE VIEW', 'ALTER VIEW', 'CREATE MATERIALIZED VIEW', 'ALTER MATERIALIZED VIEW', 'CREATE RULE', 'ALTER RULE',
@@ -187,6 +187,10 @@ COMMENT ON FUNCTION tenancy.watch_schema(text, text) IS
     'Expects new tables with an organization column in a schema to be protected; for its owner and the DBA (spec 5.7)';
 COMMENT ON FUNCTION tenancy.unwatch_schema(text) IS
     'Undoes watch_schema(); for the schema''s owner and the DBA (spec 5.7)';
+COMMENT ON FUNCTION tenancy.begin_migration(text) IS
+    'Opens the rows of all organizations to the statements of a migration, until the transaction ends; for administrators (spec 5.7)';
+COMMENT ON FUNCTION tenancy.sees_bypasses() IS
+    'Whether the context may read bypass_ledger: with org:audit, or as an administrator (spec 5.7)';
 COMMENT ON FUNCTION tenancy.authority_changed() IS
     'Trigger: tells every session that memberships, roles or bindings changed (spec 4)';
 COMMENT ON FUNCTION tenancy.check_membership() IS

@@ -164,9 +164,8 @@ static NUMBERED: Backend<RefCell<Vec<NamedAction>>> = Backend::new(RefCell::new(
 
 /// The number of a known action in this backend; none for one that `org_if()` would refuse.
 pub fn number_of(action: &[u8], kind: KeyType) -> Option<u16> {
-    let position = |known: &Vec<NamedAction>| {
-        known.iter().position(|(k, a)| *k == kind && **a == *action)
-    };
+    let position =
+        |known: &Vec<NamedAction>| known.iter().position(|(k, a)| *k == kind && **a == *action);
     let found = NUMBERED.with_borrow(position).or_else(|| {
         crate::access::action_is_known(action).then(|| {
             NUMBERED.with_borrow_mut(|known| {

@@ -156,7 +156,7 @@ unsafe extern "C-unwind" fn look_at(query: *mut pg_sys::QueryDesc, inside: bool)
 /// Every table in the plan's range table, those below views included.
 ///
 /// SAFETY: `plan` is a valid plan.
-unsafe fn relations(plan: *mut pg_sys::PlannedStmt) -> Vec<pg_sys::Oid> {
+pub(super) unsafe fn relations(plan: *mut pg_sys::PlannedStmt) -> Vec<pg_sys::Oid> {
     // SAFETY: as the function's own.
     unsafe {
         entries(plan)

@@ -113,17 +113,29 @@ fn named(relid: pg_sys::Oid) -> String {
 fn guard_statement(call: &Call) -> pg::Result<()> {
     moved::begin();
     // A cascade needs the right on the parent only; the rows it reaches are still held to the organization.
-    if identity::is_logical_worker() || cascade::is_own_statement() || identity::break_glass() {
+    if cascade::is_own_statement() || needs_no_right() {
         return Ok(());
     }
     let table = table_of(call.relid())?;
     ask_for_right(&table, call.event)
 }
 
+/// Whether a statement is none of an organization's: replication, a migration, break-glass.
+fn needs_no_right() -> bool {
+    if identity::is_logical_worker() || context::migration::is_in_force() {
+        return true;
+    }
+    let broken_glass = identity::break_glass();
+    if broken_glass {
+        context::note_break_glass();
+    }
+    broken_glass
+}
+
 /// What `guard_statement` asks, of a statement that no trigger was called for yet.
 pub fn guard_write(relid: pg_sys::Oid, event: Event) -> pg::Result<()> {
     moved::begin();
-    if identity::is_logical_worker() || identity::break_glass() {
+    if needs_no_right() {
         return Ok(());
     }
     let table = table_of(relid)?;
@@ -209,7 +221,14 @@ fn guard_row(call: &Call) -> pg::Result<()> {
     let table = table_of(call.relid())?;
     let (old, new) = (call.old_row(), call.new_row());
     let broken_glass = identity::break_glass();
-    if !broken_glass {
+    let migrating = !broken_glass && is_of_migration();
+    if migrating {
+        keep_org(call, &table, old.as_ref(), new.as_ref())?;
+        if let Some(new) = &new {
+            let org = org_named_by(&table, new)?;
+            foreign_key::check(&table, org, old.as_ref(), new)?;
+        }
+    } else if !broken_glass {
         let now = context::standing();
         let org = hold_to_org(call, &table, &now, old.as_ref(), new.as_ref())?;
         match (&old, &new) {
@@ -232,9 +251,73 @@ fn guard_row(call: &Call) -> pg::Result<()> {
         foreign_key::parents_changed();
     }
     if table.options.audit {
-        audit::capture(&table, call.event, old.as_ref(), new.as_ref(), broken_glass);
+        let bypassed = broken_glass || migrating;
+        audit::capture(&table, call.event, old.as_ref(), new.as_ref(), bypassed);
     }
     Ok(())
+}
+
+/// Whether a row is written by a migration's own statement, or by a referential action that one set off.
+fn is_of_migration() -> bool {
+    context::migration::is_on()
+        && (context::migration::is_in_force()
+            || cascade::is_own_statement() && context::migration::set_off_action())
+}
+
+/// In a migration rows of any organization are written; none moves to another.
+fn keep_org(
+    call: &Call,
+    table: &Table,
+    old: Option<&RowImage>,
+    new: Option<&RowImage>,
+) -> pg::Result<()> {
+    let org_of = |row: &RowImage| row.value(table.org_attnum);
+    let moved = match (old, new) {
+        (Some(old), Some(new)) => !org_of(old).same(&org_of(new)),
+        (Some(old), None) => {
+            moved::left_in_migration(table, old);
+            false
+        }
+        (None, Some(new)) => moved::has_changed_org(table, new),
+        (None, None) => false,
+    };
+    if moved {
+        return Err(org_changes(call, table));
+    }
+    Ok(())
+}
+
+/// The organization of a row that is held to none.
+fn org_named_by(table: &Table, row: &RowImage) -> pg::Result<&'static Keys> {
+    let id = context::keys::whose(table.org_kind, &row.value(table.org_attnum));
+    let known = id.and_then(|id| context::authority::org_by_id(&id));
+    match (known, id) {
+        (Some(org), _) => Ok(org.keys()),
+        (None, Some(id)) => Ok(context::keys::intern(id, None)),
+        (None, None) => Err(denied(
+            format!(
+                "permission denied: the row in {} is of no organization",
+                named(table.relid)
+            ),
+            format!(
+                "Column \"{}\" holds the external key of none.",
+                table.options.org_column
+            ),
+            "Create the organization first.",
+        )),
+    }
+}
+
+fn org_changes(call: &Call, table: &Table) -> ErrorReport {
+    denied(
+        format!(
+            "permission denied: column \"{}\" of table \"{}\" never changes",
+            table.options.org_column,
+            call.relation_name()
+        ),
+        "A row belongs to one organization for good.",
+        "Insert the row under the other organization, in a context of its own.",
+    )
 }
 
 fn hold_to_org(
@@ -248,15 +331,7 @@ fn hold_to_org(
     if let (Some(old), Some(new)) = (old, new)
         && !key_of(old).same(&key_of(new))
     {
-        return Err(denied(
-            format!(
-                "permission denied: column \"{}\" of table \"{}\" never changes",
-                table.options.org_column,
-                call.relation_name()
-            ),
-            "A row belongs to one organization for good.",
-            "Insert the row under the other organization, in a context of its own.",
-        ));
+        return Err(org_changes(call, table));
     }
     let org = match now.keys() {
         Some(keys) if keys.has(table.org_kind) => keys,
@@ -349,6 +424,9 @@ fn guard_audit(call: &Call) -> pg::Result<()> {
 
 /// A locking SELECT by a role that may not update: an error, as UPDATE gives, instead of no rows (spec 5.4).
 pub fn check_locking_read(relid: pg_sys::Oid) -> pg::Result<()> {
+    if context::migration::is_in_force() {
+        return Ok(());
+    }
     let Some(table) = table::protected(relid) else {
         return Ok(());
     };
@@ -392,7 +470,10 @@ pub fn refused_row(relid: pg_sys::Oid, kind: KeyType, action: &str) -> ErrorRepo
 
 /// A MERGE into a protected table that reads none of its columns: PostgreSQL would match every organization's rows.
 pub fn check_unread_merge(relid: pg_sys::Oid) -> pg::Result<()> {
-    if identity::break_glass() || table::protected(relid).is_none() {
+    if identity::break_glass()
+        || context::migration::is_in_force()
+        || table::protected(relid).is_none()
+    {
         return Ok(());
     }
     Err(denied(

@@ -11,6 +11,7 @@ pub mod identity;
 pub mod json;
 pub mod local;
 pub mod lookup;
+pub mod lookup_row;
 pub mod partition;
 pub mod paths;
 pub mod plan;

@@ -10,7 +10,9 @@ SELECT t.tgrelid::pg_catalog.regclass AS table_name,
        a.options -> 'columns' AS column_actions,
        (a.options ->> 'audit')::boolean AS audited,
        (SELECT i.inhparent::pg_catalog.regclass FROM pg_catalog.pg_inherits AS i
-        WHERE i.inhrelid = t.tgrelid ORDER BY i.inhseqno LIMIT 1) AS part_of
+        WHERE i.inhrelid = t.tgrelid ORDER BY i.inhseqno LIMIT 1) AS part_of,
+       a.options -> 'audit_exclude' AS audit_excluded,
+       a.options -> 'audit_mask' AS audit_masked
 FROM pg_catalog.pg_trigger AS t
      CROSS JOIN LATERAL
          (SELECT pg_catalog.convert_from(pg_catalog.substring(t.tgargs, 1, pg_catalog.length(t.tgargs) - 1),
@@ -157,6 +159,8 @@ COMMENT ON FUNCTION tenancy.protect(regclass, text, jsonb, boolean) IS
     'Makes every row of a table belong to one organization and keeps it so; for the table''s owner and the DBA (spec 5)';
 COMMENT ON FUNCTION tenancy.unprotect(regclass) IS
     'Takes the protection of a table away, rows stay; for the table''s owner and the DBA (spec 5)';
+COMMENT ON FUNCTION tenancy.set_audit(regclass, boolean, text[], text[]) IS
+    'Says whether a protected table is audited, and which columns the log leaves out or hides; for its owner and the DBA (spec 6.5)';
 COMMENT ON FUNCTION tenancy.protect_schema(text, text, jsonb, boolean, boolean) IS
     'Protects every table of a schema that has the organization column, all or none, and says which it left and why (spec 5)';
 COMMENT ON PROCEDURE tenancy.add_org_column(regclass, text, text[], integer) IS

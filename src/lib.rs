@@ -39,6 +39,11 @@ extension_sql_file!(
     requires = ["seed"]
 );
 extension_sql_file!(
+    "../sql/50_audit.sql",
+    name = "audit",
+    requires = ["functions"]
+);
+extension_sql_file!(
     "../sql/40_policies.sql",
     name = "policies",
     requires = [

@@ -3,7 +3,10 @@
 mod author;
 mod capture;
 mod chunk;
+mod dba;
 mod encode;
+mod export;
+mod history;
 mod layouts;
 mod read;
 mod show;

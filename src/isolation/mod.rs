@@ -2,6 +2,7 @@
 
 mod add_column;
 mod adopt;
+mod audited;
 mod check_text;
 pub mod drift;
 mod event;

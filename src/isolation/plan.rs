@@ -3,7 +3,7 @@
 
 use crate::pg::key::KeyType;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The row trigger's name sorts before PostgreSQL's own "RI_ConstraintTrigger_*" (triggers fire by name): the
 /// foreign-key guard must answer before the key's own check waits for a lock.
@@ -36,6 +36,11 @@ pub struct Options {
     pub columns: BTreeMap<String, String>,
     #[serde(default)]
     pub audit: bool,
+    /// Columns that the log leaves out, and those whose values it hides.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub audit_exclude: BTreeSet<String>,
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub audit_mask: BTreeSet<String>,
     #[serde(default)]
     pub before: Before,
 }
@@ -70,8 +75,15 @@ impl Options {
             delete: or(permissions.delete, "data:write"),
             columns: permissions.columns,
             audit,
+            audit_exclude: BTreeSet::new(),
+            audit_mask: BTreeSet::new(),
             before,
         }
+    }
+
+    /// The columns that set_audit() named.
+    pub fn audit_columns(&self) -> impl Iterator<Item = &String> {
+        self.audit_exclude.iter().chain(&self.audit_mask)
     }
 
     pub fn actions(&self) -> impl Iterator<Item = &str> {
@@ -177,6 +189,38 @@ pub fn protect(o: &Options, q: &Quoted, needs_index: bool) -> Vec<String> {
     sql.push(format!(
         "ALTER TABLE ONLY {table} ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY"
     ));
+    sql.extend(record(o, q, "CREATE"));
+    sql.push(format!(
+        "CREATE TRIGGER \"{TRUNCATE_TRIGGER}\" BEFORE TRUNCATE ON {table} \
+         FOR EACH STATEMENT EXECUTE FUNCTION tenancy.guard_truncate()"
+    ));
+    // A session in replica mode must not slip past them.
+    for trigger in TRIGGERS {
+        if trigger != ROW_TRIGGER || !q.partitioned {
+            sql.push(always(table, trigger));
+        }
+    }
+    sql
+}
+
+fn always(table: &str, trigger: &str) -> String {
+    format!("ALTER TABLE ONLY {table} ENABLE ALWAYS TRIGGER \"{trigger}\"")
+}
+
+/// The statements that change the record of protection of a protected table.
+pub fn change_record(o: &Options, q: &Quoted) -> Vec<String> {
+    let mut sql = record(o, q, "CREATE OR REPLACE");
+    sql.push(always(q.table, STATEMENT_TRIGGER));
+    if !q.partitioned {
+        sql.push(always(q.table, ROW_TRIGGER));
+    }
+    sql
+}
+
+/// The triggers on rows and statements; one of them carries the record.
+fn record(o: &Options, q: &Quoted, create: &str) -> Vec<String> {
+    let table = q.table;
+    let mut sql = vec![];
     // A row trigger on a partitioned table would be cloned to each partition, drop off when one is detached and stand
     // in the way of attaching a table that has its own. So each table of a tree has its own triggers, and the record of
     // protection is the argument of the statement trigger where there is no row trigger.
@@ -187,26 +231,14 @@ pub fn protect(o: &Options, q: &Quoted, needs_index: bool) -> Vec<String> {
         ("", argument.as_str())
     };
     sql.push(format!(
-        "CREATE TRIGGER \"{STATEMENT_TRIGGER}\" BEFORE INSERT OR UPDATE OR DELETE ON {table} \
+        "{create} TRIGGER \"{STATEMENT_TRIGGER}\" BEFORE INSERT OR UPDATE OR DELETE ON {table} \
          FOR EACH STATEMENT EXECUTE FUNCTION tenancy.guard_statement({of_statement})"
     ));
     if !q.partitioned {
         sql.push(format!(
-            "CREATE TRIGGER \"{ROW_TRIGGER}\" AFTER INSERT OR UPDATE OR DELETE ON {table} \
+            "{create} TRIGGER \"{ROW_TRIGGER}\" AFTER INSERT OR UPDATE OR DELETE ON {table} \
              FOR EACH ROW EXECUTE FUNCTION tenancy.guard_row({of_row})"
         ));
-    }
-    sql.push(format!(
-        "CREATE TRIGGER \"{TRUNCATE_TRIGGER}\" BEFORE TRUNCATE ON {table} \
-         FOR EACH STATEMENT EXECUTE FUNCTION tenancy.guard_truncate()"
-    ));
-    // A session in replica mode must not slip past them.
-    for trigger in TRIGGERS {
-        if trigger != ROW_TRIGGER || !q.partitioned {
-            sql.push(format!(
-                "ALTER TABLE ONLY {table} ENABLE ALWAYS TRIGGER \"{trigger}\""
-            ));
-        }
     }
     sql
 }

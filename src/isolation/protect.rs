@@ -111,6 +111,13 @@ impl Planned<'_> {
 /// of its partitions). The tables are locked. Everything but the rows is checked.
 pub fn plan_tree<'a>(tree: &'a [Facts], wanted: &Options) -> pg::Result<Vec<Planned<'a>>> {
     tree::require_protectable(tree)?;
+    // What set_audit() said of columns stays: protect() says nothing about it.
+    let mut wanted = wanted.clone();
+    if let Some(present) = current_options(tree[0].relid) {
+        wanted.audit_exclude = present.audit_exclude;
+        wanted.audit_mask = present.audit_mask;
+    }
+    let wanted = &wanted;
     wanted.require_known_actions()?;
     let mut planned = vec![];
     for table in tree.iter().rev() {
@@ -208,7 +215,7 @@ pub fn with_own_ddl<T>(work: impl FnOnce() -> T) -> T {
 
 /// Runs a statement of the plan. ALTER TABLE looks through the table's own checks, evaluating functions in them, so it
 /// runs as the table's owner; the others need our triggers' EXECUTE.
-fn change(table: &Facts, statement: &str) {
+pub fn change(table: &Facts, statement: &str) {
     // Giving NOT NULL up evaluates nothing, and reaches partitions whose owner may be another.
     let evaluates = statement.starts_with("ALTER TABLE") && !statement.ends_with("DROP NOT NULL");
     drift::changing(table.relid, || {
@@ -279,29 +286,39 @@ fn unprotect(table_name: Option<pg_sys::Oid>) -> pg::Result<()> {
     require_owner(&facts(relid)?)?;
     let tree = tree::locked(relid)?;
     if current_options(relid).is_none() {
-        return Err(fail(
-            PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
-            format!("table \"{}\" is not protected", tree[0].name),
-        )
-        .set_detail("It carries no trigger of pg_tenancy.")
-        .set_hint("SELECT * FROM tenancy.protected_tables lists those that are."));
+        return Err(not_protected(&tree[0]));
     }
-    for parent in tree::parents(relid) {
+    require_root(&tree[0])?;
+    take_away_tree(&tree);
+    Ok(())
+}
+
+/// What is protected as a part of another table is changed with it.
+pub fn require_root(table: &Facts) -> pg::Result<()> {
+    for parent in tree::parents(table.relid) {
         if current_options(parent).is_some() {
             let parent = facts(parent)?.quoted();
             return Err(fail(
                 PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
                 format!(
                     "table \"{}\" is protected as a part of {parent}",
-                    tree[0].name
+                    table.name
                 ),
             )
             .set_detail("Its rows are also those of the table above it.")
-            .set_hint("Unprotect the table above, or detach this one from it first."));
+            .set_hint("Name the table above, or detach this one from it first."));
         }
     }
-    take_away_tree(&tree);
     Ok(())
+}
+
+pub fn not_protected(table: &Facts) -> ErrorReport {
+    fail(
+        PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
+        format!("table \"{}\" is not protected", table.name),
+    )
+    .set_detail("It carries no trigger of pg_tenancy.")
+    .set_hint("SELECT * FROM tenancy.protected_tables lists those that are.")
 }
 
 fn take_away_tree(tree: &[Facts]) {

@@ -14,6 +14,7 @@ pub mod json;
 pub mod key;
 pub mod local;
 pub mod lookup;
+pub mod lookup_row;
 pub mod modify;
 pub mod partition;
 pub mod paths;

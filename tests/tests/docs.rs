@@ -265,6 +265,11 @@ const OPEN_TO_EVERYBODY: &[&str] = &[
     "unexempt(regclass)",
     "add_org_column(regclass,text,text[],integer)",
     "read_audit(timestamp with time zone,timestamp with time zone,uuid,text,text,bigint)",
+    "history(text,jsonb)",
+    "as_of(text,jsonb,timestamp with time zone)",
+    "export_audit(text,timestamp with time zone,timestamp with time zone,boolean)",
+    "read_audit_dba(timestamp with time zone,timestamp with time zone,uuid,text,text,bigint,uuid)",
+    "set_audit(regclass,boolean,text[],text[])",
     // The DBA's, which administrators who are no superusers run as well.
     "bind_login(text,uuid)",
     "unbind_login(text)",
@@ -345,6 +350,7 @@ fn tables_are_readable_under_row_security_and_never_writable() {
         ),
         [
             "actions SELECT",
+            "audit_dba SELECT",
             "audit_log SELECT",
             "bypass_ledger SELECT",
             "exempt_tables SELECT",

@@ -9,7 +9,9 @@
 //! tried out against guessed values. What erases a line must therefore replace the chunk's salt by those of the lines
 //! that stay.
 
+pub mod head;
 pub mod read;
+pub mod tree;
 
 use sha2::{Digest as _, Sha256};
 
@@ -31,6 +33,7 @@ mod kind {
     pub const CONTEXT: u8 = 3;
     pub const SALT: u8 = 4;
     pub const SECRET: u8 = 5;
+    pub const HEAD: u8 = 7;
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

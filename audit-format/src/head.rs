@@ -286,7 +286,7 @@ fn time(at: i64) -> String {
 
 fn parse_time(text: &str) -> Option<i64> {
     let Some((date, rest)) = text.split_once('T') else {
-        return text.parse().ok();
+        return text.parse().ok().filter(|at| time(*at) == text);
     };
     let mut date = date.split('-').map(|n| n.parse::<i64>().ok());
     let (year, month, day) = (date.next()??, date.next()??, date.next()??);
@@ -395,9 +395,8 @@ mod tests {
             "-05",
             "",
         ] {
-            assert!(parse_time(none).is_none_or(|at| time(at) == none), "{none}");
+            assert_eq!(parse_time(none), None, "{none}");
         }
-        assert_eq!(parse_time("2001-02-29T00:00:00.000000Z"), None);
     }
 
     proptest! {

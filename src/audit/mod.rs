@@ -6,8 +6,10 @@ mod chunk;
 mod encode;
 mod layouts;
 mod read;
+pub mod seal;
 mod show;
 mod store;
+mod verify;
 
 pub use capture::{Act, capture, record, record_truncate};
 pub use chunk::flush;

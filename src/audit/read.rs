@@ -59,7 +59,7 @@ pub unsafe extern "C-unwind" fn tenancy_read_audit(
 }
 
 /// The organization whose log the context may read.
-fn may_read() -> pg::Result<Id> {
+pub fn may_read() -> pg::Result<Id> {
     let now = context::standing();
     let Some(org) = now.org_id() else {
         return Err(context::without_context(&now, "read an audit log"));

@@ -313,3 +313,16 @@ pub fn is_object(known: &Known, body: &[u8], wanted: &str) -> Result<bool, Corru
         _ => Ok(known.format.object == wanted),
     }
 }
+
+/// The identity of a chunk: its first line's.
+pub fn moment(row: &Found) -> Moment {
+    Moment {
+        at: first(row),
+        xid: row.get::<i64>(2).unwrap_or_default().cast_unsigned(),
+        n: row.get(3).unwrap_or_default(),
+    }
+}
+
+pub fn payload(row: &Found) -> Vec<u8> {
+    row.get(14).unwrap_or_default()
+}

@@ -132,6 +132,24 @@ impl Bound {
         }
     }
 
+    pub fn xid_at_least(column: i16, xid: u64) -> Bound {
+        Bound {
+            column,
+            strategy: pg_sys::BTGreaterEqualStrategyNumber as u16,
+            function: pg_sys::F_XID8GE,
+            value: xid.into(),
+        }
+    }
+
+    pub fn xid_before(column: i16, xid: u64) -> Bound {
+        Bound {
+            column,
+            strategy: pg_sys::BTLessStrategyNumber as u16,
+            function: pg_sys::F_XID8LT,
+            value: xid.into(),
+        }
+    }
+
     pub fn before(column: i16, time: i64) -> Bound {
         Bound {
             column,
@@ -201,13 +219,20 @@ impl Ordered {
 
     /// The next row, valid until the one after it is asked for.
     pub fn next(&mut self) -> Option<Found> {
+        self.step(pg_sys::ScanDirection::ForwardScanDirection)
+    }
+
+    /// What `read` makes of the last row of all.
+    pub fn last<T>(mut self, read: impl FnOnce(&Found) -> T) -> Option<T> {
+        self.step(pg_sys::ScanDirection::BackwardScanDirection)
+            .map(|row| read(&row))
+    }
+
+    fn step(&mut self, direction: pg_sys::ScanDirection::Type) -> Option<Found> {
         pgrx::check_for_interrupts!();
         // SAFETY: the scan is open.
         unsafe {
-            let tuple = pg_sys::systable_getnext_ordered(
-                self.scan,
-                pg_sys::ScanDirection::ForwardScanDirection,
-            );
+            let tuple = pg_sys::systable_getnext_ordered(self.scan, direction);
             (!tuple.is_null()).then(|| Found {
                 tuple,
                 desc: (*self.relation).rd_att,
@@ -247,6 +272,20 @@ impl Found {
             let mut null = false;
             let datum = pg_sys::heap_getattr(self.tuple, n, self.desc, &mut null);
             T::from_datum(datum, null)
+        }
+    }
+
+    /// The transaction that stored the row here, among those that are not frozen yet.
+    pub fn stored_by(&self) -> Option<u32> {
+        // SAFETY: the tuple is valid; its header is read.
+        unsafe {
+            let header = (*self.tuple).t_data;
+            let frozen = (pg_sys::HEAP_XMIN_COMMITTED | pg_sys::HEAP_XMIN_INVALID) as u16;
+            if (*header).t_infomask & frozen == frozen {
+                return None;
+            }
+            let xmin = (*header).t_choice.t_heap.t_xmin;
+            Some(xmin.into())
         }
     }
 }

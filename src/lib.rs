@@ -61,7 +61,11 @@ extension_sql_file!(
 extension_sql_file!(
     "../sql/60_audit_seal.sql",
     name = "audit_seal",
-    requires = ["policies", audit::seal::api::list_audit_heads, audit::seal::status::list_seal_status]
+    requires = [
+        "policies",
+        audit::seal::api::list_audit_heads,
+        audit::seal::status::list_seal_status
+    ]
 );
 extension_sql_file!("../sql/90_finish.sql", name = "finish", finalize);
 

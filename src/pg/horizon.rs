@@ -2,8 +2,8 @@
 
 use pgrx::prelude::*;
 
-/// Of a snapshot: every transaction below `oldest` has ended, and what it committed is seen; those from `next` on had
-/// not begun. A prepared transaction has not ended.
+/// Of a snapshot: every transaction of this database below `oldest` has ended, and what it committed is seen; those from
+/// `next` on had not begun. A prepared transaction has not ended.
 #[derive(Clone, Copy, Debug)]
 pub struct Horizon {
     pub oldest: u64,
@@ -17,14 +17,47 @@ pub fn with_latest_snapshot<T>(work: impl FnOnce(Horizon) -> T) -> T {
         let snapshot = pg_sys::GetLatestSnapshot();
         // Read afterwards, so that it is not before any of the snapshot's.
         let next = pg_sys::ReadNextFullTransactionId().value;
-        let horizon = Horizon {
-            oldest: widened((*snapshot).xmin.into(), next),
-            next: widened((*snapshot).xmax.into(), next),
+        let wide = |xid: pg_sys::TransactionId| widened(xid.into(), next);
+        let end = wide((*snapshot).xmax);
+        let running = match (*snapshot).xcnt as usize {
+            0 => &[][..],
+            count => std::slice::from_raw_parts((*snapshot).xip, count),
         };
+        // This transaction's own id is not in the list.
+        let own = pg_sys::GetTopTransactionIdIfAny();
+        let own = (own != pg_sys::InvalidTransactionId).then(|| wide(own));
+        let oldest = running
+            .iter()
+            .filter(|xid| !runs_elsewhere(**xid))
+            .map(|xid| wide(*xid))
+            .chain(own)
+            .fold(end, u64::min);
+        let horizon = Horizon { oldest, next: end };
         pg_sys::PushActiveSnapshot(snapshot);
         let result = work(horizon);
         pg_sys::PopActiveSnapshot();
         result
+    }
+}
+
+/// Whether a transaction of another database has this id now. Whatever is not seen to run, or is prepared, is taken for
+/// one of ours: it then only holds the horizon back.
+///
+/// SAFETY: reads the shared array of processes without its lock. An id is never given twice, so a process that has it
+/// before and after its database was read is that transaction's.
+unsafe fn runs_elsewhere(xid: pg_sys::TransactionId) -> bool {
+    // SAFETY: as the function's own; the array lives as long as the server.
+    unsafe {
+        let all = pg_sys::ProcGlobal;
+        (0..(*all).allProcCount as usize).any(|i| {
+            let process = (*all).allProcs.add(i);
+            let id = || (&raw const (*process).xid).read_volatile();
+            if id() != xid {
+                return false;
+            }
+            let database = (&raw const (*process).databaseId).read_volatile();
+            id() == xid && database != pg_sys::InvalidOid && database != pg_sys::MyDatabaseId
+        })
     }
 }
 

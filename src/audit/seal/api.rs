@@ -47,7 +47,8 @@ pub fn orgs() -> Vec<Id> {
 #[pg_extern(volatile, parallel_unsafe)]
 fn seal_audit(
     org: default!(Option<Uuid>, "NULL"),
-) -> pg::Result<TableIterator<'static, (name!(org_id, Uuid), name!(lines, i64), name!(size, i64))>> {
+) -> pg::Result<TableIterator<'static, (name!(org_id, Uuid), name!(lines, i64), name!(size, i64))>>
+{
     let orgs = if org.is_none() && context::is_administrator() {
         orgs()
     } else {

@@ -44,11 +44,9 @@ fn fold(org: &Id, last: Option<&Stored>, horizon: Horizon) -> pg::Result<Option<
     let before = frontier.size();
     let mut pass = Pass::begin(org, last, horizon)?;
     let mut restored = last.is_some_and(|l| l.restored || l.cluster != horizon::cluster());
-    let mut leaves = Vec::new();
-    while let Some((moment, payload)) = pass.next()? {
+    while let Some((moment, payload, lines)) = pass.next()? {
         restored |= moment.xid >= horizon.oldest;
-        leaves.clear();
-        leaves_in(&payload, &mut leaves)?;
+        let leaves = leaves_in(&payload, lines)?;
         leaves::store(org, frontier.size(), &moment, &leaves);
         for leaf in &leaves {
             frontier.push(leaf);
@@ -84,13 +82,9 @@ pub fn frontier_of(last: &Stored) -> pg::Result<Frontier> {
 
 /// The leaf hashes that the writer stored, as they are: were they computed anew, an altered line would be sealed as if it
 /// had been written so.
-fn leaves_in(payload: &[u8], leaves: &mut Vec<Digest>) -> pg::Result<()> {
-    let damaged = |what: format::Corrupt| corrupt("a chunk of the audit log cannot be sealed", what.0);
-    let mut place = format::head(payload).map_err(damaged)?.size;
-    while let Some(line) = format::line(payload, &mut place).map_err(damaged)? {
-        leaves.push(*line.leaf);
-    }
-    Ok(())
+fn leaves_in(payload: &[u8], lines: i32) -> pg::Result<Vec<Digest>> {
+    format::leaves(payload, lines)
+        .map_err(|what| corrupt("a chunk of the audit log cannot be sealed", what.0))
 }
 
 /// Whether the organization was sealed in this cluster before; transactions are numbered anew in another.
@@ -120,11 +114,7 @@ impl Source {
 }
 
 impl Pass<'_> {
-    fn begin<'a>(
-        org: &'a Id,
-        last: Option<&Stored>,
-        horizon: Horizon,
-    ) -> pg::Result<Pass<'a>> {
+    fn begin<'a>(org: &'a Id, last: Option<&Stored>, horizon: Horizon) -> pg::Result<Pass<'a>> {
         let first = is_first_pass(last);
         let range = match last {
             Some(last) if !first => Some((last.horizon, horizon.oldest)),
@@ -150,7 +140,7 @@ impl Pass<'_> {
         })
     }
 
-    fn next(&mut self) -> pg::Result<Option<(Moment, Vec<u8>)>> {
+    fn next(&mut self) -> pg::Result<Option<(Moment, Vec<u8>, i32)>> {
         let key = |s: &&mut Source| s.row.map(|(m, _)| (m.xid, m.n, m.at));
         while let Some(source) = self
             .sources
@@ -161,10 +151,10 @@ impl Pass<'_> {
             let (moment, row) = source.row.expect("only such were asked");
             let taken = (!self.first || is_finished(&moment, &row, self.horizon))
                 && !(self.mixed && leaves::number_of(self.org, &moment).is_some());
-            let payload = taken.then(|| show::payload(&row));
+            let chunk = taken.then(|| (moment, show::payload(&row), show::lines(&row)));
             source.advance();
-            if let Some(payload) = payload {
-                return Ok(Some((moment, payload)));
+            if chunk.is_some() {
+                return Ok(chunk);
             }
         }
         Ok(None)

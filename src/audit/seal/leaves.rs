@@ -73,8 +73,13 @@ pub fn open_by_number(org: &Id) -> pg::Result<Ordered> {
 
 /// An organization's, in the order of transaction and number in it.
 pub fn open_by_identity(org: &Id) -> pg::Result<Ordered> {
-    Ordered::open(leaves_table(), &TYPES, &[1, 6, 4], &[Bound::uuid_is(1, org)])
-        .ok_or_else(|| index_lost(NAME, "(org_id, xid, n)"))
+    Ordered::open(
+        leaves_table(),
+        &TYPES,
+        &[1, 6, 4],
+        &[Bound::uuid_is(1, org)],
+    )
+    .ok_or_else(|| index_lost(NAME, "(org_id, xid, n)"))
 }
 
 /// How many lines come before the first one of a chunk; None where the chunk is not sealed.
@@ -104,7 +109,9 @@ pub fn for_each(org: &Id, mut see: impl FnMut(&Digest) -> bool) -> pg::Result<()
         let Some(seal) = seal else {
             return Err(crate::audit::read::corrupt(
                 "the sealed lines of an audit log are not whole",
-                &format!("After line {next} of the organization comes none in tenancy_audit.sealed."),
+                &format!(
+                    "After line {next} of the organization comes none in tenancy_audit.sealed."
+                ),
             ));
         };
         next += seal.leaves.len() as u64;

@@ -16,10 +16,10 @@ mod keys;
 mod leaves;
 pub mod status;
 
-pub use fold::{Sealed, is_first_pass, seal_org};
-pub use heads::{Stored, last_head, open_heads};
+pub use fold::is_first_pass;
+pub use heads::{Stored, open_heads};
 pub use keys::verifying_key;
-pub use leaves::{ChunkSeal, hashes_of, open_by_identity, open_by_number};
+pub use leaves::{ChunkSeal, open_by_identity, open_by_number};
 
 use super::store;
 use crate::context::authority::Id;
@@ -46,12 +46,16 @@ pub fn tables() {
         store::ensure(name, |name| {
             let table = format!("tenancy_audit.{name}");
             let row = crate::pg::heap::LARGEST_ROW;
-            let create = format!("CREATE TABLE {table} ({columns}) WITH (toast_tuple_target = {row})");
+            let create =
+                format!("CREATE TABLE {table} ({columns}) WITH (toast_tuple_target = {row})");
             execute(&create, &[]);
             // Hashes do not compress.
             for column in ["leaves", "peaks"] {
                 if columns.contains(column) {
-                    execute(&format!("ALTER TABLE {table} ALTER {column} SET STORAGE EXTERNAL"), &[]);
+                    execute(
+                        &format!("ALTER TABLE {table} ALTER {column} SET STORAGE EXTERNAL"),
+                        &[],
+                    );
                 }
             }
             for (unique, by) in indexes {
@@ -61,6 +65,11 @@ pub fn tables() {
             store::close(&table);
         });
     }
+}
+
+/// All chunks of a table, in the order of transactions.
+pub fn open_chunks(store: store::Store, org: &Id) -> crate::pg::Result<crate::pg::scan::Ordered> {
+    fold::open(store, org, None)
 }
 
 /// Where heads are kept.

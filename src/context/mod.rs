@@ -18,6 +18,7 @@ mod transaction;
 
 pub use api::known_org;
 pub use denial::{no_right, owner_only, refused, stranger, without_context};
+pub use entry::{number_of, org_for_number};
 pub use principal::{Principal, is_administrator, is_superuser};
 pub use seal::{check as check_seal, is_on as may_be_sealed};
 pub use standing::{

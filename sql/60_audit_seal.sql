@@ -36,6 +36,13 @@ RETURNS TABLE (finding text, number bigint, at timestamptz, xid xid8, n integer,
 COMMENT ON FUNCTION tenancy.verify_audit(uuid, text) IS
     'A row for everything that is wrong with an organization''s audit log, none where it is whole; needs org:audit (spec 6.4)';
 
+CREATE FUNCTION tenancy.verify_completeness(table_name regclass, org uuid DEFAULT NULL)
+RETURNS TABLE (finding text, key jsonb, detail text)
+    VOLATILE PARALLEL UNSAFE ROWS 10
+    LANGUAGE c AS 'MODULE_PATHNAME', 'tenancy_verify_completeness';
+COMMENT ON FUNCTION tenancy.verify_completeness(regclass, uuid) IS
+    'A row for everything in which a protected table''s rows and the audit log differ; needs org:audit (spec 6.4)';
+
 COMMENT ON FUNCTION tenancy.seal_audit(uuid) IS
     'Numbers the new lines of audit logs and signs the heads of their trees; needs org:audit, all of them: for the DBA (spec 6.4)';
 COMMENT ON FUNCTION tenancy.audit_head(uuid) IS

@@ -75,4 +75,5 @@ pub extern "C-unwind" fn _PG_init() {
     pg::error::without_backtraces();
     context::init();
     hooks::init();
+    audit::worker::init();
 }

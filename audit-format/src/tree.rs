@@ -289,7 +289,7 @@ pub struct Ranges {
 impl Ranges {
     pub fn of(ranges: &[Range<u64>]) -> Ranges {
         let mut waiting: Vec<_> = ranges.iter().cloned().zip(0..).collect();
-        waiting.sort_by(|(a, _), (b, _)| b.start.cmp(&a.start));
+        waiting.sort_by_key(|(range, _)| std::cmp::Reverse(range.start));
         Ranges {
             waiting,
             open: vec![],

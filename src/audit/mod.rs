@@ -3,6 +3,7 @@
 mod author;
 mod capture;
 mod chunk;
+mod complete;
 mod encode;
 mod layouts;
 mod read;
@@ -10,6 +11,7 @@ pub mod seal;
 mod show;
 mod store;
 mod verify;
+pub mod worker;
 
 pub use capture::{Act, capture, record, record_truncate};
 pub use chunk::flush;

@@ -81,6 +81,18 @@ pub struct Filter {
 }
 
 impl Filter {
+    /// The lines about one table.
+    pub fn of_object(object: String) -> Filter {
+        Filter {
+            since: None,
+            until: None,
+            actor: None,
+            object: Some(object),
+            operation: None,
+            max_rows: None,
+        }
+    }
+
     pub fn at(&self, at: i64) -> bool {
         self.since.is_none_or(|since| at >= since) && self.until.is_none_or(|until| at < until)
     }
@@ -99,7 +111,7 @@ impl Filter {
 }
 
 /// Gives `see` the lines of an organization's log that the filter lets through, oldest first.
-fn read(
+pub fn read(
     org: &Id,
     filter: &Filter,
     mut see: impl FnMut(&Chunk) -> pg::Result<()>,

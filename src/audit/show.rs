@@ -10,7 +10,7 @@ use crate::pg::{self, canonical, json};
 use pg_tenancy_audit_format::read::{
     self as format, Body, Content, Corrupt, Field, Fields, Line, Reader,
 };
-use pg_tenancy_audit_format::{Author, Digest, Moment, Operation};
+use pg_tenancy_audit_format::{Author, Digest, LayoutId, Moment, Operation};
 use pgrx::datum::{Inet, Uuid};
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
@@ -126,8 +126,14 @@ impl Chunk {
         self.line.as_ref().expect("it was moved to one")
     }
 
+    /// What the line is read by.
+    pub fn layout(&self) -> (LayoutId, &Known) {
+        let place = self.line().layout;
+        (self.reader.layouts[place], &self.layouts[place])
+    }
+
     /// The line's body; None where it was erased.
-    fn body(&self) -> Option<&[u8]> {
+    pub fn body(&self) -> Option<&[u8]> {
         match &self.line().content {
             Content::Body { body, .. } => Some(&self.payload[body.clone()]),
             Content::Erased => None,

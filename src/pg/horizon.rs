@@ -73,6 +73,12 @@ pub fn cluster() -> i64 {
     unsafe { pg_sys::GetSystemIdentifier() as i64 }
 }
 
+/// The id that the next transaction gets.
+pub fn next_id() -> u64 {
+    // SAFETY: reads shared memory under its own lock.
+    unsafe { pg_sys::ReadNextFullTransactionId().value }
+}
+
 /// Takes the lock `number` of a relation of ours, until the transaction ends. No SQL command takes such a lock, so nobody
 /// can keep it from us. False where another session has it and we do not `wait`.
 pub fn lock(relation: pg_sys::Oid, number: u32, wait: bool) -> bool {

@@ -38,13 +38,50 @@ pub fn for_each_row(table: pg_sys::Oid, mut see: impl FnMut(&RowImage)) {
     }
 }
 
+/// `for_each_row` of what the active snapshot sees; `see` answers whether to go on.
+pub fn for_each_seen_row(table: pg_sys::Oid, mut see: impl FnMut(&RowImage) -> bool) {
+    // SAFETY: as for_each_row().
+    unsafe {
+        let relation = pg_sys::table_open(table, pg_sys::AccessShareLock as i32);
+        if (*(*relation).rd_rel).relkind != pg_sys::RELKIND_PARTITIONED_TABLE as std::ffi::c_char {
+            let slot = pg_sys::table_slot_create(relation, std::ptr::null_mut());
+            let snapshot = pg_sys::GetActiveSnapshot();
+            let scan = pg_sys::table_beginscan(relation, snapshot, 0, std::ptr::null_mut());
+            let mut go_on = true;
+            while go_on
+                && pg_sys::table_scan_getnextslot(
+                    scan,
+                    pg_sys::ScanDirection::ForwardScanDirection,
+                    slot,
+                )
+            {
+                pgrx::check_for_interrupts!();
+                let mut owned = false;
+                let tuple = pg_sys::ExecFetchSlotHeapTuple(slot, false, &mut owned);
+                go_on = see(&RowImage::new(tuple, (*relation).rd_att));
+                if owned {
+                    pg_sys::heap_freetuple(tuple);
+                }
+            }
+            pg_sys::table_endscan(scan);
+            pg_sys::ExecDropSingleTupleTableSlot(slot);
+        }
+        pg_sys::table_close(relation, pg_sys::AccessShareLock as i32);
+    }
+}
+
 /// How many pages a table has now.
 pub fn pages(table: pg_sys::Oid) -> u32 {
     // SAFETY: opened and closed here.
     unsafe {
         let relation = pg_sys::table_open(table, pg_sys::AccessShareLock as i32);
-        let pages =
-            pg_sys::RelationGetNumberOfBlocksInFork(relation, pg_sys::ForkNumber::MAIN_FORKNUM);
+        // A partitioned table has none.
+        let pages = match (*(*relation).rd_rel).relkind as u8 {
+            pg_sys::RELKIND_PARTITIONED_TABLE => 0,
+            _ => {
+                pg_sys::RelationGetNumberOfBlocksInFork(relation, pg_sys::ForkNumber::MAIN_FORKNUM)
+            }
+        };
         pg_sys::table_close(relation, pg_sys::NoLock as i32);
         pages
     }

@@ -22,17 +22,21 @@ pub struct Sealed {
 /// it.
 pub fn seal_org(org: &Id, wait: bool) -> pg::Result<Option<Sealed>> {
     // Most organizations have nothing new, and are not locked for that.
-    let any = horizon::with_latest_snapshot(|horizon| {
-        let last = heads::last_head(org)?;
-        let mut pass = Pass::begin(org, last.as_ref(), horizon)?;
-        Ok(pass.next()?.is_some())
-    })?;
-    if !any || !super::lock(org, wait) {
+    if !has_news(org)? || !super::lock(org, wait) {
         return Ok(None);
     }
     horizon::with_latest_snapshot(|horizon| {
         let last = heads::last_head(org)?;
         fold(org, last.as_ref(), horizon)
+    })
+}
+
+/// Whether there is something that could be sealed now.
+pub fn has_news(org: &Id) -> pg::Result<bool> {
+    horizon::with_latest_snapshot(|horizon| {
+        let last = heads::last_head(org)?;
+        let mut pass = Pass::begin(org, last.as_ref(), horizon)?;
+        Ok(pass.next()?.is_some())
     })
 }
 

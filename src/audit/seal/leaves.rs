@@ -100,8 +100,8 @@ pub fn number_of(org: &Id, chunk: &Moment) -> Option<u64> {
     .map(i64::cast_unsigned)
 }
 
-/// Gives `see` the leaf hashes of an organization's lines, in their order, until it answers false.
-pub fn for_each(org: &Id, mut see: impl FnMut(&Digest) -> bool) -> pg::Result<()> {
+/// Gives `see` an organization's sealed chunks, in the order of their numbers, until it answers false.
+pub fn for_each_chunk(org: &Id, mut see: impl FnMut(&ChunkSeal) -> bool) -> pg::Result<()> {
     let mut rows = open_by_number(org)?;
     let mut next = 0;
     while let Some(row) = rows.next() {
@@ -115,7 +115,7 @@ pub fn for_each(org: &Id, mut see: impl FnMut(&Digest) -> bool) -> pg::Result<()
             ));
         };
         next += seal.leaves.len() as u64;
-        if !seal.leaves.iter().all(&mut see) {
+        if !see(&seal) {
             return Ok(());
         }
     }
@@ -127,9 +127,11 @@ pub fn hashes_of(org: &Id, ranges: &[Range<u64>]) -> pg::Result<Vec<Digest>> {
     let mut hashes = Ranges::of(ranges);
     let mut left = ranges.iter().map(|r| r.end).max().unwrap_or(0);
     if left > 0 {
-        for_each(org, |leaf| {
-            hashes.push(leaf);
-            left -= 1;
+        for_each_chunk(org, |seal| {
+            for leaf in &seal.leaves {
+                hashes.push(leaf);
+            }
+            left = left.saturating_sub(seal.leaves.len() as u64);
             left > 0
         })?;
     }

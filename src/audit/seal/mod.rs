@@ -14,9 +14,11 @@ mod fold;
 mod heads;
 mod keys;
 mod leaves;
+pub mod retention;
 pub mod status;
+pub mod trailer;
 
-pub use fold::is_first_pass;
+pub use fold::{has_news, is_first_pass, seal_org};
 pub use heads::{Stored, open_heads};
 pub use keys::verifying_key;
 pub use leaves::{ChunkSeal, open_by_identity, open_by_number};

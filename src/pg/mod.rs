@@ -9,6 +9,7 @@ pub mod error;
 pub mod evaluated;
 pub mod event;
 pub mod heap;
+pub mod horizon;
 pub mod identity;
 pub mod json;
 pub mod key;

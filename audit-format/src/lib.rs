@@ -4,12 +4,16 @@
 //! Words are little-endian, as PostgreSQL keeps them on every machine that we build for: values are copied as they are
 //! stored, and a dump read on another machine means the same.
 //!
+//! A leaf is taken over who, when, where and what happened, and over a salted hash of the values. So the values can be
+//! erased and the leaf still be checked, and without the salt nobody can try guessed values out against it.
+//!
 //! A line's salt is not kept. Every chunk has a random one, and the lines' are derived from it, so that showing one line
-//! to somebody (its bytes and its salt) tells nothing of the other lines' salts, without which their leaves cannot be
-//! tried out against guessed values. What erases a line must therefore replace the chunk's salt by those of the lines
-//! that stay.
+//! to somebody (its bytes and its salt) tells nothing of the other lines' salts. What erases a line must therefore
+//! replace the chunk's salt by those of the lines that stay: the second form of a payload.
 
+pub mod erase;
 pub mod read;
+pub mod valid;
 
 use sha2::{Digest as _, Sha256};
 
@@ -21,8 +25,9 @@ pub type Digest = [u8; 32];
 pub type LayoutId = [u8; 16];
 pub type Salt = [u8; 16];
 
-/// The first byte of a chunk.
+/// The first byte of a chunk: as it was written, or after some of its lines were erased.
 pub const VERSION: u8 = 1;
+pub const ERASED: u8 = 2;
 
 /// What begins each kind of hashed text, so that none can stand for another. 0 and 1 are RFC 6962's leaf and node.
 mod kind {
@@ -31,6 +36,7 @@ mod kind {
     pub const CONTEXT: u8 = 3;
     pub const SALT: u8 = 4;
     pub const SECRET: u8 = 5;
+    pub const VALUES: u8 = 6;
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -44,7 +50,7 @@ pub enum Operation {
 }
 
 impl Operation {
-    fn of(byte: u8) -> Option<Operation> {
+    pub fn of(byte: u8) -> Option<Operation> {
         use Operation::*;
         [Insert, Update, Delete, Truncate, Act]
             .into_iter()
@@ -263,20 +269,29 @@ pub struct Moment {
     pub n: i32,
 }
 
-/// The leaf of a line: RFC 6962's hash of salt, context, moment and body.
-pub fn leaf(salt: &Salt, context: &Digest, moment: Moment, body: &[u8]) -> Digest {
-    let mut head = [0; 1 + 16 + 32 + 8 + 8 + 4];
-    head[0] = kind::LEAF;
-    head[1..17].copy_from_slice(salt);
-    head[17..49].copy_from_slice(context);
-    head[49..57].copy_from_slice(&moment.at.to_le_bytes());
-    head[57..65].copy_from_slice(&moment.xid.to_le_bytes());
-    head[65..].copy_from_slice(&moment.n.to_le_bytes());
+/// What stands for a line's values: who lacks the salt cannot try guesses out against it.
+pub fn values(salt: &Salt, body: &[u8]) -> Digest {
+    let mut head = [0; 1 + 16];
+    head[0] = kind::VALUES;
+    head[1..].copy_from_slice(salt);
     Sha256::new()
         .chain_update(head)
         .chain_update(body)
         .finalize()
         .into()
+}
+
+/// The leaf of a line: RFC 6962's hash of context, moment, operation and values.
+pub fn leaf(context: &Digest, moment: Moment, operation: u8, values: &Digest) -> Digest {
+    let mut text = [0; 1 + 32 + 8 + 8 + 4 + 1 + 32];
+    text[0] = kind::LEAF;
+    text[1..33].copy_from_slice(context);
+    text[33..41].copy_from_slice(&moment.at.to_le_bytes());
+    text[41..49].copy_from_slice(&moment.xid.to_le_bytes());
+    text[49..53].copy_from_slice(&moment.n.to_le_bytes());
+    text[53] = operation;
+    text[54..].copy_from_slice(values);
+    Sha256::digest(text).into()
 }
 
 /// A chunk's salt: from a secret of whoever writes it, which is kept nowhere, and a number never used twice with it.
@@ -291,6 +306,7 @@ pub fn chunk_salt(secret: &[u8; 32], number: u64) -> Salt {
 }
 
 /// The salts of the lines of a chunk, one after the other; one hash makes two.
+#[derive(Clone, Debug)]
 pub struct Salts {
     chunk: Salt,
     made: u32,
@@ -315,7 +331,7 @@ impl Salts {
             text[17..].copy_from_slice(&pair.to_le_bytes());
             self.pair = Sha256::digest(text).into();
         }
-        self.made += 1;
+        self.made = self.made.wrapping_add(1);
         let mut salt = [0; 16];
         salt.copy_from_slice(&self.pair[if second { 16..32 } else { 0..16 }]);
         salt

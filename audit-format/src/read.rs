@@ -1,7 +1,9 @@
 //! Reading the bytes of the log back. Whoever may write to the server's files may have written anything there: what is
 //! not well-formed is an error, never a panic.
 
-use super::{Digest, Layout, LayoutId, Operation, Salt, Shape, VERSION};
+use super::valid::is_valid;
+use super::{Digest, ERASED, Layout, LayoutId, Moment, Operation, Salt, Salts, Shape, VERSION};
+use std::ops::Range;
 
 /// What is wrong with the bytes.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -74,60 +76,141 @@ impl<'a> Rest<'a> {
     }
 }
 
-/// What stands in front of a chunk's lines.
-#[derive(Debug, PartialEq)]
-pub struct Head {
-    pub salt: Salt,
+/// Where a payload is read: at one of its lines. It owns nothing of the payload, which is handed in again for each line.
+#[derive(Debug)]
+pub struct Reader {
     pub layouts: Vec<LayoutId>,
-    /// Where the first line begins.
-    pub size: usize,
+    first: Moment,
+    /// None where each line has its own.
+    salts: Option<Salts>,
+    next: usize,
+    /// How many lines follow.
+    left: i32,
+    /// The number of the line before.
+    last: Option<i32>,
 }
 
-pub fn head(chunk: &[u8]) -> Result<Head> {
-    let mut rest = Rest(chunk);
-    if rest.byte()? != VERSION {
-        return Err(Corrupt("it is of a version that is not known"));
-    }
-    let salt = *rest.array()?;
-    let mut layouts = vec![];
-    for _ in 0..rest.number()? {
-        layouts.push(*rest.array()?);
-    }
-    Ok(Head {
-        salt,
-        layouts,
-        size: chunk.len() - rest.0.len(),
-    })
-}
-
+/// A line that was compared with its leaf.
 #[derive(Debug, PartialEq)]
-pub struct Line<'a> {
-    /// Its place in the head's list.
+pub struct Line {
+    pub moment: Moment,
+    /// Its place among the chunk's layouts.
     pub layout: usize,
-    /// Microseconds since the chunk's first line.
-    pub since: i64,
-    /// Lines of the transaction since then.
-    pub after: i32,
-    pub leaf: &'a Digest,
-    pub body: &'a [u8],
+    pub operation: u8,
+    pub leaf: Digest,
+    pub values: Digest,
+    pub content: Content,
 }
 
-/// The line at `place`, which moves on to the next one; None after the last.
-pub fn line<'a>(chunk: &'a [u8], place: &mut usize) -> Result<Option<Line<'a>>> {
-    const TOO_LARGE: Corrupt = Corrupt("a number is too large");
-    let mut rest = Rest(chunk.get(*place..).unwrap_or_default());
-    if rest.0.is_empty() {
-        return Ok(None);
+#[derive(Clone, Debug, PartialEq)]
+pub enum Content {
+    /// Where in the payload the body lies.
+    Body {
+        salt: Salt,
+        body: Range<usize>,
+    },
+    Erased,
+}
+
+/// No line of a chunk is later than its first by more than so many microseconds: who looks for a time looks so far back.
+pub const SPAN: i64 = 10_000_000;
+
+impl Reader {
+    /// `first` and `lines` are what the chunk's row says.
+    pub fn new(payload: &[u8], first: Moment, lines: i32) -> Result<Reader> {
+        let mut rest = Rest(payload);
+        let salts = match rest.byte()? {
+            VERSION => Some(Salts::of(*rest.array()?)),
+            ERASED => None,
+            _ => return Err(Corrupt("it is of a version that is not known")),
+        };
+        let mut layouts = vec![];
+        for _ in 0..rest.byte()? {
+            layouts.push(*rest.array()?);
+        }
+        if lines < 1 {
+            return Err(Corrupt("it says that it has no lines"));
+        }
+        Ok(Reader {
+            layouts,
+            first,
+            salts,
+            next: payload.len() - rest.0.len(),
+            left: lines,
+            last: None,
+        })
     }
-    let line = Line {
-        layout: usize::try_from(rest.number()?).map_err(|_| TOO_LARGE)?,
-        since: i64::try_from(rest.number()?).map_err(|_| TOO_LARGE)?,
-        after: i32::try_from(rest.number()?).map_err(|_| TOO_LARGE)?,
-        leaf: rest.array()?,
-        body: rest.bytes()?,
-    };
-    *place = chunk.len() - rest.0.len();
-    Ok(Some(line))
+
+    /// The next line; None after the last. `contexts` are of the layouts, in their order.
+    pub fn next(&mut self, payload: &[u8], contexts: &[Digest]) -> Result<Option<Line>> {
+        let mut rest = Rest(payload.get(self.next..).unwrap_or_default());
+        if self.left == 0 {
+            return rest.done().map(|()| None);
+        }
+        if rest.0.is_empty() {
+            return Err(Corrupt("it has fewer lines than it says"));
+        }
+        let layout = rest.number()?;
+        let moment = self.moment(rest.number()?, rest.number()?)?;
+        let leaf = *rest.array()?;
+        let (operation, values, content) = self.content(payload, &mut rest)?;
+        let context = usize::try_from(layout).ok().and_then(|i| contexts.get(i));
+        let context = context.ok_or(Corrupt("a line names a layout that its chunk does not"))?;
+        if super::leaf(context, moment, operation, &values) != leaf {
+            return Err(Corrupt("a line does not match its hash"));
+        }
+        self.last = Some(moment.n);
+        self.left -= 1;
+        self.next = payload.len() - rest.0.len();
+        Ok(Some(Line {
+            moment,
+            layout: layout as usize,
+            operation,
+            leaf,
+            values,
+            content,
+        }))
+    }
+
+    fn moment(&self, since: u64, after: u64) -> Result<Moment> {
+        const FAR: Corrupt = Corrupt("a line's time or number is out of range");
+        let since = i64::try_from(since).ok().filter(|since| *since <= SPAN);
+        let after = i32::try_from(after).ok();
+        let at = since.and_then(|since| self.first.at.checked_add(since));
+        let n = after.and_then(|after| self.first.n.checked_add(after));
+        let (Some(at), Some(n)) = (at, n) else {
+            return Err(FAR);
+        };
+        let in_order = match self.last {
+            Some(last) => n > last,
+            None => n == self.first.n && at == self.first.at,
+        };
+        if !in_order {
+            return Err(FAR);
+        }
+        Ok(Moment {
+            at,
+            n,
+            xid: self.first.xid,
+        })
+    }
+
+    fn content(&mut self, payload: &[u8], rest: &mut Rest) -> Result<(u8, Digest, Content)> {
+        let salt = match &mut self.salts {
+            Some(salts) => salts.of_next_line(),
+            None => match rest.byte()? {
+                0 => return Ok((rest.byte()?, *rest.array()?, Content::Erased)),
+                1 => *rest.array()?,
+                _ => return Err(Corrupt("a line is neither erased nor not")),
+            },
+        };
+        let bytes = rest.bytes()?;
+        let end = payload.len() - rest.0.len();
+        let operation = *bytes.first().ok_or(Corrupt("a line is empty"))?;
+        let body = end - bytes.len()..end;
+        let values = super::values(&salt, bytes);
+        Ok((operation, values, Content::Body { salt, body }))
+    }
 }
 
 /// A value of a column.
@@ -162,8 +245,7 @@ pub enum Body<'a> {
     },
 }
 
-/// The operation alone, for a filter.
-pub fn operation(body: &[u8]) -> Result<Operation> {
+fn operation(body: &[u8]) -> Result<Operation> {
     body.first()
         .and_then(|byte| Operation::of(*byte))
         .ok_or(Corrupt("an operation is not known"))
@@ -194,7 +276,7 @@ pub fn body<'a>(layout: &Layout, body: &'a [u8]) -> Result<Body<'a>> {
             }
         }
         Operation::Update => {
-            let changed = rest.take(layout.bitmap())?;
+            let changed = bitmap(layout, &mut rest)?;
             let changed = |i: usize| changed[i / 8] >> (i % 8) & 1 == 1;
             let mut old = fields(
                 layout,
@@ -216,6 +298,9 @@ pub fn body<'a>(layout: &Layout, body: &'a [u8]) -> Result<Body<'a>> {
         Operation::Act => {
             let (operation, object, key) = (rest.text()?, rest.text()?, rest.text()?);
             let given = rest.byte()?;
+            if given > 3 {
+                return Err(Corrupt("an act says more than it can"));
+            }
             Body::Act {
                 operation,
                 object,
@@ -229,9 +314,28 @@ pub fn body<'a>(layout: &Layout, body: &'a [u8]) -> Result<Body<'a>> {
     Ok(parsed)
 }
 
+/// A bit for each column, and none for what is no column.
+fn bitmap<'a>(layout: &Layout, rest: &mut Rest<'a>) -> Result<&'a [u8]> {
+    let bits = rest.take(layout.bitmap())?;
+    match (bits.last(), layout.columns.len() % 8) {
+        (Some(last), used) if used > 0 && last >> used != 0 => {
+            Err(Corrupt("a column is said to be where none is"))
+        }
+        _ => Ok(bits),
+    }
+}
+
 fn key_of<'a>(layout: &Layout, fields: &Fields<'a>) -> Fields<'a> {
     let of_key = |(i, _): &&(usize, Field<'a>)| layout.columns[*i].is_key;
     fields.iter().filter(of_key).copied().collect()
+}
+
+fn fits(encoding: &str, n: i64) -> bool {
+    match encoding {
+        "int2" => i16::try_from(n).is_ok(),
+        "int4" => i32::try_from(n).is_ok(),
+        _ => true,
+    }
 }
 
 /// Which of the columns are not NULL, and their values. The organization is written where it is `new`: there it may be
@@ -242,7 +346,7 @@ fn fields<'a>(
     wanted: impl Fn(usize) -> bool,
     new: bool,
 ) -> Result<Fields<'a>> {
-    let present = rest.take(layout.bitmap())?;
+    let present = bitmap(layout, rest)?;
     let mut fields = Vec::with_capacity(layout.columns.len());
     for (i, column) in layout.columns.iter().enumerate() {
         let present = present[i / 8] >> (i % 8) & 1 == 1;
@@ -259,6 +363,14 @@ fn fields<'a>(
             Shape::Fixed(n) => Field::Bytes(rest.take(n)?),
             Shape::Bytes => Field::Bytes(rest.bytes()?),
         };
+        let valid = match field {
+            Field::Integer(n) => fits(&column.encoding, n),
+            Field::Bytes(bytes) => is_valid(&column.encoding, bytes),
+            Field::Null | Field::Org => true,
+        };
+        if !valid {
+            return Err(Corrupt("a value is none of its type"));
+        }
         fields.push((i, field));
     }
     Ok(fields)

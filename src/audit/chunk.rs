@@ -40,10 +40,6 @@ pub const TYPES: [pg_sys::Oid; 14] = [
     pg_sys::BYTEAOID,
 ];
 
-/// The first lines of an organization's chunks are found by time, and no line is later than its chunk's first by more
-/// than this many microseconds: a reader that looks so far back misses none.
-pub const SPAN: i64 = 10_000_000;
-
 /// A row of this size fills its page.
 const ROW: usize = heap::LARGEST_ROW;
 /// What a chunk's row holds beside payload and texts: header with null bits, fixed columns, lengths with alignment.
@@ -229,7 +225,7 @@ impl Chunk {
     fn fits(&self, author: &Rc<Signature>, layout: &Captured, moment: Moment, body: &[u8]) -> bool {
         let new = if self.place(layout).is_some() { 0 } else { 16 };
         Rc::ptr_eq(&self.author, author)
-            && (0..=SPAN).contains(&(moment.at - self.first.at))
+            && (0..=format::read::SPAN).contains(&(moment.at - self.first.at))
             && self.bytes.len() + new + format::line_size(body.len()) <= self.room
             && self.layouts.len() + 1 < format::LAYOUTS
     }
@@ -245,7 +241,8 @@ impl Chunk {
             0 => &self.layout,
             n => &self.layouts[n - 1],
         };
-        let leaf = format::leaf(&self.salts.of_next_line(), context, moment, body);
+        let values = format::values(&self.salts.of_next_line(), body);
+        let leaf = format::leaf(context, moment, body[0], &values);
         format::put_line(
             &mut self.bytes,
             place,

@@ -6,10 +6,13 @@ use crate::context::authority::Id;
 use crate::pg::raw::Target;
 use crate::pg::scan::Found;
 use crate::pg::srf::{self, Sink};
-use crate::pg::{self, json};
-use pg_tenancy_audit_format::read::{self as format, Body, Corrupt, Field, Fields, Head};
-use pg_tenancy_audit_format::{Author, Moment, Operation};
+use crate::pg::{self, canonical, json};
+use pg_tenancy_audit_format::read::{
+    self as format, Body, Content, Corrupt, Field, Fields, Line, Reader,
+};
+use pg_tenancy_audit_format::{Author, Digest, Moment, Operation};
 use pgrx::datum::{Inet, Uuid};
+use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 use std::cmp::Ordering;
 use std::rc::Rc;
@@ -26,19 +29,9 @@ pub struct Chunk {
     author: Author,
     payload: Vec<u8>,
     layouts: Vec<Rc<Known>>,
-    /// Where the line after this one begins.
-    next: usize,
-    line: Line,
-}
-
-/// The line that a chunk stands at.
-#[derive(Default)]
-struct Line {
-    at: i64,
-    n: i32,
-    layout: usize,
-    /// Its body, in the payload.
-    body: std::ops::Range<usize>,
+    contexts: Vec<Digest>,
+    reader: Reader,
+    line: Option<Line>,
 }
 
 /// Whose author a row of an audit table names, without a look at its lines.
@@ -52,156 +45,175 @@ impl Chunk {
         let uuid = |n| row.get::<Uuid>(n).map(|u| *u.as_bytes());
         let text = |n| row.get::<String>(n);
         let payload = row.get::<Vec<u8>>(14).unwrap_or_default();
-        let Head { layouts, size, .. } = format::head(&payload).map_err(damaged)?;
+        let first = Moment {
+            at: first(row),
+            xid: row.get::<i64>(2).unwrap_or_default() as u64,
+            n: row.get(3).unwrap_or_default(),
+        };
+        let lines = row.get(4).unwrap_or_default();
+        let reader = Reader::new(&payload, first, lines).map_err(|what| damaged(first, what))?;
+        let org = uuid(5).unwrap_or_default();
+        let author = Author {
+            actor: uuid(6),
+            approver: uuid(7),
+            break_glass: row.get(8).unwrap_or_default(),
+            actor_type: text(9).unwrap_or_default(),
+            db_role: text(10).unwrap_or_default(),
+            result: text(11).unwrap_or_default(),
+            client_addr: text(12),
+            request_id: text(13),
+        };
+        let layouts = reader.layouts.iter().map(layouts::known);
+        let layouts = layouts.collect::<pg::Result<Vec<_>>>()?;
         Ok(Chunk {
-            first: Moment {
-                at: first(row),
-                xid: row.get::<i64>(2).unwrap_or_default() as u64,
-                n: row.get(3).unwrap_or_default(),
-            },
-            org: uuid(5).unwrap_or_default(),
-            author: Author {
-                actor: uuid(6),
-                approver: uuid(7),
-                break_glass: row.get(8).unwrap_or_default(),
-                actor_type: text(9).unwrap_or_default(),
-                db_role: text(10).unwrap_or_default(),
-                result: text(11).unwrap_or_default(),
-                client_addr: text(12),
-                request_id: text(13),
-            },
-            layouts: layouts
+            contexts: layouts
                 .iter()
-                .map(layouts::known)
-                .collect::<pg::Result<_>>()?,
+                .map(|known| author.context(&known.format.digest, &org))
+                .collect(),
+            first,
+            org,
+            author,
+            layouts,
             payload,
-            next: size,
-            line: Line::default(),
+            reader,
+            line: None,
         })
     }
 
     /// Moves to the next line that the filter lets through; false after the last.
     pub fn advance(&mut self, filter: &Filter) -> pg::Result<bool> {
-        while let Some(line) = format::line(&self.payload, &mut self.next).map_err(damaged)? {
-            let end = self.next;
-            let start = end - line.body.len();
-            let far = damaged(Corrupt("a line's time or number is out of range"));
-            let (Some(at), Some(n)) = (
-                self.first.at.checked_add(line.since),
-                self.first.n.checked_add(line.after),
-            ) else {
-                return Err(far);
-            };
-            let layout = self
-                .layouts
-                .get(line.layout)
-                .ok_or_else(|| damaged(Corrupt("a line names a layout that its chunk does not")))?;
-            if filter.at(at) && filter.line(layout, line.body).map_err(damaged)? {
-                self.line = Line {
-                    at,
-                    n,
-                    layout: line.layout,
-                    body: start..end,
-                };
+        while self.next()? {
+            if self.is_wanted(filter)? {
                 return Ok(true);
             }
         }
         Ok(false)
     }
 
-    fn moment(&self) -> Moment {
-        Moment {
-            at: self.line.at,
-            n: self.line.n,
-            xid: self.first.xid,
+    /// Moves to the next line, which is compared with its hash; false after the last.
+    pub fn next(&mut self) -> pg::Result<bool> {
+        let line = self.reader.next(&self.payload, &self.contexts);
+        self.line = line.map_err(|what| self.damaged(what))?;
+        Ok(self.line.is_some())
+    }
+
+    fn is_wanted(&self, filter: &Filter) -> pg::Result<bool> {
+        let line = self.line();
+        if !filter.at(line.moment.at) {
+            return Ok(false);
         }
+        let object = self.layouts[line.layout].format.object.as_str();
+        let names = match Operation::of(line.operation) {
+            Some(Operation::Act) => match self.body() {
+                Some(body) => format::act_names(body).map_err(|what| self.damaged(what))?,
+                None => ("", ""),
+            },
+            operation => (operation.and_then(Operation::name).unwrap_or(""), object),
+        };
+        Ok(filter.line(names))
+    }
+
+    /// The line that it stands at.
+    pub fn line(&self) -> &Line {
+        self.line.as_ref().expect("it was moved to one")
+    }
+
+    /// The line's body; None where it was erased.
+    fn body(&self) -> Option<&[u8]> {
+        match &self.line().content {
+            Content::Body { body, .. } => Some(&self.payload[body.clone()]),
+            Content::Erased => None,
+        }
+    }
+
+    fn damaged(&self, what: Corrupt) -> ErrorReport {
+        damaged(self.first, what)
     }
 
     /// When the line is of.
     pub fn at(&self) -> i64 {
-        self.line.at
+        self.line().moment.at
     }
 
     /// Hands the line out, a tenancy.audit_entry.
     pub fn show(&self, sink: &mut Sink) -> pg::Result<()> {
-        let known = &*self.layouts[self.line.layout];
-        let body =
-            format::body(&known.format, &self.payload[self.line.body.clone()]).map_err(damaged)?;
+        let known = &*self.layouts[self.line().layout];
+        let body = self.body().map(|body| format::body(&known.format, body));
+        let body = body.transpose().map_err(|what| self.damaged(what))?;
         let uuid = |id: &Option<Id>| id.and_then(|id| Uuid::from_bytes(id).into_datum());
         let text = |t: &Option<String>| t.as_deref().and_then(|t| t.into_datum());
         let author = &self.author;
         sink.put(|| {
-            let (operation, object, key, old, new) = self.what(known, &body);
-            [
-                Some(self.line.at.into()),
+            let shown = self.what(known, body.as_ref())?;
+            let client_addr = author.client_addr.clone();
+            Ok([
+                Some(self.line().moment.at.into()),
                 uuid(&Some(self.org)),
                 uuid(&author.actor),
                 author.actor_type.as_str().into_datum(),
                 uuid(&author.approver),
                 srf::name(&author.db_role),
-                operation.into_datum(),
-                object.into_datum(),
-                key,
-                old,
-                new,
+                shown.operation.into_datum(),
+                shown.object.into_datum(),
+                shown.key,
+                shown.old,
+                shown.new,
                 author.result.as_str().into_datum(),
-                author
-                    .client_addr
-                    .clone()
-                    .and_then(|a| Inet(a).into_datum()),
+                client_addr.and_then(|a| Inet(a).into_datum()),
                 text(&author.request_id),
                 Some(self.first.xid.into()),
-                self.line.n.into_datum(),
+                self.line().moment.n.into_datum(),
                 author.break_glass.into_datum(),
-            ]
-        });
-        Ok(())
+            ])
+        })
     }
 
-    /// Operation, object, key, old and new.
-    #[allow(clippy::type_complexity, reason = "five columns of a line, in order")]
-    fn what<'a>(
-        &self,
-        known: &'a Known,
-        body: &Body<'a>,
-    ) -> (
-        &'a str,
-        &'a str,
-        Option<pg_sys::Datum>,
-        Option<pg_sys::Datum>,
-        Option<pg_sys::Datum>,
-    ) {
-        let table = known.format.object.as_str();
-        let row = |fields: &Fields| object(known, fields, &self.org);
+    fn what<'a>(&self, known: &'a Known, body: Option<&Body<'a>>) -> pg::Result<Shown<'a>> {
+        let row = |fields: &Fields| canonical::output(|| object(known, fields, &self.org));
+        let json = |text: &str| {
+            json::attempt(|| json::parsed(text))
+                .ok_or_else(|| self.damaged(Corrupt("what an act says is no JSON")))
+        };
+        let mut shown = Shown {
+            operation: Operation::of(self.line().operation)
+                .and_then(Operation::name)
+                .unwrap_or_default(),
+            object: known.format.object.as_str(),
+            ..Shown::default()
+        };
         match body {
-            Body::Row {
-                operation,
-                key,
-                old,
-                new,
-            } => (
-                operation.name().unwrap_or_default(),
-                table,
-                (!key.is_empty()).then(|| row(key)),
-                old.as_ref().map(row),
-                new.as_ref().map(row),
-            ),
-            Body::Truncate => ("TRUNCATE", table, None, None, None),
-            Body::Act {
+            None | Some(Body::Truncate) => {}
+            Some(Body::Row { key, old, new, .. }) => {
+                shown.key = (!key.is_empty()).then(|| row(key));
+                shown.old = old.as_ref().map(row);
+                shown.new = new.as_ref().map(row);
+            }
+            Some(Body::Act {
                 operation,
                 object,
                 key,
                 old,
                 new,
-            } => (
-                operation,
-                object,
-                Some(json::parsed(key)),
-                old.map(json::parsed),
-                new.map(json::parsed),
-            ),
+            }) => {
+                shown.operation = operation;
+                shown.object = object;
+                shown.key = Some(json(key)?);
+                shown.old = old.map(json).transpose()?;
+                shown.new = new.map(json).transpose()?;
+            }
         }
+        Ok(shown)
     }
+}
+
+/// What a line says happened.
+#[derive(Default)]
+struct Shown<'a> {
+    operation: &'a str,
+    object: &'a str,
+    key: Option<pg_sys::Datum>,
+    old: Option<pg_sys::Datum>,
+    new: Option<pg_sys::Datum>,
 }
 
 /// When the first line of a row's chunk is of.
@@ -211,8 +223,14 @@ pub fn first(row: &Found) -> i64 {
         .unwrap_or_default()
 }
 
-fn damaged(what: Corrupt) -> pgrx::pg_sys::panic::ErrorReport {
-    corrupt("a chunk of the audit log cannot be read", what.0)
+fn damaged(first: Moment, what: Corrupt) -> ErrorReport {
+    corrupt(
+        "a chunk of the audit log cannot be read",
+        &format!(
+            "In the chunk that begins with line {} of transaction {}: {}.",
+            first.n, first.xid, what.0
+        ),
+    )
 }
 
 /// Columns and their values as to_jsonb() of the row gave them.
@@ -293,23 +311,6 @@ impl PartialOrd for Chunk {
 /// By the line that they stand at, the earliest greatest: what a heap gives first.
 impl Ord for Chunk {
     fn cmp(&self, other: &Chunk) -> Ordering {
-        other.moment().cmp(&self.moment())
-    }
-}
-
-/// Whether an operation's name is the filter's.
-pub fn is_operation(body: &[u8], wanted: &str) -> Result<bool, Corrupt> {
-    let operation = format::operation(body)?;
-    match operation {
-        Operation::Act => Ok(format::act_names(body)?.0 == wanted),
-        _ => Ok(operation.name() == Some(wanted)),
-    }
-}
-
-/// Whether an object's name is the filter's.
-pub fn is_object(known: &Known, body: &[u8], wanted: &str) -> Result<bool, Corrupt> {
-    match format::operation(body)? {
-        Operation::Act => Ok(format::act_names(body)?.1 == wanted),
-        _ => Ok(known.format.object == wanted),
+        other.line().moment.cmp(&self.line().moment)
     }
 }

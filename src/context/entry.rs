@@ -9,6 +9,7 @@ use super::authority::Id;
 use super::settings::{MISSING_CONTEXT, MissingContext};
 use super::{denial, standing};
 use crate::pg::identity::{self, Runner};
+use crate::pg::local::Backend;
 use crate::pg::{transaction, value};
 use pgrx::pg_guard;
 use pgrx::pg_sys::panic::ErrorReportable;
@@ -119,6 +120,11 @@ unsafe fn remember(fcinfo: pg_sys::FunctionCallInfo, version: u64, runner: Runne
 unsafe extern "C-unwind" fn org_for(fcinfo: pg_sys::FunctionCallInfo) -> *const Id {
     // SAFETY: STRICT, so the argument is there; a text datum, which is plain where it is a constant of a policy.
     let action = unsafe { value::plain_bytes((*fcinfo).args.as_slice(1)[0].value.cast_mut_ptr()) };
+    org_or_error(action)
+}
+
+/// What `org_if()` answers.
+fn org_or_error(action: &[u8]) -> *const Id {
     let org = org_may(action);
     if org.is_null() && MISSING_CONTEXT.get() == MissingContext::Error {
         let now = standing::standing();
@@ -147,6 +153,29 @@ fn org_may(action: &[u8]) -> *const Id {
         standing::pin(&now).unwrap_or_report();
     }
     org
+}
+
+/// Actions that plans name by number (pg/bound.rs), the first is 0: no more of them than policies name.
+static NUMBERED: Backend<RefCell<Vec<Box<[u8]>>>> = Backend::new(RefCell::new(Vec::new()));
+
+/// The number of a known action in this backend; none for one that `org_if()` would refuse.
+pub fn number_of(action: &[u8]) -> Option<u16> {
+    let position = |known: &Vec<Box<[u8]>>| known.iter().position(|a| **a == *action);
+    let found = NUMBERED.with_borrow(position).or_else(|| {
+        crate::access::action_is_known(action).then(|| {
+            NUMBERED.with_borrow_mut(|known| {
+                known.push(action.into());
+                known.len() - 1
+            })
+        })
+    });
+    found.and_then(|number| u16::try_from(number).ok())
+}
+
+/// What `org_if()` answers now, for the action of this number.
+pub fn org_for_number(number: u16) -> *const Id {
+    let action = NUMBERED.with_borrow(|known| known[usize::from(number)].clone());
+    org_or_error(&action)
 }
 
 /// `tenancy.check_row(table_id oid, org uuid, action text) -> boolean` (spec 5.1, 5.4): true for a row of the effective

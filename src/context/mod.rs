@@ -20,6 +20,7 @@ pub use api::known_org;
 pub use denial::{
     lasting_change, no_right, owner_only, refused, sealed_statistics, stranger, without_context,
 };
+pub use entry::{number_of, org_for_number};
 pub use principal::{Principal, is_administrator, is_superuser};
 pub use seal::{before_transaction_control, check as check_seal, is_on as may_be_sealed};
 pub use standing::{

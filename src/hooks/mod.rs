@@ -6,6 +6,7 @@ mod discretion;
 mod planner;
 mod statement;
 mod utility;
+mod writes;
 
 pub fn init() {
     cascade::init();

@@ -9,10 +9,12 @@
 //!
 //! Both need the library before planning begins, which is what preloading gives a session's first statement.
 
-use crate::access;
+use crate::context;
 use crate::isolation::{self, leakproof};
+use crate::pg::bound::Binder;
+use crate::pg::local::Backend;
 use crate::pg::plan::Ours;
-use crate::pg::{catalog, paths, plan};
+use crate::pg::{catalog, modify, paths, plan};
 use pgrx::prelude::*;
 use std::cell::Cell;
 use std::ffi::{c_char, c_int};
@@ -30,11 +32,9 @@ unsafe extern "C-unwind" {
 static mut PLANNER: pg_sys::planner_hook_type = None;
 static mut PATHS: pg_sys::set_rel_pathlist_hook_type = None;
 
-thread_local! {
-    // The query whose plan passes through our hook. Only then are indexes offered: the library may be loaded while a
-    // query is being planned, whose plan nobody would put in order. An error leaves it behind; then all queries pass.
-    static PLANNED: Cell<*mut pg_sys::Query> = const { Cell::new(std::ptr::null_mut()) };
-}
+// The query whose plan passes through our hook. Only then are indexes offered: the library may be loaded while a
+// query is being planned, whose plan nobody would put in order. An error leaves it behind; then all queries pass.
+static PLANNED: Backend<Cell<*mut pg_sys::Query>> = Backend::new(Cell::new(std::ptr::null_mut()));
 
 /// SAFETY: called by PostgreSQL with a query to plan; chains to the previous hook.
 unsafe extern "C-unwind" fn planner(
@@ -44,6 +44,12 @@ unsafe extern "C-unwind" fn planner(
     params: pg_sys::ParamListInfo,
 ) -> *mut pg_sys::PlannedStmt {
     let outer = PLANNED.replace(query);
+    // SAFETY: as the function's own.
+    unsafe {
+        if !(*query).withCheckOptions.is_null() {
+            check_once(query);
+        }
+    }
     // SAFETY: either the hook that was there before, or PostgreSQL's own function.
     unsafe {
         let plan = match PLANNER {
@@ -59,12 +65,31 @@ unsafe extern "C-unwind" fn planner(
     }
 }
 
+/// SAFETY: a query that is about to be planned.
+#[pg_guard]
+unsafe extern "C-unwind" fn check_once(query: *mut pg_sys::Query) {
+    if let Some(house) = catalog::find_house() {
+        // SAFETY: as the function's own.
+        unsafe { modify::check_once(query, house.check_row) }
+    }
+}
+
 /// SAFETY: a plan just made, for a query with row security in it.
 #[pg_guard]
 unsafe extern "C-unwind" fn put_in_order(statement: *mut pg_sys::PlannedStmt) {
     let Some(ours) = ours() else { return };
+    let number = |call: *mut pg_sys::FuncExpr| {
+        // SAFETY: a call in the plan.
+        unsafe {
+            if (*call).funcid != ours.org_if {
+                return None;
+            }
+            plan::action_of(call).and_then(context::number_of)
+        }
+    };
     // SAFETY: as the function's own; nobody uses the plan yet.
     unsafe {
+        let mut binder = Binder::of(statement);
         plan::for_each_node(statement, &mut |node| {
             let Some(table) = plan::scanned(statement, node) else {
                 return;
@@ -76,7 +101,13 @@ unsafe extern "C-unwind" fn put_in_order(statement: *mut pg_sys::PlannedStmt) {
             } else if plan::is_mixed(node, ours) && is_secured(table, ours) {
                 plan::silent_first(node, ours);
             }
+            if let Some(binder) = &mut binder {
+                binder.bind(node, &number);
+            }
         });
+        if let Some(binder) = binder {
+            binder.finish();
+        }
     }
 }
 
@@ -122,10 +153,11 @@ fn is_secured(table: pg_sys::Oid, ours: Ours) -> bool {
 
 /// What is ours, where the extension is installed.
 fn ours() -> Option<Ours> {
-    catalog::find_house()?;
+    let house = catalog::find_house()?;
     Some(Ours {
-        schema: catalog::namespace(c"tenancy")?,
-        knows: |action| access::action_is_known(action),
+        schema: house.schema,
+        org_if: house.org_if,
+        knows: |action| context::number_of(action).is_some(),
     })
 }
 

@@ -1,8 +1,8 @@
 //! ExecutorStart: takes in revocations once per statement, answers a foreign key's check that is answered already, keeps a void context out of parallel workers, and refuses a
 //! locking SELECT by a role that may not update.
 
-use super::cascade;
-use crate::pg::{catalog, cursor, identity, stand_in, transaction, value};
+use super::{cascade, writes};
+use crate::pg::{bound, catalog, cursor, identity, stand_in, transaction, value};
 use crate::{audit, context, isolation};
 use pgrx::pg_sys::panic::ErrorReportable;
 use pgrx::prelude::*;
@@ -51,6 +51,9 @@ unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryDesc, flags:
         match PREVIOUS {
             Some(previous) => previous(query, flags),
             None => standard_ExecutorStart(query, flags),
+        }
+        if bound::is_in((*query).plannedstmt) {
+            bound::withhold(query);
         }
     }
 }
@@ -335,6 +338,12 @@ unsafe extern "C-unwind" fn executor_run(
         } else {
             direction
         };
+        if bound::is_in((*query).plannedstmt) {
+            give_organization(query);
+        }
+        if writes(query) && !inside && !(*query).already_executed {
+            writes::begin(query);
+        }
         if inside {
             note_run(query);
         }
@@ -363,6 +372,12 @@ unsafe extern "C-unwind" fn executor_run(
         } else {
             direction
         };
+        if bound::is_in((*query).plannedstmt) {
+            give_organization(query);
+        }
+        if writes(query) && !inside && !(*query).already_executed {
+            writes::begin(query);
+        }
         if inside {
             note_run(query);
         }
@@ -373,6 +388,27 @@ unsafe extern "C-unwind" fn executor_run(
         if inside {
             cascade::leave();
         }
+    }
+}
+
+/// Gives the plan's parameters the organization (pg/bound.rs), as it is before the first row. A cursor goes on with that
+/// one, or with none where it is not the same any more: rows of two never mix.
+///
+/// SAFETY: `query` is a started query whose plan has such parameters.
+#[pg_guard]
+unsafe extern "C-unwind" fn give_organization(query: *mut pg_sys::QueryDesc) {
+    // SAFETY: as the function's own; what is given is kept as long as the backend lives.
+    unsafe {
+        let first = !(*query).already_executed;
+        transaction::accept_invalidations_unguarded();
+        bound::give(query, |number, before| {
+            let now = context::org_for_number(number);
+            if first || now.cast() == before {
+                now.cast()
+            } else {
+                std::ptr::null()
+            }
+        });
     }
 }
 
@@ -460,7 +496,27 @@ unsafe extern "C-unwind" fn executor_finish(query: *mut pg_sys::QueryDesc) {
     if inside {
         cascade::leave();
     }
+    // SAFETY: as the function's own.
+    unsafe {
+        if (*(*query).plannedstmt).commandType == pg_sys::CmdType::CMD_INSERT && !inside {
+            writes::end(query);
+        }
+    }
     after_finish();
+}
+
+/// Whether a statement may write a table of ours.
+///
+/// SAFETY: a valid query.
+#[inline]
+unsafe fn writes(query: *mut pg_sys::QueryDesc) -> bool {
+    // SAFETY: as the function's own.
+    unsafe {
+        matches!(
+            (*(*query).plannedstmt).commandType,
+            pg_sys::CmdType::CMD_INSERT | pg_sys::CmdType::CMD_UPDATE | pg_sys::CmdType::CMD_DELETE
+        )
+    }
 }
 
 #[pg_guard]

@@ -11,6 +11,7 @@ use super::table::{self, Table};
 use crate::audit;
 use crate::context::{self, Standing};
 use crate::hooks::cascade;
+use crate::pg::modify::Write;
 use crate::pg::trigger::{self, Call, Event, RowImage};
 use crate::pg::{self, fail, identity, transaction};
 use pgrx::pg_sys::panic::ErrorReport;
@@ -91,20 +92,20 @@ fn denied(message: impl Into<String>, detail: impl Into<String>, hint: &str) -> 
         .set_hint(hint)
 }
 
-fn table_of(call: &Call) -> pg::Result<std::rc::Rc<Table>> {
-    let table = table::protected(call.relid()).filter(|t| t.org_attnum > 0);
+fn table_of(relid: pg_sys::Oid) -> pg::Result<std::rc::Rc<Table>> {
+    let table = table::protected(relid).filter(|t| t.org_attnum > 0);
     table.ok_or_else(|| {
         fail(
             PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-            format!("the protection of table \"{}\" is damaged", call.relation_name()),
+            format!("the protection of {} is damaged", named(relid)),
         )
         .set_detail("A trigger of pg_tenancy is on the table, but its organization column is not where protect() found it.")
         .set_hint("Call tenancy.unprotect() and tenancy.protect() again, naming the column.")
     })
 }
 
-fn on_table(call: &Call) -> String {
-    format!("on table \"{}\"", call.relation_name())
+fn named(relid: pg_sys::Oid) -> String {
+    format!("table \"{}\"", pg::catalog::relation_name(relid))
 }
 
 fn guard_statement(call: &Call) -> pg::Result<()> {
@@ -113,21 +114,62 @@ fn guard_statement(call: &Call) -> pg::Result<()> {
     if identity::is_logical_worker() || cascade::is_own_statement() || identity::break_glass() {
         return Ok(());
     }
-    let table = table_of(call)?;
+    let table = table_of(call.relid())?;
+    ask_for_right(&table, call.event)
+}
+
+/// What `guard_statement` asks, of a statement that no trigger was called for yet.
+pub fn guard_write(relid: pg_sys::Oid, event: Event) -> pg::Result<()> {
+    moved::begin();
+    if identity::is_logical_worker() || identity::break_glass() {
+        return Ok(());
+    }
+    let table = table_of(relid)?;
+    ask_for_right(&table, event)
+}
+
+fn ask_for_right(table: &Table, event: Event) -> pg::Result<()> {
     let now = context::standing();
     if now.org.is_none() {
         return Err(context::without_context(
             &now,
-            &format!("write to table \"{}\"", call.relation_name()),
+            &format!("write to {}", named(table.relid)),
         ));
     }
-    let action = match call.event {
+    let action = match event {
         Event::Insert => &table.options.insert,
         Event::Update => &table.options.update,
         Event::Delete | Event::Truncate => &table.options.delete,
     };
     if !now.may_do(action) {
-        require(&now, action, &on_table(call))?;
+        require(&now, action, &format!("on {}", named(table.relid)))?;
+    }
+    context::pin(&now)
+}
+
+/// Whether `guard_row` has nothing to add to what row security asks of each new row, as it is stored: the table has no
+/// foreign keys to guard, and no audit.
+pub fn is_held_by_policy(write: &Write, check_row: pg_sys::Oid) -> bool {
+    write.event == Event::Insert
+        && table_of(write.relid).is_ok_and(|table| {
+            !table.options.audit
+                && table.foreign_keys.is_empty()
+                && write.is_checked_by(check_row, table.org_attnum)
+        })
+}
+
+/// In place of `guard_row` for such rows, after the last one.
+pub fn guard_written(relid: pg_sys::Oid) -> pg::Result<()> {
+    transaction::accept_invalidations();
+    if identity::break_glass() {
+        return Ok(());
+    }
+    let now = context::standing();
+    if now.org.is_none() {
+        return Err(context::without_context(
+            &now,
+            &format!("write to {}", named(relid)),
+        ));
     }
     context::pin(&now)
 }
@@ -148,7 +190,7 @@ fn guard_row(call: &Call) -> pg::Result<()> {
     if identity::is_logical_worker() {
         return Ok(());
     }
-    let table = table_of(call)?;
+    let table = table_of(call.relid())?;
     let (old, new) = (call.old_row(), call.new_row());
     let broken_glass = identity::break_glass();
     if !broken_glass {

@@ -32,7 +32,7 @@ use pgrx::pg_sys::panic::ErrorReportable;
 pub use foreign_key::{before_subtransaction_commit, hides, hides_any, is_held};
 pub use guard::{
     any_protected, check_inside_cascade, check_locking_read, check_reading, check_unread_merge,
-    pin_for, refused_row,
+    guard_write, guard_written, is_held_by_policy, pin_for, refused_row,
 };
 pub use held::any as holds_any;
 pub use table::Table;

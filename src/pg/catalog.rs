@@ -14,6 +14,9 @@ pub struct House {
     pub bell: pg_sys::Oid,
     pub guard_row: pg_sys::Oid,
     pub guard_statement: pg_sys::Oid,
+    pub schema: pg_sys::Oid,
+    pub org_if: pg_sys::Oid,
+    pub check_row: pg_sys::Oid,
 }
 
 static HOUSE: Backend<Cell<Option<House>>> = Backend::new(Cell::new(None));
@@ -47,8 +50,17 @@ pub fn find_house() -> Option<House> {
         bell,
         guard_row: function_in(c"tenancy", c"guard_row").unwrap_or(pg_sys::InvalidOid),
         guard_statement: function_in(c"tenancy", c"guard_statement").unwrap_or(pg_sys::InvalidOid),
+        schema,
+        org_if: function_of(c"tenancy", c"org_if", &[pg_sys::TEXTOID])
+            .unwrap_or(pg_sys::InvalidOid),
+        check_row: function_of(
+            c"tenancy",
+            c"check_row",
+            &[pg_sys::OIDOID, pg_sys::UUIDOID, pg_sys::TEXTOID],
+        )
+        .unwrap_or(pg_sys::InvalidOid),
     };
-    if house.guard_row != pg_sys::InvalidOid && house.guard_statement != pg_sys::InvalidOid {
+    if ![house.guard_row, house.guard_statement, house.org_if].contains(&pg_sys::InvalidOid) {
         HOUSE.set(Some(house));
     }
     Some(house)

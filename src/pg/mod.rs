@@ -1,6 +1,8 @@
 //! The only place for glue to PostgreSQL's C API: identity, catalog look-ups, snapshots, tuples, raw errors.
 //! Rooms call these functions and stay free of `unsafe`.
 
+pub mod bound;
+pub mod canonical;
 pub mod catalog;
 pub mod cursor;
 pub mod error;
@@ -10,6 +12,7 @@ pub mod identity;
 pub mod json;
 pub mod local;
 pub mod lookup;
+pub mod modify;
 pub mod partition;
 pub mod paths;
 pub mod plan;

@@ -89,7 +89,10 @@ pub unsafe fn offer(
     unsafe {
         let mut conditions = vec![];
         let mut operators = vec![];
-        for condition in elements::<pg_sys::RestrictInfo>((*rel).baserestrictinfo) {
+        for condition in elements::<pg_sys::RestrictInfo>((*rel).baserestrictinfo)
+            .iter()
+            .copied()
+        {
             collect(condition, vouched, &mut conditions, &mut operators);
         }
         if conditions.is_empty() {
@@ -97,7 +100,8 @@ pub unsafe fn offer(
         }
         let indexes = (*rel).indexlist;
         let fit: Vec<*mut pg_sys::IndexOptInfo> = elements(indexes)
-            .into_iter()
+            .iter()
+            .copied()
             .filter(|index| fits(rel, root, *index, &operators, vouched))
             .collect();
         (*rel).indexlist = list_of(&fit);
@@ -174,8 +178,8 @@ unsafe fn collect(
         };
         let sound = (vouched.has_operator(operator) || pg_sys::get_func_leakproof(function))
             && elements(arguments)
-                .into_iter()
-                .all(|argument| leaks_no_column(argument, &|f| vouched.functions.contains(&f)));
+                .iter()
+                .all(|argument| leaks_no_column(*argument, &|f| vouched.functions.contains(&f)));
         if sound {
             conditions.push(condition);
             operators.push(operator);
@@ -199,7 +203,7 @@ unsafe fn arms(
             }
             pg_sys::NodeTag::T_BoolExpr => {
                 for arm in elements((*node.cast::<pg_sys::BoolExpr>()).args) {
-                    arms(arm, vouched, conditions, operators);
+                    arms(*arm, vouched, conditions, operators);
                 }
             }
             _ => {}

@@ -4,16 +4,14 @@ use pgrx::prelude::*;
 
 /// The elements of a list of pointers, or nothing.
 ///
-/// SAFETY: a list of nodes of type `T`, or NULL.
-pub unsafe fn elements<T>(list: *mut pg_sys::List) -> Vec<*mut T> {
+/// SAFETY: a list of nodes of type `T`, or NULL, which nobody changes while the answer is used.
+pub unsafe fn elements<'a, T>(list: *mut pg_sys::List) -> &'a [*mut T] {
     if list.is_null() {
-        return vec![];
+        return &[];
     }
-    // SAFETY: as the function's own.
+    // SAFETY: as the function's own; a cell of such a list is a pointer and nothing else.
     unsafe {
-        (0..(*list).length as usize)
-            .map(|i| (*(*list).elements.add(i)).ptr_value.cast())
-            .collect()
+        std::slice::from_raw_parts((*list).elements.cast::<*mut T>(), (*list).length as usize)
     }
 }
 
@@ -41,8 +39,9 @@ fn is_pure(function: pg_sys::Oid) -> bool {
 pub struct Ours {
     /// Our schema, in which nobody else makes functions.
     pub schema: pg_sys::Oid,
+    pub org_if: pg_sys::Oid,
     /// Whether an action is known: `org_if()` raises for another, and what raises is not silent.
-    pub knows: fn(&str) -> bool,
+    pub knows: fn(&[u8]) -> bool,
 }
 
 /// The functions that policies of ours are made of: `org_if('...')`, `current_org()`, `current_user_id()`,
@@ -51,22 +50,39 @@ pub struct Ours {
 ///
 /// SAFETY: a FuncExpr.
 unsafe fn is_ours(call: *mut pg_sys::FuncExpr, ours: Ours) -> bool {
-    // SAFETY: as the function's own; the arguments are nodes; a constant of org_if() is text.
+    // SAFETY: as the function's own; the arguments are nodes.
     unsafe {
+        if (*call).funcid == ours.org_if {
+            return action_of(call).is_some_and(ours.knows);
+        }
         if pg_sys::get_func_namespace((*call).funcid) != ours.schema {
             return false;
         }
         let name = std::ffi::CStr::from_ptr(pg_sys::get_func_name((*call).funcid));
-        match (name.to_bytes(), &elements::<pg_sys::Node>((*call).args)[..]) {
+        match (name.to_bytes(), elements::<pg_sys::Node>((*call).args)) {
             (b"current_org" | b"current_user_id", []) => true,
             (b"sees_user", [user]) => (**user).type_ == pg_sys::NodeTag::T_Var,
-            (b"org_if", [action]) if (**action).type_ == pg_sys::NodeTag::T_Const => {
-                let action = action.cast::<pg_sys::Const>();
-                String::from_datum((*action).constvalue, (*action).constisnull)
-                    .is_some_and(|action| (ours.knows)(&action))
-            }
             _ => false,
         }
+    }
+}
+
+/// The action that a call of `org_if()` names, where it is a constant.
+///
+/// SAFETY: a call of org_if(), which outlives the answer.
+pub unsafe fn action_of<'a>(call: *mut pg_sys::FuncExpr) -> Option<&'a [u8]> {
+    // SAFETY: as the function's own; its one argument is text, and a constant's is in memory that lives with the plan.
+    unsafe {
+        let [action] = elements::<pg_sys::Node>((*call).args) else {
+            return None;
+        };
+        let action = (*action).cast::<pg_sys::Const>();
+        if (*action).xpr.type_ != pg_sys::NodeTag::T_Const || (*action).constisnull {
+            return None;
+        }
+        Some(super::value::plain_bytes(
+            (*action).constvalue.cast_mut_ptr(),
+        ))
     }
 }
 
@@ -106,8 +122,8 @@ pub unsafe fn is_silent(node: *mut pg_sys::Node, ours: Ours) -> bool {
     let all = |list, test: unsafe fn(*mut pg_sys::Node, Ours) -> bool| {
         // SAFETY: arguments of an expression are expressions.
         unsafe { elements(list) }
-            .into_iter()
-            .all(|argument| unsafe { test(argument, ours) })
+            .iter()
+            .all(|argument| unsafe { test(*argument, ours) })
     };
     // SAFETY: the node's tag says what it is.
     unsafe {
@@ -147,8 +163,8 @@ pub unsafe fn leaks_no_column(
         let call = |function, arguments| {
             (allowed(function) || pg_sys::get_func_leakproof(function))
                 && elements(arguments)
-                    .into_iter()
-                    .all(|argument| leaks_no_column(argument, allowed))
+                    .iter()
+                    .all(|argument| leaks_no_column(*argument, allowed))
         };
         match (*node).type_ {
             pg_sys::NodeTag::T_Var => true,
@@ -183,7 +199,7 @@ pub unsafe fn for_each_node(
     unsafe {
         walk((*plan).planTree, see);
         for subplan in elements((*plan).subplans) {
-            walk(subplan, see);
+            walk(*subplan, see);
         }
     }
 }
@@ -211,7 +227,7 @@ unsafe fn walk(plan: *mut pg_sys::Plan, see: &mut dyn FnMut(*mut pg_sys::Plan)) 
             _ => return,
         };
         for child in elements(more) {
-            walk(child, see);
+            walk(*child, see);
         }
     }
 }
@@ -253,11 +269,11 @@ pub unsafe fn is_mixed(plan: *mut pg_sys::Plan, ours: Ours) -> bool {
     // SAFETY: the lists hold expressions.
     unsafe {
         let conditions = elements::<pg_sys::Node>((*plan).qual);
-        let again = recheck(plan).map_or(vec![], |list| elements::<pg_sys::Node>(*list));
+        let again = recheck(plan).map_or(&[][..], |list| elements::<pg_sys::Node>(*list));
         conditions
-            .into_iter()
+            .iter()
             .chain(again)
-            .any(|condition| !is_silent(condition, ours))
+            .any(|condition| !is_silent(*condition, ours))
     }
 }
 
@@ -313,13 +329,15 @@ pub unsafe fn access_method(index: pg_sys::Oid) -> pg_sys::Oid {
 pub unsafe fn silent_first(plan: *mut pg_sys::Plan, ours: Ours) {
     // SAFETY: the lists hold expressions; new lists are made where plans are.
     unsafe {
-        let (silent, mut rest): (Vec<_>, Vec<_>) = elements::<pg_sys::Node>((*plan).qual)
-            .into_iter()
-            .partition(|condition| is_silent(*condition, ours));
+        let (silent, mut rest): (Vec<*mut pg_sys::Node>, Vec<_>) =
+            elements::<pg_sys::Node>((*plan).qual)
+                .iter()
+                .partition(|condition| is_silent(**condition, ours));
         if let Some(list) = recheck(plan) {
-            let (mut first, again): (Vec<_>, Vec<_>) = elements::<pg_sys::Node>(*list)
-                .into_iter()
-                .partition(|condition| is_silent(*condition, ours));
+            let (mut first, again): (Vec<*mut pg_sys::Node>, Vec<_>) =
+                elements::<pg_sys::Node>(*list)
+                    .iter()
+                    .partition(|condition| is_silent(**condition, ours));
             if !again.is_empty() {
                 for condition in &silent {
                     if !first
@@ -350,12 +368,12 @@ pub unsafe fn check_room(scan: *mut pg_sys::BitmapIndexScan, check: pg_sys::Oid)
         if access_method((*scan).indexid) != pg_sys::GIN_AM_OID {
             return;
         }
-        for condition in elements::<pg_sys::Node>((*scan).indexqual) {
+        for condition in elements::<pg_sys::Node>((*scan).indexqual).iter().copied() {
             if (*condition).type_ != pg_sys::NodeTag::T_OpExpr {
                 continue;
             }
             let arguments = (*condition.cast::<pg_sys::OpExpr>()).args;
-            let [_, query] = elements::<pg_sys::Node>(arguments)[..] else {
+            let [_, query] = *elements::<pg_sys::Node>(arguments) else {
                 continue;
             };
             if pg_sys::exprType(query) != pg_sys::TSQUERYOID {

@@ -1,5 +1,6 @@
 //! Values as bytes that do not depend on anything in the database, and back. audit-format says what they are.
 
+use super::canonical;
 use super::json::{self, Jsonb};
 use super::value::{self, Deformed, Value};
 use pg_tenancy_audit_format::{self as format, Shape};
@@ -86,10 +87,14 @@ impl Source {
                 let name = CStr::from_ptr(value.datum.cast_mut_ptr());
                 format::put_bytes(out, name.to_bytes());
             },
-            Method::Output => format::put_text(out, &value::output(value, self.type_id)),
+            Method::Output => {
+                let text = canonical::output(|| value::output(value, self.type_id));
+                format::put_text(out, &text);
+            }
             Method::ToJsonb => {
                 // SAFETY: the value is of the type.
-                let jsonb = unsafe { json::to_jsonb(value.datum, self.type_id) };
+                let jsonb =
+                    canonical::output(|| unsafe { json::to_jsonb(value.datum, self.type_id) });
                 Value::varlena(jsonb.0).with_bytes(|bytes| format::put_bytes(out, bytes));
             }
         }

@@ -27,18 +27,23 @@ impl Sink {
     }
 
     /// Stores the row that `make` makes, whose columns are the function's; None is NULL.
-    pub fn put<const N: usize>(&mut self, make: impl FnOnce() -> [Option<pg_sys::Datum>; N]) {
+    pub fn put<const N: usize>(
+        &mut self,
+        make: impl FnOnce() -> super::Result<[Option<pg_sys::Datum>; N]>,
+    ) -> super::Result<()> {
         let (store, desc) = (self.store, self.desc);
         // SAFETY: the store copies the row; its columns are counted against the values.
         unsafe {
-            self.memory.switch_to(|_| {
-                let row = make();
+            let put = self.memory.switch_to(|_| {
+                let row = make()?;
                 assert_eq!((*desc).natts as usize, N);
                 let mut values = row.map(|v| v.unwrap_or(pg_sys::Datum::from(0)));
                 let mut nulls = row.map(|v| v.is_none());
                 pg_sys::tuplestore_putvalues(store, desc, values.as_mut_ptr(), nulls.as_mut_ptr());
+                Ok(())
             });
             self.memory.reset();
+            put
         }
     }
 }

@@ -7,18 +7,17 @@ mod api;
 mod vetted;
 
 use crate::pg::catalog;
+use crate::pg::local::Backend;
 use crate::pg::paths::Vouched;
 use crate::pg::query::{execute, latest};
 use pgrx::pg_sys;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-thread_local! {
-    static VOUCHED: RefCell<Option<Rc<Vouched>>> = const { RefCell::new(None) };
-    // The bell that rings when vouches change, as it was when they were read; 0 where they are not.
-    static BELL: Cell<pg_sys::Oid> = const { Cell::new(pg_sys::InvalidOid) };
-    static STALE: Cell<bool> = const { Cell::new(false) };
-}
+static VOUCHED: Backend<RefCell<Option<Rc<Vouched>>>> = Backend::new(RefCell::new(None));
+// The bell that rings when vouches change, as it was when they were read; 0 where they are not.
+static BELL: Backend<Cell<pg_sys::Oid>> = Backend::new(Cell::new(pg_sys::InvalidOid));
+static STALE: Backend<Cell<bool>> = Backend::new(Cell::new(false));
 
 /// From the invalidation callback: no catalog access, no waiting.
 pub fn on_invalidation(relid: pg_sys::Oid) {
@@ -30,7 +29,7 @@ pub fn on_invalidation(relid: pg_sys::Oid) {
 /// What is vouched for now.
 pub fn vouched() -> Rc<Vouched> {
     if STALE.replace(false) {
-        VOUCHED.take();
+        VOUCHED.set(None);
     }
     if let Some(known) = VOUCHED.with_borrow(Clone::clone) {
         return known;

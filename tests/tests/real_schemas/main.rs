@@ -1,186 +1,15 @@
 //! Schemas shaped like what teams bring: each is protected whole, then every table of it is read, written and attacked in
 //! a round that is generated from the catalog. Section 5 of the specification; attacks C1, C6, C8, D1.
 
+mod round;
+
 use std::fmt::Write;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use pg_tenancy_tests::{Session, World, fails, refused};
+use pg_tenancy_tests::World;
+use round::round;
 
-/// A column of a table, as the round needs it.
-struct Column {
-    name: String,
-    /// Filled by itself: a default, an identity, an expression.
-    filled: bool,
-    /// In the primary key, or in a unique one.
-    unique: bool,
-}
-
-struct Table {
-    name: String,
-    org: String,
-    columns: Vec<Column>,
-    /// Foreign keys to protected tables: the column, the parent, its column.
-    parents: Vec<(String, String, String)>,
-}
-
-/// Every protected table, by the catalog alone.
-fn tables(dba: &mut Session) -> Vec<Table> {
-    let names = dba.rows(
-        "SELECT table_name::text, quote_ident(org_column) FROM tenancy.protected_tables ORDER BY table_name::text",
-    );
-    names
-        .into_iter()
-        .map(|row| {
-            let (name, org) = (row[0].clone().unwrap(), row[1].clone().unwrap());
-            let columns = dba
-                .rows(&format!(
-                    "SELECT quote_ident(attname), atthasdef OR attidentity <> '' OR attgenerated <> '',
-                         EXISTS (SELECT FROM pg_index WHERE indrelid = attrelid AND indisunique AND attnum = ANY (indkey))
-                     FROM pg_attribute WHERE attrelid = '{name}'::regclass AND attnum > 0 AND NOT attisdropped"
-                ))
-                .into_iter()
-                .map(|c| Column {
-                    name: c[0].clone().unwrap(),
-                    filled: c[1].as_deref() == Some("t"),
-                    unique: c[2].as_deref() == Some("t"),
-                })
-                .collect();
-            let parents = dba
-                .rows(&format!(
-                    "SELECT quote_ident(a.attname), confrelid::regclass, quote_ident(p.attname) FROM pg_constraint
-                         JOIN pg_attribute a ON a.attrelid = conrelid AND a.attnum = conkey[1]
-                         JOIN pg_attribute p ON p.attrelid = confrelid AND p.attnum = confkey[1]
-                         JOIN tenancy.protected_tables ON table_name = confrelid
-                     WHERE contype = 'f' AND conrelid = '{name}'::regclass AND array_length(conkey, 1) = 1
-                       AND (conparentid = 0 OR EXISTS (SELECT FROM pg_constraint t WHERE t.oid = pg_constraint.conparentid AND t.confrelid = pg_constraint.confrelid))"
-                ))
-                .into_iter()
-                .map(|p| {
-                    let text = |i: usize| p[i].clone().unwrap();
-                    (text(0), text(1), text(2))
-                })
-                .collect();
-            Table {
-                name,
-                org,
-                columns,
-                parents,
-            }
-        })
-        .collect()
-}
-
-/// Reads, writes and attacks every table of both organizations from the other one.
-fn round(world: &World) {
-    let mut dba = world.superuser();
-    let tables = tables(&mut dba);
-    let mut glass = world.break_glass();
-    let mut admin = world.session("acme.admin");
-    let mut nobody = world.nobody();
-    let mut attacks = 0;
-    for table in &tables {
-        let Table { name, org, .. } = table;
-        let of = |id| format!("SELECT count(*) FROM {name} WHERE {org} = '{id}'");
-        let all = |glass: &mut Session| {
-            glass.text(&format!(
-                "SELECT md5(string_agg(t::text, ',' ORDER BY t::text)) FROM {name} t WHERE {org} = '{}'",
-                world.globex.id
-            ))
-        };
-        let (acme, globex) = (
-            glass.count(&of(world.acme.id)),
-            glass.count(&of(world.globex.id)),
-        );
-        assert!(acme > 0 && globex > 0, "{name} holds rows of both");
-        let before = all(&mut glass);
-
-        // Reading.
-        assert_eq!(
-            admin.count(&format!("SELECT count(*) FROM {name}")),
-            acme,
-            "{name}"
-        );
-        assert_eq!(admin.count(&of(world.globex.id)), 0, "{name}");
-        assert_eq!(
-            nobody.count(&format!("SELECT count(*) FROM {name}")),
-            0,
-            "{name}"
-        );
-
-        // Writing: all of one's own, and nothing else.
-        admin.run("BEGIN");
-        assert_eq!(
-            admin.run(&format!("UPDATE {name} SET {org} = {org}")) as i64,
-            acme,
-            "{name}"
-        );
-        let copied: Vec<&str> = table
-            .columns
-            .iter()
-            .filter(|c| !c.filled && !c.unique && c.name != *org)
-            .map(|c| c.name.as_str())
-            .collect();
-        let fillable = table
-            .columns
-            .iter()
-            .all(|c| c.filled || !c.unique || c.name == *org);
-        if fillable && !copied.is_empty() {
-            let list = copied.join(", ");
-            admin.run(&format!(
-                "INSERT INTO {name} ({list}) SELECT {list} FROM {name} LIMIT 1"
-            ));
-            assert_eq!(admin.count(&of(world.acme.id)), acme + 1, "{name}");
-        }
-        admin.run("ROLLBACK");
-
-        // Attacks.
-        let mut refuse = |sql: String, code: &str| {
-            fails(admin.attempt(&sql), code);
-            attacks += 1;
-        };
-        refuse(
-            format!("UPDATE {name} SET {org} = '{}'", world.globex.id),
-            "42501",
-        );
-        refuse(
-            format!("INSERT INTO {name} ({org}) VALUES ('{}')", world.globex.id),
-            "42501",
-        );
-        refuse(format!("TRUNCATE {name}"), "42501");
-        refuse(
-            format!("MERGE INTO {name} USING (VALUES (1)) v ON true WHEN MATCHED THEN DELETE"),
-            "42501",
-        );
-        for (column, parent, key) in &table.parents {
-            let theirs = glass.rows(&format!(
-                "SELECT quote_literal({key}) FROM {parent} p WHERE p.{key} IN (SELECT {column} FROM {name} WHERE {org} = '{}') LIMIT 1",
-                world.globex.id
-            ));
-            let Some(Some(theirs)) = theirs.first().map(|row| row[0].clone()) else {
-                continue;
-            };
-            refuse(format!("UPDATE {name} SET {column} = {theirs}"), "23503");
-        }
-        assert_eq!(
-            admin.run(&format!(
-                "DELETE FROM {name} WHERE {org} = '{}'",
-                world.globex.id
-            )),
-            0
-        );
-        refused(nobody.attempt(&format!("DELETE FROM {name}")), "42501");
-        refused(
-            world
-                .session("acme.viewer")
-                .attempt(&format!("UPDATE {name} SET {org} = {org}")),
-            "42501",
-        );
-        assert_eq!(all(&mut glass), before, "{name}");
-    }
-    println!("{} tables, {attacks} attacks", tables.len());
-}
-
-/// A hundred and twelve tables of a software service: customers' projects, each with things in them that refer to one
+/// A hundred and fifty tables of a software service: customers' projects, each with things in them that refer to one
 /// another, a partitioned log, lookup tables that all share, a view for every tenth table.
 fn saas(world: &World) -> String {
     let mut sql = String::from(
@@ -192,7 +21,7 @@ fn saas(world: &World) -> String {
          CREATE TABLE log_24 PARTITION OF log FOR VALUES FROM ('2024-01-01') TO ('2025-01-01');
          CREATE TABLE log_25 PARTITION OF log FOR VALUES FROM ('2025-01-01') TO ('2026-01-01');",
     );
-    for i in 1..=107 {
+    for i in 1..=146 {
         // A tree of references, and some across it.
         let parent = if i < 4 {
             "projects".to_string()
@@ -217,7 +46,7 @@ fn saas(world: &World) -> String {
             org.id
         )
         .unwrap();
-        for i in 1..=107 {
+        for i in 1..=146 {
             let parent = if i < 4 {
                 "projects".to_string()
             } else {
@@ -246,9 +75,12 @@ fn a_software_service_with_a_hundred_tables_and_views() {
     let start = Instant::now();
     assert_eq!(
         dba.count("SELECT count(*) FROM tenancy.protect_schema('saas', org_column => 'tenant_id') WHERE status = 'protected'"),
-        109
+        148
     );
-    println!("protected in {:?}", start.elapsed());
+    let took = start.elapsed();
+    println!("protected in {took:?}");
+    // Under a second on an idle machine, and a build without optimization.
+    assert!(took < Duration::from_secs(10), "{took:?}");
     round(&world);
     // The views show what their tables do.
     for i in (10..=100).step_by(10) {
@@ -281,7 +113,7 @@ fn camel_case_whose_children_reach_the_organization_over_their_parents() {
              INSERT INTO \"Boards\" SELECT {first} + i, {first} + 1 + i % 2, 'b' FROM generate_series(1, 4) i;
              INSERT INTO \"Cards\" SELECT {first} + i, {first} + 1 + i % 4, 'c' FROM generate_series(1, 8) i;
              INSERT INTO \"cardComments\" SELECT {first} + i, {first} + 1 + i % 8, 'x' FROM generate_series(1, 16) i;
-             INSERT INTO \"cardLabels\" SELECT {first} + i, 'l' FROM generate_series(1, 8) i",
+             INSERT INTO \"cardLabels\" SELECT {first} + i, 'l' || {first} + i FROM generate_series(1, 8) i",
             org.id
         ));
     }

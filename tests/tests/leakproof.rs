@@ -491,16 +491,6 @@ fn e1_the_end_of_the_stack_tells_nothing_of_other_rows() {
     let db = Db::empty(Arc::new(Cluster::start()));
     db.superuser().run("CREATE EXTENSION pg_tenancy");
     let world = furnished(World::people_in(db));
-    /*DISTURB*/
-    let mut other = world.superuser();
-    if std::env::var("DISTURB").is_ok() {
-        std::thread::spawn(move || {
-            loop {
-                other.run("CREATE ROLE disturber; DROP ROLE disturber");
-                std::thread::sleep(std::time::Duration::from_millis(3));
-            }
-        });
-    }
     let mut dba = world.superuser();
     for (what, _, _) in PREDICATES {
         dba.run(&format!("SELECT tenancy.vouch_leakproof({what})"));

@@ -27,7 +27,7 @@ struct Shooter<'a> {
     session: Session,
     notices: Arc<Mutex<String>>,
     trail: Vec<String>,
-    /// A sealed transaction failed, and its block is still open.
+    /// The transaction failed, and its block is still open.
     failed: bool,
     /// Messages sent, messages that succeeded, checks that saw rows.
     counts: [usize; 3],
@@ -109,6 +109,7 @@ impl<'a> Shooter<'a> {
     /// Asks where the session is. None where it may not ask.
     fn look(&mut self) -> Result<Option<Answer>, String> {
         let answer = self.send(WHERE)?;
+        self.failed = answer.code.as_deref() == Some("25P02");
         if let Some(code) = &answer.code {
             // A failed transaction, a second organization in it, a broken seal, a role without rights.
             return if ["25P02", "25001", "42501"].contains(&code.as_str()) {
@@ -174,7 +175,7 @@ impl<'a> Shooter<'a> {
                 .as_ref()
                 .is_some_and(|a| a.cells[3].as_deref() == Some("true"));
             // Else it ended with its transaction, or it is broken. The message that leaves a failed one is held, too.
-            self.failed = seen.is_none() && random.percent(40);
+            self.failed = self.failed && random.percent(50);
             return if still || self.failed {
                 Ok(())
             } else {

@@ -49,6 +49,7 @@ impl KeyType {
     #[inline]
     pub fn value(self, datum: pg_sys::Datum, null: bool) -> Value {
         let value = match self {
+            KeyType::Uuid => Value::uuid(datum),
             KeyType::Text => Value::varlena(datum),
             _ => Value::word(datum),
         };

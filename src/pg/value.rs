@@ -45,7 +45,18 @@ impl Value {
         }
     }
 
-    /// One that is not NULL, of a type whose length the reader knows.
+    /// A uuid that is not NULL.
+    #[inline]
+    pub fn uuid(datum: pg_sys::Datum) -> Value {
+        Value {
+            datum,
+            null: false,
+            length: 16,
+            by_value: false,
+        }
+    }
+
+    /// A number that is not NULL.
     #[inline]
     pub fn word(datum: pg_sys::Datum) -> Value {
         Value {
@@ -120,8 +131,9 @@ impl Value {
     }
 
     pub fn as_uuid(&self) -> Option<[u8; 16]> {
-        // SAFETY: used for columns that protect() found to be of type uuid only.
-        (!self.null).then(|| unsafe { *self.datum.cast_mut_ptr::<[u8; 16]>() })
+        // SAFETY: a value of so many bytes. An organization column of another type, read as if it were one, is none.
+        (!self.null && self.length == 16)
+            .then(|| unsafe { *self.datum.cast_mut_ptr::<[u8; 16]>() })
     }
 
     /// The same value in memory that lasts until the transaction ends.

@@ -67,7 +67,7 @@ fn a_dry_run_says_everything_and_changes_nothing() {
         "shop.customers | broken | rows without an organization | 2",
         "shop.events | broken | rows without an organization | 3",
         "shop.links | needs org column | no column \"org_id\", but foreign keys lead to an organization on 2 ways",
-        "shop.odd | cannot | column \"org_id\" of table \"odd\" is of type boolean, not uuid",
+        "shop.odd | cannot | column \"org_id\" of table \"odd\" is of type boolean, which holds no organization's key",
         "shop.order_lines | needs org column | no column \"org_id\", but foreign keys lead to shop.orders",
         "shop.orders | broken | references to another organization's rows in shop.customers (foreign key \"orders_customer_id_fkey\") | 2",
         "shop.remote | cannot | \"remote\" is a foreign table",

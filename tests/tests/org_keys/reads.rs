@@ -88,16 +88,12 @@ fn the_predicate_is_an_index_condition_and_the_estimate_the_organizations_share(
         let plan = admin.explain("COSTS OFF", "SELECT * FROM big");
         assert!(plan.contains("Index Cond:"), "{kind:?}: {plan}");
         assert!(!plan.contains("Filter:"), "{kind:?}: {plan}");
-        assert_eq!(
-            plan.matches("tenantId").count() + plan.matches("_if(").count(),
-            3 + usize::from(plan.contains("Recheck")),
-            "{kind:?}: {plan}"
-        );
         // A range within the organization needs one index of both columns.
         dba.run("CREATE INDEX ON big (\"tenantId\", n); ANALYZE big");
         let plan = admin.explain("COSTS OFF", "SELECT * FROM big WHERE n BETWEEN 50 AND 100");
+        let condition = plan.lines().find(|line| line.contains("Index Cond:"));
         assert!(
-            plan.contains("_if('data:read'::text)) AND (n >= 50)"),
+            condition.is_some_and(|c| c.contains("tenantId") && c.contains("AND (n >= 50)")),
             "{kind:?}: {plan}"
         );
         for (who, actual) in [("acme.admin", 400.0), ("globex.admin", 19200.0)] {

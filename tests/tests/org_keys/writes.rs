@@ -259,3 +259,83 @@ fn a_hundred_thousand_rows_ask_nobody_whose_they_are() {
         );
     }
 }
+
+#[test]
+fn the_log_is_complete_and_tells_of_what_was_done_behind_its_back() {
+    for kind in KINDS {
+        let stage = Stage::new(kind);
+        let mut dba = stage.world.superuser();
+        dba.run(&format!(
+            "CREATE TABLE things (id int PRIMARY KEY, \"tenantId\" {}, v int); GRANT ALL ON things TO PUBLIC;
+             SELECT tenancy.protect('things', 'tenantId')",
+            kind.sql
+        ));
+        for (who, first) in [("acme.admin", 0), ("globex.admin", 10)] {
+            stage.world.session(who).run(&format!(
+                "INSERT INTO things (id, v) SELECT {first} + i, i FROM generate_series(1, 5) i; UPDATE things SET v = 7 WHERE id = {first} + 1;
+                 DELETE FROM things WHERE id = {first} + 2"
+            ));
+        }
+        let mut findings = |id| {
+            dba.column(&format!(
+                "SELECT finding || ' ' || key FROM tenancy.verify_completeness('things', '{id}') ORDER BY 1"
+            ))
+        };
+        assert_eq!(findings(stage.world.acme.id), Vec::<String>::new(), "{kind:?}");
+        assert_eq!(findings(stage.world.globex.id), Vec::<String>::new(), "{kind:?}");
+        stage.world.break_glass().run(
+            "SET session_replication_role = replica; ALTER TABLE things DISABLE TRIGGER USER; UPDATE things SET v = 99 WHERE id = 3;
+             DELETE FROM things WHERE id = 14; ALTER TABLE things ENABLE ALWAYS TRIGGER \"0_tenancy_row\"",
+        );
+        assert_eq!(findings(stage.world.acme.id), ["altered {\"id\": 3}"], "{kind:?}");
+        assert_eq!(findings(stage.world.globex.id), ["vanished {\"id\": 14}"], "{kind:?}");
+        let mut owner = stage.world.session("acme.owner");
+        assert_eq!(
+            owner.count("SELECT count(*) FROM tenancy.history('things', '{\"id\": 1}')"),
+            2
+        );
+    }
+}
+
+#[test]
+fn a_migration_works_on_all_rows_and_moves_none() {
+    for kind in KINDS {
+        let stage = Stage::new(kind);
+        let owner = stage.world.table_owner();
+        stage
+            .world
+            .superuser()
+            .run(&format!("SELECT tenancy.grant_administration('{owner}')"));
+        let mut maker = stage.world.db.login(&owner);
+        maker.run("BEGIN; SELECT tenancy.begin_migration('titles')");
+        assert_eq!(maker.run("UPDATE tasks SET title = upper(title)"), 12);
+        maker.run(&format!(
+            "INSERT INTO tasks (id, \"tenantId\", project) VALUES (50, {}, 1), (150, {}, 101)",
+            stage.acme, stage.globex
+        ));
+        maker.run("SAVEPOINT s");
+        fails(
+            maker.attempt(&format!(
+                "INSERT INTO tasks (id, \"tenantId\", project) VALUES (51, {}, 101)",
+                stage.acme
+            )),
+            "23503",
+        );
+        maker.run("ROLLBACK TO s");
+        fails(
+            maker.attempt(&format!(
+                "UPDATE tasks SET \"tenantId\" = {} WHERE id = 1",
+                stage.globex
+            )),
+            "42501",
+        );
+        maker.run("ROLLBACK TO s; COMMIT");
+        assert_eq!(stage.seen(&mut stage.admin(), "tasks"), (7, 0), "{kind:?}");
+        let mut owner = stage.world.session("globex.owner");
+        assert_eq!(
+            owner.count("SELECT count(*) FROM tenancy.audit_log WHERE object = 'public.tasks'"),
+            7,
+            "{kind:?}"
+        );
+    }
+}

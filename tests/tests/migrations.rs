@@ -43,7 +43,14 @@ fn it_opens_the_rows_of_all_for_one_transaction() {
         m.rows("MERGE INTO servers t USING (VALUES (7), (107)) v(id) ON t.id = v.id WHEN MATCHED THEN UPDATE SET cpus = 9").len(),
         0
     );
-    assert_eq!(m.count("SELECT count(*) FROM servers WHERE cpus = 9"), 2);
+    assert_eq!(
+        m.run("INSERT INTO servers (id, org_id, name) SELECT id, org_id, 'x' FROM servers WHERE id IN (7, 107) ON CONFLICT (id) DO UPDATE SET name = excluded.name || '!' RETURNING id"),
+        2
+    );
+    assert_eq!(
+        m.count("SELECT count(*) FROM servers WHERE cpus = 9 AND name = 'x!'"),
+        2
+    );
     assert_eq!(
         m.run("DELETE FROM servers WHERE id IN (7, 107) RETURNING id"),
         2

@@ -13,6 +13,7 @@ use super::migration;
 use crate::context;
 use crate::isolation::{self, leakproof};
 use crate::pg::bound::Binder;
+use crate::pg::key::KeyType;
 use crate::pg::local::Backend;
 use crate::pg::plan::Ours;
 use crate::pg::{catalog, identity, modify, paths, plan};
@@ -104,10 +105,8 @@ unsafe extern "C-unwind" fn put_in_order(statement: *mut pg_sys::PlannedStmt) {
     let number = |call: *mut pg_sys::FuncExpr| {
         // SAFETY: a call in the plan.
         unsafe {
-            if (*call).funcid != ours.org_if {
-                return None;
-            }
-            plan::action_of(call).and_then(context::number_of)
+            let kind = ours.org_if.kind_of((*call).funcid)?;
+            plan::action_of(call).and_then(|action| context::number_of(action, kind))
         }
     };
     // SAFETY: as the function's own; nobody uses the plan yet.
@@ -180,7 +179,7 @@ fn ours() -> Option<Ours> {
     Some(Ours {
         schema: house.schema,
         org_if: house.org_if,
-        knows: |action| context::number_of(action).is_some(),
+        knows: |action| context::number_of(action, KeyType::Uuid).is_some(),
     })
 }
 

@@ -1,7 +1,7 @@
 //! What follows CREATE TABLE and ALTER TABLE, at the end of the command and within it: new partitions and children are
 //! protected like their parent, and foreign keys that are new or newly valid are checked across all organizations.
 
-use super::{adopt, drift, newcomer, protect, validate};
+use super::{adopt, audited, drift, newcomer, protect, validate};
 use crate::pg::evaluated;
 use crate::pg::event::{self, Detached};
 use crate::pg::query::run;
@@ -87,6 +87,17 @@ fn after(detached: Option<Detached>) -> pg::Result<()> {
             newcomer::check_detached(relid, detached)?;
         }
         validate::after(relid)?;
+        audited::after(relid)?;
     }
-    Ok(())
+    let renamed: Vec<pg_sys::Oid> = run(
+        "SELECT DISTINCT objid FROM pg_catalog.pg_event_trigger_ddl_commands()
+         WHERE classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass
+           AND object_type OPERATOR(pg_catalog.=) 'table column'",
+        &[],
+        |row| row.get(1),
+    )
+    .into_iter()
+    .flatten()
+    .collect();
+    renamed.into_iter().try_for_each(audited::after)
 }

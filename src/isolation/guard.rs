@@ -7,10 +7,12 @@
 
 use super::foreign_key;
 use super::moved;
+use super::plan;
 use super::table::{self, Table};
 use crate::audit;
 use crate::context::{self, Standing};
 use crate::hooks::cascade;
+use crate::pg::key::{ByKind, KeyType, Keys};
 use crate::pg::modify::Write;
 use crate::pg::trigger::{self, Call, Event, RowImage};
 use crate::pg::{self, fail, identity, transaction};
@@ -156,17 +158,18 @@ fn ask_for_right(table: &Table, event: Event) -> pg::Result<()> {
     if !now.may_do(action) {
         require(&now, action, &format!("on {}", named(table.relid)))?;
     }
+    mine(&now, table.org_kind, table.relid)?;
     context::pin(&now)
 }
 
 /// Whether `guard_row` has nothing to add to what row security asks of each new row, as it is stored: the table has no
 /// foreign keys to guard, and no audit.
-pub fn is_held_by_policy(write: &Write, check_row: pg_sys::Oid) -> bool {
+pub fn is_held_by_policy(write: &Write, check_row: ByKind) -> bool {
     write.event == Event::Insert
         && table_of(write.relid).is_ok_and(|table| {
             !table.options.audit
                 && table.foreign_keys.is_empty()
-                && write.is_checked_by(check_row, table.org_attnum)
+                && write.is_checked_by(check_row.of(table.org_kind), table.org_attnum)
         })
 }
 
@@ -184,6 +187,19 @@ pub fn guard_written(relid: pg_sys::Oid) -> pg::Result<()> {
         ));
     }
     context::pin(&now)
+}
+
+/// The organization in effect, which has a key of the table's kind.
+fn mine(now: &Standing, kind: KeyType, relid: pg_sys::Oid) -> pg::Result<&'static Keys> {
+    let doing = || format!("write to {}", named(relid));
+    let keys = now
+        .keys()
+        .ok_or_else(|| context::without_context(now, &doing()))?;
+    if keys.has(kind) {
+        Ok(keys)
+    } else {
+        Err(context::without_key(now, kind, &doing()))
+    }
 }
 
 fn require(now: &Standing, action: &str, on: &str) -> pg::Result<()> {
@@ -209,11 +225,12 @@ fn guard_row(call: &Call) -> pg::Result<()> {
     if migrating {
         keep_org(call, &table, old.as_ref(), new.as_ref())?;
         if let Some(new) = &new {
-            foreign_key::check(&table, old.as_ref(), new)?;
+            let org = org_named_by(&table, new)?;
+            foreign_key::check(&table, org, old.as_ref(), new)?;
         }
     } else if !broken_glass {
         let now = context::standing();
-        hold_to_org(call, &table, &now, old.as_ref(), new.as_ref())?;
+        let org = hold_to_org(call, &table, &now, old.as_ref(), new.as_ref())?;
         match (&old, &new) {
             (Some(old), Some(new)) => check_columns(call, &table, &now, old, new)?,
             // Half of an UPDATE that moves the row to another partition.
@@ -226,7 +243,7 @@ fn guard_row(call: &Call) -> pg::Result<()> {
             (None, None) => {}
         }
         if let Some(new) = &new {
-            foreign_key::check(&table, old.as_ref(), new)?;
+            foreign_key::check(&table, org, old.as_ref(), new)?;
         }
     }
     // Before PostgreSQL's own checks of this row: the trigger's name sorts first.
@@ -254,9 +271,9 @@ fn keep_org(
     old: Option<&RowImage>,
     new: Option<&RowImage>,
 ) -> pg::Result<()> {
-    let org_of = |row: &RowImage| row.value(table.org_attnum).as_uuid();
+    let org_of = |row: &RowImage| row.value(table.org_attnum);
     let moved = match (old, new) {
-        (Some(old), Some(new)) => org_of(old) != org_of(new),
+        (Some(old), Some(new)) => !org_of(old).same(&org_of(new)),
         (Some(old), None) => {
             moved::left_in_migration(table, old);
             false
@@ -268,6 +285,27 @@ fn keep_org(
         return Err(org_changes(call, table));
     }
     Ok(())
+}
+
+/// The organization of a row that is held to none.
+fn org_named_by(table: &Table, row: &RowImage) -> pg::Result<&'static Keys> {
+    let id = context::keys::whose(table.org_kind, &row.value(table.org_attnum));
+    let known = id.and_then(|id| context::authority::org_by_id(&id));
+    match (known, id) {
+        (Some(org), _) => Ok(org.keys()),
+        (None, Some(id)) => Ok(context::keys::intern(id, None)),
+        (None, None) => Err(denied(
+            format!(
+                "permission denied: the row in {} is of no organization",
+                named(table.relid)
+            ),
+            format!(
+                "Column \"{}\" holds the external key of none.",
+                table.options.org_column
+            ),
+            "Create the organization first.",
+        )),
+    }
 }
 
 fn org_changes(call: &Call, table: &Table) -> ErrorReport {
@@ -288,35 +326,34 @@ fn hold_to_org(
     now: &Standing,
     old: Option<&RowImage>,
     new: Option<&RowImage>,
-) -> pg::Result<()> {
-    let Some(org) = now.org_id() else {
-        return Err(context::without_context(
-            now,
-            &format!("write to table \"{}\"", call.relation_name()),
-        ));
-    };
-    let org_of = |row: &RowImage| row.value(table.org_attnum).as_uuid();
+) -> pg::Result<&'static Keys> {
+    let key_of = |row: &RowImage| row.value(table.org_attnum);
     if let (Some(old), Some(new)) = (old, new)
-        && org_of(old) != org_of(new)
+        && !key_of(old).same(&key_of(new))
     {
         return Err(org_changes(call, table));
     }
+    let org = match now.keys() {
+        Some(keys) if keys.has(table.org_kind) => keys,
+        _ => mine(now, table.org_kind, table.relid)?,
+    };
     for row in [old, new].into_iter().flatten() {
-        if org_of(row) != Some(org) {
+        if !org.is(table.org_kind, &key_of(row)) {
             return Err(denied(
                 format!(
                     "permission denied: the row in table \"{}\" is not of the current organization",
                     call.relation_name()
                 ),
                 format!(
-                    "Column \"{}\" must hold tenancy.current_org().",
-                    table.options.org_column
+                    "Column \"{}\" must hold {}.",
+                    table.options.org_column,
+                    plan::current(table.org_kind)
                 ),
                 "Leave the column out: its default fills it. A superuser who means it says SET row_security = off first.",
             ));
         }
     }
-    Ok(())
+    Ok(org)
 }
 
 /// Columns with an action of their own compare old and new, so that saving a whole row with them unchanged passes.
@@ -412,7 +449,7 @@ pub fn check_locking_read(relid: pg_sys::Oid) -> pg::Result<()> {
 }
 
 /// What a WITH CHECK refuses: no organization, no right, or a row of another organization (spec 5.4).
-pub fn refused_row(relid: pg_sys::Oid, action: &str) -> ErrorReport {
+pub fn refused_row(relid: pg_sys::Oid, kind: KeyType, action: &str) -> ErrorReport {
     let now = context::standing();
     let on = format!("table \"{}\"", pg::catalog::relation_name(relid));
     if now.org.is_none() {
@@ -421,9 +458,12 @@ pub fn refused_row(relid: pg_sys::Oid, action: &str) -> ErrorReport {
     if let Err(lacking) = require(&now, action, &format!("on {on}")) {
         return lacking;
     }
+    if let Err(lacking) = mine(&now, kind, relid) {
+        return lacking;
+    }
     denied(
         format!("permission denied: the new row in {on} is not of the current organization"),
-        "Its organization column must hold tenancy.current_org().",
+        format!("Its organization column must hold {}.", plan::current(kind)),
         "Leave the column out: its default fills it.",
     )
 }

@@ -46,11 +46,12 @@ pub fn holds_others_rows(table: &Facts) -> bool {
     let Some(org) = table::org_column_of(table.relid) else {
         return false;
     };
-    let own = context::standing().org_id();
+    let now = context::standing();
+    let own = now.keys();
     let mut strange = false;
     identity::as_table_owner(table.owner, || {
         scan::for_each_row(table.relid, |row| {
-            strange |= own.is_none() || row.value(org).as_uuid() != own;
+            strange |= !own.is_some_and(|own| own.is(org.kind, &row.value(org.attnum)));
         });
     });
     strange

@@ -1,11 +1,14 @@
 //! An organization's life: people, organizations, members, ownership, and the logins that speak for them (spec 3, 4).
 
 mod create;
+mod external_key;
 pub mod invariants;
 mod logins;
 mod members;
 mod ownership;
 mod signing_keys;
+
+pub use logins::require_administrator;
 
 use crate::context::authority::Id;
 use crate::pg::{self, fail};

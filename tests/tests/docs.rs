@@ -214,6 +214,12 @@ fn c4_definer_functions_are_closed_to_search_path_tricks() {
 const OPEN_TO_EVERYBODY: &[&str] = &[
     // Who am I, where may I go.
     "current_org()",
+    "current_org_key()",
+    "current_org_key_integer()",
+    "current_org_key_bigint()",
+    "org_key_if(text)",
+    "org_key_integer_if(text)",
+    "org_key_bigint_if(text)",
     "current_user_id()",
     "current_role_name()",
     "org_if(text)",
@@ -224,6 +230,9 @@ const OPEN_TO_EVERYBODY: &[&str] = &[
     "leave()",
     // In the policies: says why a row is refused, and does nothing else.
     "check_row(oid,uuid,text)",
+    "check_row(oid,text,text)",
+    "check_row(oid,integer,text)",
+    "check_row(oid,bigint,text)",
     "sees_user(uuid)",
     "sees_bypasses()",
     // Tokens: whoever holds one; keys and who needs one are the DBA's.
@@ -241,6 +250,7 @@ const OPEN_TO_EVERYBODY: &[&str] = &[
     // Acts that check the caller's right themselves.
     "create_user(text,text,text,text)",
     "create_org(text,text,uuid,text)",
+    "set_external_key(uuid,text)",
     "add_member(uuid,uuid,text,timestamp with time zone)",
     "set_member_role(uuid,uuid,text)",
     "remove_member(uuid,uuid)",
@@ -255,6 +265,22 @@ const OPEN_TO_EVERYBODY: &[&str] = &[
     "unexempt(regclass)",
     "add_org_column(regclass,text,text[],integer)",
     "read_audit(timestamp with time zone,timestamp with time zone,uuid,text,text,bigint)",
+    "history(text,jsonb)",
+    "as_of(text,jsonb,timestamp with time zone)",
+    "export_audit(text,timestamp with time zone,timestamp with time zone,boolean)",
+    "read_audit_dba(timestamp with time zone,timestamp with time zone,uuid,text,text,bigint,uuid)",
+    "set_audit(regclass,boolean,text[],text[])",
+    // What is sealed of a log, for holders of org:audit there; the keys' public halves, for everybody.
+    "seal_audit(uuid)",
+    "audit_head(uuid)",
+    "list_audit_heads(uuid)",
+    "list_seal_status(uuid)",
+    "audit_inclusion_proof(uuid,bigint,bigint)",
+    "audit_consistency_proof(uuid,bigint,bigint)",
+    "verify_audit(uuid,text)",
+    "verify_completeness(regclass,uuid)",
+    "list_audit_keys()",
+    "rotate_audit_key()",
     // The DBA's, which administrators who are no superusers run as well.
     "bind_login(text,uuid)",
     "unbind_login(text)",
@@ -335,7 +361,10 @@ fn tables_are_readable_under_row_security_and_never_writable() {
         ),
         [
             "actions SELECT",
+            "audit_dba SELECT",
+            "audit_heads SELECT",
             "audit_log SELECT",
+            "audit_seal_status SELECT",
             "bypass_ledger SELECT",
             "exempt_tables SELECT",
             "exemptions SELECT",
@@ -365,12 +394,20 @@ fn the_hot_functions_are_what_the_planner_needs() {
     assert_eq!(
         dba.rows(
             "SELECT oid::regprocedure::text, provolatile, proparallel, proleakproof FROM pg_proc
-             WHERE oid IN ('tenancy.org_if(text)'::regprocedure, 'tenancy.current_org()'::regprocedure) ORDER BY 1"
+             WHERE pronamespace = 'tenancy'::regnamespace AND proname ~ '^(org_|current_org)' ORDER BY 1"
         ),
         // org_if() raises and names its argument, so it must not be evaluated on rows that the policies withhold (C-1).
-        [("tenancy.current_org()", "t"), ("tenancy.org_if(text)", "f")].map(|(name, leakproof)| {
-            [name, "s", "s", leakproof].map(|text| Some(text.to_string()))
-        })
+        [
+            ("tenancy.current_org()", "t"),
+            ("tenancy.current_org_key()", "t"),
+            ("tenancy.current_org_key_bigint()", "t"),
+            ("tenancy.current_org_key_integer()", "t"),
+            ("tenancy.org_if(text)", "f"),
+            ("tenancy.org_key_bigint_if(text)", "f"),
+            ("tenancy.org_key_if(text)", "f"),
+            ("tenancy.org_key_integer_if(text)", "f"),
+        ]
+        .map(|(name, leakproof)| [name, "s", "s", leakproof].map(|text| Some(text.to_string())))
     );
     // Whatever reads the context is stable and may run in a worker; nothing is immutable, since plans outlive contexts.
     assert_eq!(
@@ -415,6 +452,7 @@ fn arguments_have_the_names_of_the_contract() {
             "set_member_role(uuid,uuid,text)",
             &["org", "user_id", "role"],
         ),
+        ("set_external_key(uuid,text)", &["org", "external_key"]),
         ("remove_member(uuid,uuid)", &["org", "user_id"]),
         ("transfer_ownership(uuid,uuid)", &["org", "new_owner"]),
         ("enter(uuid,uuid,boolean)", &["org", "user_id", "seal"]),

@@ -129,7 +129,7 @@ fn column<'a>(
     name: &str,
     mendable: &dyn Fn(&str, String) -> Drift<'a>,
 ) -> pg::Result<()> {
-    let Some(attnum) = table::org_column_of(relid) else {
+    let Some(org) = table::org_column_of(relid) else {
         return Ok(());
     };
     let Some((column, not_null, default)) = run(
@@ -137,7 +137,7 @@ fn column<'a>(
          WHERE attrelid OPERATOR(pg_catalog.=) $1 AND attnum OPERATOR(pg_catalog.=) $2::pg_catalog.int8",
         &[
             Arg::Oid(relid),
-            Arg::Oid(pg_sys::Oid::from(attnum.max(0) as u32)),
+            Arg::Oid(pg_sys::Oid::from(org.attnum.max(0) as u32)),
         ],
         |row| {
             (
@@ -161,7 +161,7 @@ fn column<'a>(
     if !default {
         judge(mendable(
             "the organization column is no longer filled from the context in",
-            format!("{alter} SET DEFAULT tenancy.current_org()"),
+            format!("{alter} SET DEFAULT {}", plan::current(org.kind)),
         ))?;
     }
     Ok(())
@@ -180,7 +180,7 @@ pub fn warn_of_index(relid: pg_sys::Oid) {
                              AND i.indkey[0] OPERATOR(pg_catalog.=) $2::pg_catalog.int8)",
         &[
             Arg::Oid(relid),
-            Arg::Oid(pg_sys::Oid::from(column.max(0) as u32)),
+            Arg::Oid(pg_sys::Oid::from(column.attnum.max(0) as u32)),
         ],
         |_| (),
     )

@@ -63,9 +63,8 @@ unsafe fn from_query(query: *mut pg_sys::Query, lifting: &mut Lifting) {
                 continue;
             }
             let is_result = (*query).resultRelation == i as i32 + 1;
-            if (*entry).securityQuals.is_null()
-                && (!is_result || (*query).withCheckOptions.is_null())
-            {
+            let checked = is_result && !(*query).withCheckOptions.is_null();
+            if (*entry).securityQuals.is_null() && !checked {
                 continue;
             }
             if !runs_as_caller(query, entry) {

@@ -43,7 +43,14 @@ fn it_opens_the_rows_of_all_for_one_transaction() {
         m.rows("MERGE INTO servers t USING (VALUES (7), (107)) v(id) ON t.id = v.id WHEN MATCHED THEN UPDATE SET cpus = 9").len(),
         0
     );
-    assert_eq!(m.count("SELECT count(*) FROM servers WHERE cpus = 9"), 2);
+    assert_eq!(
+        m.run("INSERT INTO servers (id, org_id, name) SELECT id, org_id, 'x' FROM servers WHERE id IN (7, 107) ON CONFLICT (id) DO UPDATE SET name = excluded.name || '!' RETURNING id"),
+        2
+    );
+    assert_eq!(
+        m.count("SELECT count(*) FROM servers WHERE cpus = 9 AND name = 'x!'"),
+        2
+    );
     assert_eq!(
         m.run("DELETE FROM servers WHERE id IN (7, 107) RETURNING id"),
         2
@@ -220,6 +227,49 @@ fn a_row_moved_between_partitions_stays_its_organizations() {
         "42501",
     );
     m.run("ROLLBACK");
+}
+
+#[test]
+fn organization_columns_of_other_types() {
+    let world = World::people();
+    let mut m = migrator(&world);
+    m.run(&format!(
+        "CREATE TABLE customers (id bigserial PRIMARY KEY, tenant varchar(20) NOT NULL, name text);
+         CREATE TABLE orders (id bigserial PRIMARY KEY, tenant varchar(20) NOT NULL, customer_id bigint REFERENCES customers);
+         INSERT INTO customers (tenant, name) VALUES ('{0}', 'a'), ('{1}', 'g');
+         INSERT INTO orders (tenant, customer_id) VALUES ('{0}', 1), ('{1}', 2);
+         SELECT tenancy.protect('customers', org_column => 'tenant'); SELECT tenancy.protect('orders', org_column => 'tenant')",
+        world.acme.key, world.globex.key
+    ));
+    m.run(BEGIN);
+    assert_eq!(m.run("UPDATE customers SET name = upper(name)"), 2);
+    assert_eq!(m.run("UPDATE orders SET customer_id = customer_id"), 2);
+    fails(
+        m.attempt_within("UPDATE orders SET customer_id = 2 WHERE id = 1"),
+        "23503",
+    );
+    refused(
+        m.attempt_within(&format!(
+            "UPDATE customers SET tenant = '{}'",
+            world.globex.key
+        )),
+        "42501",
+    );
+    assert_eq!(
+        m.run(&format!(
+            "INSERT INTO orders (tenant, customer_id) VALUES ('{}', 2)",
+            world.globex.key
+        )),
+        1
+    );
+    m.run("COMMIT");
+    assert_eq!(m.count("SELECT count(*) FROM orders"), 0);
+    assert_eq!(
+        world.session("globex.owner").count(
+            "SELECT count(*) FROM tenancy.audit_log WHERE break_glass AND operation = 'UPDATE'"
+        ),
+        1
+    );
 }
 
 #[test]

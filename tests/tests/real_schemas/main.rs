@@ -140,3 +140,49 @@ fn camel_case_whose_children_reach_the_organization_over_their_parents() {
     );
     assert_eq!(member.count("SELECT count(*) FROM \"cardComments\""), 16);
 }
+
+/// Tenants by a short text of the application's own in every table, and keys that are counted up for all of them together:
+/// single-column foreign keys, which nothing but the guard keeps within a tenant.
+const SHOPS: &str = "
+    CREATE SCHEMA shops; SET search_path = shops;
+    CREATE TABLE currencies (code char(3) PRIMARY KEY); INSERT INTO currencies VALUES ('EUR');
+    CREATE TABLE customers (id bigserial PRIMARY KEY, tenant varchar(20) NOT NULL, email text NOT NULL, UNIQUE (tenant, email));
+    CREATE TABLE products (id bigserial PRIMARY KEY, tenant varchar(20) NOT NULL, name text, currency char(3) REFERENCES currencies);
+    CREATE TABLE orders (id bigserial PRIMARY KEY, tenant varchar(20) NOT NULL, customer_id bigint NOT NULL REFERENCES customers ON DELETE CASCADE, note text);
+    CREATE TABLE lines (id bigserial PRIMARY KEY, tenant varchar(20) NOT NULL, order_id bigint NOT NULL REFERENCES orders ON DELETE CASCADE, product_id bigint REFERENCES products ON DELETE SET NULL, n int CHECK (n > 0));
+    CREATE TABLE payments (id bigserial PRIMARY KEY, tenant varchar(20) NOT NULL, order_id bigint REFERENCES orders DEFERRABLE INITIALLY DEFERRED, cents bigint);
+    CREATE TABLE events (id bigserial, tenant varchar(20) NOT NULL, customer_id bigint REFERENCES customers, at date NOT NULL DEFAULT '2024-03-03') PARTITION BY RANGE (at);
+    CREATE TABLE events_24 PARTITION OF events FOR VALUES FROM ('2024-01-01') TO ('2025-01-01');
+    CREATE TABLE events_others PARTITION OF events DEFAULT;
+    CREATE TABLE documents (tenant varchar(20) NOT NULL, body text);
+    CREATE TABLE letters (customer_id bigint REFERENCES customers) INHERITS (documents);";
+
+#[test]
+fn varchar_tenants_and_keys_that_all_share() {
+    let world = World::people();
+    let mut dba = world.superuser();
+    dba.run(SHOPS);
+    for org in [world.acme, world.globex] {
+        let key = org.key;
+        dba.run(&format!(
+            "INSERT INTO customers (tenant, email) SELECT '{key}', 'c' || i FROM generate_series(1, 3) i;
+             INSERT INTO products (tenant, name, currency) SELECT '{key}', 'p', 'EUR' FROM generate_series(1, 2);
+             INSERT INTO orders (tenant, customer_id) SELECT tenant, id FROM customers WHERE tenant = '{key}';
+             INSERT INTO lines (tenant, order_id, product_id, n) SELECT tenant, id, (SELECT min(id) FROM products WHERE tenant = '{key}'), 1 FROM orders WHERE tenant = '{key}';
+             INSERT INTO payments (tenant, order_id, cents) SELECT tenant, id, 5 FROM orders WHERE tenant = '{key}';
+             INSERT INTO events (tenant, customer_id, at) SELECT '{key}', (SELECT min(id) FROM customers WHERE tenant = '{key}'), '2024-12-30'::date + i FROM generate_series(1, 4) i;
+             INSERT INTO documents VALUES ('{key}', 'd');
+             INSERT INTO letters SELECT '{key}', 'l', id FROM customers WHERE tenant = '{key}'"
+        ));
+    }
+    dba.run("GRANT USAGE ON SCHEMA shops TO PUBLIC; GRANT ALL ON ALL TABLES IN SCHEMA shops TO PUBLIC; GRANT ALL ON ALL SEQUENCES IN SCHEMA shops TO PUBLIC; RESET search_path");
+    assert_eq!(
+        dba.column("SELECT status FROM tenancy.protect_schema('shops', org_column => 'tenant', dry_run => true) WHERE table_name = 'shops.currencies'::regclass"),
+        ["left"]
+    );
+    assert_eq!(
+        dba.count("SELECT count(*) FROM tenancy.protect_schema('shops', org_column => 'tenant') WHERE status = 'protected'"),
+        7
+    );
+    round(&world, |org| org.key.to_string());
+}

@@ -8,7 +8,10 @@ use std::io::Write as _;
 
 fn main() -> std::io::Result<()> {
     let mut arguments = std::env::args().skip(1);
-    let lines = arguments.next().and_then(|n| n.parse().ok()).unwrap_or(1000);
+    let lines = arguments
+        .next()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(1000);
     let path = arguments.next().unwrap_or("export.ndjson".into());
     let log = made_up::Log::new(lines);
     let mut file = std::io::BufWriter::new(std::fs::File::create(&path)?);

@@ -64,7 +64,10 @@ fn whole(log: &Log) -> String {
 fn a_whole_export_passes() {
     let (log, folder) = (Log::new(200), Folder::new());
     let export = folder.file("export", &whole(&log));
-    let heads = folder.file("heads", &format!("{}{}", log.head(60).note(), log.head(200).note()));
+    let heads = folder.file(
+        "heads",
+        &format!("{}{}", log.head(60).note(), log.head(200).note()),
+    );
     let key = verifier();
     says(&[&export], 0, "no head was given");
     says(&[&export, "--head", &heads], 0, "no key was given");
@@ -109,7 +112,11 @@ fn every_change_of_a_line_is_found() {
         (5, "\"n\":4", "\"n\":5"),
         (5, "\"number\":5", "\"number\":6"),
         (5, "\"number\":5", "\"number\":null"),
-        (5, "\"at\":\"2025-05-08T06:13:20.004", "\"at\":\"2025-05-08T06:13:20.005"),
+        (
+            5,
+            "\"at\":\"2025-05-08T06:13:20.004",
+            "\"at\":\"2025-05-08T06:13:20.005",
+        ),
         (5, "0404\",\"body\"", "0405\",\"body\""),
         (5, "\"number\":5", "\"number\":5,\"number\":5"),
         (3, "\"cpus\": null", "\"cpus\": 1"),
@@ -163,21 +170,36 @@ fn a_history_signed_anew_is_found_by_a_kept_head() {
     forged.lines.remove(10);
     forged.leaves.remove(10);
     for (i, line) in forged.lines.iter_mut().enumerate() {
-        *line = line.replace(&format!("\"number\":{}", i + 2), &format!("\"number\":{}", i + 1));
+        *line = line.replace(
+            &format!("\"number\":{}", i + 2),
+            &format!("\"number\":{}", i + 1),
+        );
     }
     let export = folder.file("export", &whole(&forged));
     let key = verifier();
     says(&[&export, "--key", &key], 0, "no head was given");
-    says(&[&export, "--key", &key, "--head", &kept], 1, "lines 1 to 30 are not those of the kept head");
+    says(
+        &[&export, "--key", &key, "--head", &kept],
+        1,
+        "lines 1 to 30 are not those of the kept head",
+    );
     // Cut shorter than what was kept.
     let export = folder.file("export", &whole(&Log::new(20)));
-    says(&[&export, "--key", &key, "--head", &kept], 1, "the end of the log was cut off");
+    says(
+        &[&export, "--key", &key, "--head", &kept],
+        1,
+        "the end of the log was cut off",
+    );
     // Another's key, another's head.
     let other = pg_tenancy_audit_format::head::verifier(
         &pg_tenancy_audit_format::head::SigningKey::from_bytes(&[8; 32]).verifying_key(),
     );
     let export = folder.file("export", &whole(&log));
-    says(&[&export, "--key", &other, "--head", &kept], 1, "no good signature");
+    says(
+        &[&export, "--key", &other, "--head", &kept],
+        1,
+        "no good signature",
+    );
 }
 
 #[test]
@@ -186,7 +208,11 @@ fn a_part_of_the_log_is_proved_with_the_hashes_of_the_rest() {
     let part = |held: &[std::ops::Range<u64>]| {
         let mut export = log.layouts();
         for range in held {
-            export.extend(log.lines[range.start as usize..range.end as usize].iter().cloned());
+            export.extend(
+                log.lines[range.start as usize..range.end as usize]
+                    .iter()
+                    .cloned(),
+            );
         }
         export.push(log.trailer(held));
         export.join("\n")
@@ -195,8 +221,16 @@ fn a_part_of_the_log_is_proved_with_the_hashes_of_the_rest() {
     let early = folder.file("early", &log.head(37).note());
     for held in [&[40..60][..], &[0..1, 50..52, 99..100], &[]] {
         let export = folder.file("export", &part(held));
-        says(&[&export, "--head", &last], 0, "has the root of the kept head");
-        says(&[&export, "--head", &early, "--strict"], 1, "needs --consistency");
+        says(
+            &[&export, "--head", &last],
+            0,
+            "has the root of the kept head",
+        );
+        says(
+            &[&export, "--head", &early, "--strict"],
+            1,
+            "needs --consistency",
+        );
     }
     let proof = log.hashes(&tree::consistency(37, 100).unwrap());
     let json = |proof: &[String]| {
@@ -204,11 +238,19 @@ fn a_part_of_the_log_is_proved_with_the_hashes_of_the_rest() {
     };
     let export = folder.file("export", &part(&[40..60]));
     let good = folder.file("good", &json(&proof));
-    says(&[&export, "--head", &early, "--consistency", &good], 0, "goes on from the kept head of 37");
+    says(
+        &[&export, "--head", &early, "--consistency", &good],
+        0,
+        "goes on from the kept head of 37",
+    );
     let mut wrong = proof.clone();
     wrong[0] = hex(&[1; 32]);
     let bad = folder.file("bad", &json(&wrong));
-    says(&[&export, "--head", &early, "--consistency", &bad], 1, "does not go on from");
+    says(
+        &[&export, "--head", &early, "--consistency", &bad],
+        1,
+        "does not go on from",
+    );
     let text = part(&[40..60]).replace("\"cpus\": 45", "\"cpus\": 46");
     let export = folder.file("export", &text);
     says(&[&export, "--head", &last], 1, "FOUND");
@@ -233,7 +275,10 @@ fn what_cannot_be_checked_is_said_so() {
         says(&[&export], 2, why);
     }
     // A layout that says other than its id.
-    let export = folder.file("export", &text.replace("\"name\":\"cpus\"", "\"name\":\"gpus\""));
+    let export = folder.file(
+        "export",
+        &text.replace("\"name\":\"cpus\"", "\"name\":\"gpus\""),
+    );
     says(&[&export], 2, "not what its id says");
     let out = run(&["--help"]);
     assert!(String::from_utf8_lossy(&out.stdout).contains("Exit codes"));

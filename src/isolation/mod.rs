@@ -36,7 +36,6 @@ pub use guard::{
 };
 pub use held::any as holds_any;
 pub use table::Table;
-#[cfg(feature = "pg_test")]
 pub use table::protected;
 pub use tree::members;
 

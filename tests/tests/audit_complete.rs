@@ -15,9 +15,7 @@ fn behind_its_back(world: &World, table: &str, sql: &str) {
     let mut vandal: Session = world.break_glass();
     vandal.run(&format!("ALTER TABLE {table} DISABLE TRIGGER USER"));
     vandal.run(sql);
-    vandal.run(
-        &vandal_undo(&mut world.superuser(), table),
-    );
+    vandal.run(&vandal_undo(&mut world.superuser(), table));
 }
 
 /// As protect() left the triggers.
@@ -134,7 +132,11 @@ fn partitions_count_as_their_table() {
     admin.run("INSERT INTO events (id, v) VALUES (1, 1), (101, 1); UPDATE events SET id = 150 WHERE id = 1");
     admin.run("INSERT INTO events_1 (id, v) VALUES (2, 2)");
     assert_eq!(findings(&world, "events"), Vec::<String>::new());
-    behind_its_back(&world, "events_2", "UPDATE events_2 SET v = 5 WHERE id = 101");
+    behind_its_back(
+        &world,
+        "events_2",
+        "UPDATE events_2 SET v = 5 WHERE id = 101",
+    );
     assert_eq!(findings(&world, "events"), [r#"altered {"id": 101}"#]);
 }
 
@@ -148,7 +150,9 @@ fn a_large_table_is_compared_in_rounds() {
     );
     let mut admin = world.session("acme.admin");
     // 200 MB: three rows a page.
-    admin.run("INSERT INTO wide (id, v) SELECT i, repeat('x', 2600) FROM generate_series(1, 75000) i");
+    admin.run(
+        "INSERT INTO wide (id, v) SELECT i, repeat('x', 2600) FROM generate_series(1, 75000) i",
+    );
     assert_eq!(findings(&world, "wide"), Vec::<String>::new());
     behind_its_back(
         &world,

@@ -4,7 +4,8 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use pg_tenancy_audit_format::head::{self, Head, Signed, SigningKey, uuid};
 use pg_tenancy_audit_format::tree::{self, Frontier, Ranges};
 use pg_tenancy_audit_format::{
-    self as format, Author, Column, Digest, Layout, Moment, Operation, put_bytes, put_integer, put_text, shape,
+    self as format, Author, Column, Digest, Layout, Moment, Operation, put_bytes, put_integer,
+    put_text, shape,
 };
 use std::fmt::Write as _;
 
@@ -72,7 +73,10 @@ fn row(i: i64) -> Vec<(Vec<u8>, String)> {
     };
     let name = format!("server \"{i}\"");
     // 2.50: one digit in front, 5000 ten-thousandths, scale 2.
-    let price: Vec<u8> = [0x8100_u16, 2, 5000].iter().flat_map(|w| w.to_le_bytes()).collect();
+    let price: Vec<u8> = [0x8100_u16, 2, 5000]
+        .iter()
+        .flat_map(|w| w.to_le_bytes())
+        .collect();
     // text[] of two: dimensions, no offset, type 25, size, lower bound; 4-byte lengths, aligned to four.
     let mut labels = vec![];
     for word in [1_i32, 0, 25, 2, 1] {
@@ -115,9 +119,18 @@ fn row(i: i64) -> Vec<(Vec<u8>, String)> {
         (bytes(&price), "2.50".into()),
         (bytes(&labels), "[\"a\",\"web\"]".into()),
         (vec![1], "true".into()),
-        ((i * 1_000_000).to_le_bytes().to_vec(), format!("\"{}\"", time(i * 1_000_000))),
-        ((i as f64 / 4.0).to_le_bytes().to_vec(), format!("{}", i as f64 / 4.0)),
-        (bytes(&about), format!("{{\"n\": {}, \"ok\": true}}", i % 10_000)),
+        (
+            (i * 1_000_000).to_le_bytes().to_vec(),
+            format!("\"{}\"", time(i * 1_000_000)),
+        ),
+        (
+            (i as f64 / 4.0).to_le_bytes().to_vec(),
+            format!("{}", i as f64 / 4.0),
+        ),
+        (
+            bytes(&about),
+            format!("{{\"n\": {}, \"ok\": true}}", i % 10_000),
+        ),
     ]
 }
 
@@ -182,7 +195,7 @@ impl Log {
                 body.push(Operation::Insert as u8);
                 body.extend([0xff, 0x03]);
                 values.iter().for_each(|(bytes, _)| body.extend(bytes));
-                ("INSERT", object(&["id"]), "null".into(), object(&[]))
+                ("INSERT", object(&["id"]), "null".to_string(), object(&[]))
             }
             2 => {
                 // cpus changed, from NULL.
@@ -192,7 +205,12 @@ impl Log {
                 body.extend(&values[0].0);
                 body.extend([0x08, 0]);
                 body.extend(&values[3].0);
-                ("UPDATE", object(&["id"]), "{\"cpus\": null}".into(), object(&["cpus"]))
+                (
+                    "UPDATE",
+                    object(&["id"]),
+                    "{\"cpus\": null}".into(),
+                    object(&["cpus"]),
+                )
             }
             _ => {
                 body.push(Operation::Act as u8);
@@ -201,7 +219,12 @@ impl Log {
                 }
                 body.push(2);
                 put_text(&mut body, "{\"role\": \"admin\"}");
-                ("invite", "{\"user\": \"ü\"}".into(), "null".into(), "{\"role\": \"admin\"}".into())
+                (
+                    "invite",
+                    "{\"user\": \"ü\"}".into(),
+                    "null".into(),
+                    "{\"role\": \"admin\"}".into(),
+                )
             }
         };
         let acts = Layout::of_acts();
@@ -265,7 +288,9 @@ impl Log {
     /// The head of the first lines.
     pub fn head(&self, size: usize) -> Signed {
         let mut frontier = Frontier::default();
-        self.leaves[..size].iter().for_each(|leaf| frontier.push(leaf));
+        self.leaves[..size]
+            .iter()
+            .for_each(|leaf| frontier.push(leaf));
         Head {
             org: ORG,
             size: size as u64,
@@ -290,7 +315,11 @@ impl Log {
         format!(
             "{{\"head\":\"{}\",\"proof\":[{}]}}",
             self.head(size).note().replace('\n', "\\n"),
-            proof.iter().map(|h| format!("\"{h}\"")).collect::<Vec<_>>().join(",")
+            proof
+                .iter()
+                .map(|h| format!("\"{h}\""))
+                .collect::<Vec<_>>()
+                .join(",")
         )
     }
 

@@ -39,12 +39,18 @@ extension_sql_file!(
     requires = ["seed"]
 );
 extension_sql_file!(
+    "../sql/50_audit.sql",
+    name = "audit",
+    requires = ["functions"]
+);
+extension_sql_file!(
     "../sql/40_policies.sql",
     name = "policies",
     requires = [
         "functions",
         access::api::sees_user,
-        context::api::current_user_id
+        context::api::current_user_id,
+        context::ledger::sees_bypasses
     ]
 );
 extension_sql_file!(

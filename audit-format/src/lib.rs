@@ -130,11 +130,16 @@ const TYPES: &[(&str, Shape)] = &[
 /// What a value of any other type is kept as: its text (to_jsonb() makes a string of it), or its to_jsonb().
 pub const AS_TEXT: &str = "as text";
 pub const AS_JSONB: &str = "as jsonb";
+/// A value that the log does not keep: only that there was one, or that it changed.
+pub const MASKED: &str = "masked";
 
 /// None for an encoding that this version does not know.
 pub fn shape(encoding: &str) -> Option<Shape> {
     if encoding == AS_TEXT || encoding == AS_JSONB {
         return Some(Shape::Bytes);
+    }
+    if encoding == MASKED {
+        return Some(Shape::Fixed(0));
     }
     if let Some(element) = encoding.strip_suffix("[]") {
         return listed(element).map(|_| Shape::Bytes);
@@ -264,7 +269,7 @@ impl Author {
 }
 
 /// When, in which transaction, and as its how manieth.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Moment {
     /// Microseconds since 2000-01-01 00:00 UTC.
     pub at: i64,
@@ -282,6 +287,33 @@ pub fn values(salt: &Salt, body: &[u8]) -> Digest {
         .chain_update(body)
         .finalize()
         .into()
+}
+
+/// Microseconds since 2000-01-01 as ISO 8601 in UTC, such as 2026-11-20T12:00:00.000000Z; a year before the first is that
+/// of astronomers (0 is 1 BC).
+pub fn iso_time(at: i64) -> String {
+    let (day, microseconds) = (at.div_euclid(86_400_000_000), at.rem_euclid(86_400_000_000));
+    // Days since 0000-03-01, where a leap day ends the year and 400 years have 146,097 days.
+    let day = day + 730_425;
+    let (era, of_era) = (day.div_euclid(146_097), day.rem_euclid(146_097));
+    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * month + 2) / 5 + 1;
+    let (month, next) = if month < 10 {
+        (month + 3, 0)
+    } else {
+        (month - 9, 1)
+    };
+    let year = year_of_era + era * 400 + next;
+    let seconds = microseconds / 1_000_000;
+    let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    let sign = if year < 0 { "-" } else { "" };
+    format!(
+        "{sign}{:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:06}Z",
+        year.abs(),
+        microseconds % 1_000_000
+    )
 }
 
 /// The leaf of a line: RFC 6962's hash of context, moment, operation and values.

@@ -1,7 +1,7 @@
 //! Whether bytes are a value of their type, as PostgreSQL stores it: what its functions take for granted of a value, they
 //! are only given after it was found to be so. Whoever may write to the server's files can also make a line's hash fit.
 
-use super::{AS_JSONB, AS_TEXT, listed};
+use super::{AS_JSONB, AS_TEXT, MASKED, listed};
 
 /// Of the encodings that are kept as bytes; one that is not known has no values.
 pub fn is_valid(encoding: &str, bytes: &[u8]) -> bool {
@@ -23,6 +23,7 @@ pub fn is_valid(encoding: &str, bytes: &[u8]) -> bool {
         "inet" | "cidr" => is_address(bytes),
         "bit" | "varbit" => is_bits(bytes),
         "tsvector" => is_tsvector(bytes),
+        MASKED => bytes.is_empty(),
         "path" => points(bytes, 12),
         "polygon" => points(bytes, 4 + 32),
         _ => listed(encoding).is_some(),

@@ -9,6 +9,7 @@ use super::layouts::{Captured, Known};
 use super::read::{Filter, read};
 use super::show::Chunk;
 use crate::context::authority::Id;
+use crate::context::keys;
 use crate::isolation::{self, Table};
 use crate::pg::srf::Sink;
 use crate::pg::trigger::{Event, RowImage};
@@ -223,7 +224,7 @@ fn live(
     let (mut place, mut body) = (Deformed::default(), vec![]);
     let mut done = Ok(());
     scan::for_each_seen_row(table.relid, |row| {
-        if row.value(table.org_attnum).as_uuid() != Some(*org) {
+        if keys::whose(table.org_kind, &row.value(table.org_attnum)) != Some(*org) {
             return true;
         }
         let layout: &Captured = layout.get_or_insert_with(|| Captured::of(table, row));

@@ -9,6 +9,7 @@
 use super::store;
 use crate::isolation::Table;
 use crate::pg::heap;
+use crate::pg::key::KeyType;
 use crate::pg::query::{Arg, latest};
 use crate::pg::raw::{Source, Target};
 use crate::pg::trigger::RowImage;
@@ -60,13 +61,28 @@ impl std::ops::Deref for ColumnSource {
 impl Captured {
     /// `row` is any of the table's, for its columns' types.
     pub fn of(table: &Table, row: &RowImage) -> Captured {
+        let options = &table.options;
+        let is_org = |attnum: i16| attnum == table.org_attnum;
+        let there = |name: &String| table.columns.iter().any(|(_, n)| n == name);
+        // A column that is to be hidden and is not found has another name: until set_audit() says which, none is shown.
+        let lost = !options.audit_columns().all(there);
+        let hides = |attnum: i16, name: &String| {
+            !is_org(attnum)
+                && (options.audit_mask.contains(name) || (lost && !table.key.contains(&attnum)))
+        };
         let (columns, sources) = table
             .columns
             .iter()
+            .filter(|(attnum, name)| is_org(*attnum) || !options.audit_exclude.contains(name))
             .map(|(attnum, name)| {
-                let (encoding, source) =
-                    Source::new(*attnum, row.type_of(*attnum), &row.value(*attnum));
-                let is_org = *attnum == table.org_attnum;
+                let (encoding, source) = Source::new(
+                    *attnum,
+                    row.type_of(*attnum),
+                    &row.value(*attnum),
+                    hides(*attnum, name),
+                );
+                // An external key is kept in each line as any value: the chunk names the organization by its id.
+                let is_org = is_org(*attnum) && table.org_kind == KeyType::Uuid;
                 let is_key = table.key.contains(attnum);
                 let column = Column {
                     name: name.clone(),

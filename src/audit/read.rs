@@ -11,8 +11,8 @@ use crate::context;
 use crate::context::authority::Id;
 use crate::pg::scan::{Bound, Found, Ordered};
 use crate::pg::srf::Sink;
-use crate::pg::{self, fail};
-use pg_tenancy_audit_format::read as format;
+use crate::pg::{self, fail, transaction};
+use pg_tenancy_audit_format as format;
 use pgrx::pg_sys::panic::{ErrorReport, ErrorReportable};
 use pgrx::prelude::*;
 use std::collections::BinaryHeap;
@@ -37,40 +37,41 @@ pub unsafe extern "C-unwind" fn tenancy_read_audit(
     // SAFETY: as the function's own; each argument is read as the type it is declared with.
     let (filter, mut sink) = unsafe {
         let args = (*fcinfo).args.as_slice(6);
-        let time = |i: usize| {
-            TimestampWithTimeZone::from_datum(args[i].value, args[i].isnull).map(i64::from)
-        };
-        let filter = Filter {
-            since: time(0),
-            until: time(1),
-            actor: pgrx::datum::Uuid::from_datum(args[2].value, args[2].isnull)
-                .map(|u| *u.as_bytes()),
-            object: String::from_datum(args[3].value, args[3].isnull),
-            operation: String::from_datum(args[4].value, args[4].isnull),
-            max_rows: i64::from_datum(args[5].value, args[5].isnull),
-        };
-        (filter, Sink::new(fcinfo))
+        (Filter::of_arguments(args), Sink::new(fcinfo))
     };
-    may_read()
+    may("org:audit", "read an audit log")
         .and_then(|org| read(&org, &filter, |line| line.show(&mut sink)))
         .unwrap_or_report();
     pg_sys::Datum::from(0)
 }
 
-/// The organization whose log the context may read.
-pub fn may_read() -> pg::Result<Id> {
+/// The organization with whose log the context may do this.
+pub fn may(action: &str, doing: &str) -> pg::Result<Id> {
     let now = context::standing();
     let Some(org) = now.org_id() else {
-        return Err(context::without_context(&now, "read an audit log"));
+        return Err(context::without_context(&now, doing));
     };
-    let audit = crate::access::action(&now.matrix, "org:audit")?;
-    if !now.may(audit) {
-        return Err(context::no_right(&now, "org:audit", "on the audit log"));
+    if !now.may(crate::access::action(&now.matrix, action)?) {
+        return Err(context::no_right(&now, action, "on the audit log"));
     }
     context::pin(&now)?;
     Ok(org)
 }
 
+/// What leaves a line in the log cannot be done where nothing is written.
+pub fn require_primary() -> pg::Result<()> {
+    if !transaction::on_standby() {
+        return Ok(());
+    }
+    Err(fail(
+        PgSqlErrorCode::ERRCODE_READ_ONLY_SQL_TRANSACTION,
+        "this leaves a line in the audit log, which a standby cannot write",
+    )
+    .set_detail("Whoever exports a log, or reads all of them, is written down.")
+    .set_hint("Do it on the primary server; tenancy.audit_log can be read here."))
+}
+
+#[derive(Default)]
 pub struct Filter {
     since: Option<i64>,
     until: Option<i64>,
@@ -81,16 +82,61 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// The lines about one table.
+    /// since, until, actor, object, operation, max_rows.
+    ///
+    /// SAFETY: arguments of these types.
+    pub unsafe fn of_arguments(args: &[pg_sys::NullableDatum]) -> Filter {
+        // SAFETY: as the function's own.
+        unsafe {
+            Filter {
+                actor: pgrx::datum::Uuid::from_datum(args[2].value, args[2].isnull)
+                    .map(|u| *u.as_bytes()),
+                object: String::from_datum(args[3].value, args[3].isnull),
+                operation: String::from_datum(args[4].value, args[4].isnull),
+                max_rows: i64::from_datum(args[5].value, args[5].isnull),
+                ..Filter::of_times(&args[0], &args[1])
+            }
+        }
+    }
+
+    /// SAFETY: two of type timestamptz.
+    pub unsafe fn of_times(since: &pg_sys::NullableDatum, until: &pg_sys::NullableDatum) -> Filter {
+        // SAFETY: as the function's own.
+        let time = |arg: &pg_sys::NullableDatum| unsafe {
+            TimestampWithTimeZone::from_datum(arg.value, arg.isnull).map(i64::from)
+        };
+        Filter {
+            since: time(since),
+            until: time(until),
+            ..Filter::default()
+        }
+    }
+
     pub fn of_object(object: String) -> Filter {
         Filter {
-            since: None,
-            until: None,
-            actor: None,
             object: Some(object),
-            operation: None,
-            max_rows: None,
+            ..Filter::default()
         }
+    }
+
+    /// What was asked for, as a line about the reading tells it.
+    pub fn told(&self) -> serde_json::Value {
+        let actor = self
+            .actor
+            .map(|id| uuid::Uuid::from_bytes(id).hyphenated().to_string());
+        let mut told = serde_json::Map::new();
+        let mut tell = |name: &str, value: Option<serde_json::Value>| {
+            if let Some(value) = value {
+                told.insert(name.into(), value);
+            }
+        };
+        tell("since", self.since.map(|at| format::iso_time(at).into()));
+        tell("until", self.until.map(|at| format::iso_time(at).into()));
+        tell("actor", actor.map(Into::into));
+        tell("object", self.object.clone().map(Into::into));
+        tell("operation", self.operation.clone().map(Into::into));
+        tell("max_rows", self.max_rows.map(Into::into));
+        told.into()
     }
 
     pub fn at(&self, at: i64) -> bool {
@@ -163,7 +209,10 @@ impl Source {
             bounds.push(Bound::uuid_is(org_id, org));
         }
         if let Some(since) = filter.since {
-            bounds.push(Bound::at_least(at, since.saturating_sub(format::SPAN)));
+            bounds.push(Bound::at_least(
+                at,
+                since.saturating_sub(format::read::SPAN),
+            ));
         }
         if let Some(until) = filter.until {
             bounds.push(Bound::before(at, until));

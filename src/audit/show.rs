@@ -10,7 +10,7 @@ use crate::pg::{self, canonical, json};
 use pg_tenancy_audit_format::read::{
     self as format, Body, Content, Corrupt, Field, Fields, Line, Reader,
 };
-use pg_tenancy_audit_format::{Author, Digest, LayoutId, Moment, Operation};
+use pg_tenancy_audit_format::{Author, Digest, LayoutId, Moment, Operation, iso_time};
 use pgrx::datum::{Inet, Uuid};
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
@@ -126,10 +126,29 @@ impl Chunk {
         self.line.as_ref().expect("it was moved to one")
     }
 
-    /// What the line is read by.
+    /// The chunk's identity, and how many of its lines come before the one that it stands at.
+    pub fn place(&self) -> (Moment, u64) {
+        (self.first, self.reader.seen().saturating_sub(1))
+    }
+
+    /// The layout of the line that it stands at.
     pub fn layout(&self) -> (LayoutId, &Known) {
-        let place = self.line().layout;
-        (self.reader.layouts[place], &self.layouts[place])
+        let known = &*self.layouts[self.line().layout];
+        (known.format.id(), known)
+    }
+
+    pub fn is_erased(&self) -> bool {
+        self.line().content == Content::Erased
+    }
+
+    pub fn is_truncate(&self) -> bool {
+        self.line().operation == Operation::Truncate as u8
+    }
+
+    /// What happened to the row; empty for a governance act.
+    pub fn operation(&self) -> &'static str {
+        let operation = Operation::of(self.line().operation);
+        operation.and_then(Operation::name).unwrap_or_default()
     }
 
     /// The line's body; None where it was erased.
@@ -151,14 +170,11 @@ impl Chunk {
 
     /// Hands the line out, a tenancy.audit_entry.
     pub fn show(&self, sink: &mut Sink) -> pg::Result<()> {
-        let known = &*self.layouts[self.line().layout];
-        let body = self.body().map(|body| format::body(&known.format, body));
-        let body = body.transpose().map_err(|what| self.damaged(what))?;
         let uuid = |id: &Option<Id>| id.and_then(|id| Uuid::from_bytes(id).into_datum());
         let text = |t: &Option<String>| t.as_deref().and_then(|t| t.into_datum());
         let author = &self.author;
         sink.put(|| {
-            let shown = self.what(known, body.as_ref())?;
+            let shown = self.shown()?;
             let client_addr = author.client_addr.clone();
             Ok([
                 Some(self.line().moment.at.into()),
@@ -182,20 +198,74 @@ impl Chunk {
         })
     }
 
-    fn what<'a>(&self, known: &'a Known, body: Option<&Body<'a>>) -> pg::Result<Shown<'a>> {
+    /// The line's body, taken apart; None where it was erased.
+    fn parsed(&self) -> pg::Result<Option<Body<'_>>> {
+        let (_, known) = self.layout();
+        let body = self.body().map(|body| format::body(&known.format, body));
+        body.transpose().map_err(|what| self.damaged(what))
+    }
+
+    /// The line as text.
+    pub fn entry(&self) -> pg::Result<Entry<'_>> {
+        let shown = self.shown()?;
+        let at = self.line().moment.at;
+        let uuid = |id: &Id| uuid::Uuid::from_bytes(*id).hyphenated().to_string();
+        let json = |value: Option<pg_sys::Datum>| value.map(json::text);
+        Ok(Entry {
+            at: iso_time(at),
+            microseconds: at,
+            org: uuid(&self.org),
+            actor: self.author.actor.as_ref().map(uuid),
+            approver: self.author.approver.as_ref().map(uuid),
+            author: &self.author,
+            operation: shown.operation,
+            object: shown.object,
+            key: json(shown.key),
+            old: json(shown.old),
+            new: json(shown.new),
+            xid: self.first.xid,
+            n: self.line().moment.n,
+        })
+    }
+
+    /// The key that the row had before the line, and the one that it has after it where that is another; None where the
+    /// line names no row.
+    pub fn keys(&self) -> pg::Result<Option<(String, Option<String>)>> {
+        let (_, known) = self.layout();
+        let Some(Body::Row { key, new, .. }) = self.parsed()? else {
+            return Ok(None);
+        };
+        if key.is_empty() {
+            return Ok(None);
+        }
+        let text = |fields: &Fields| json::text(object(known, fields, &self.org));
+        let changed = |i: usize| new.iter().flatten().find(|(n, _)| *n == i);
+        let mut after = key.clone();
+        let mut moved = false;
+        if self.line().operation == Operation::Update as u8 {
+            for (i, value) in &mut after {
+                if let Some((_, new)) = changed(*i) {
+                    *value = *new;
+                    moved = true;
+                }
+            }
+        }
+        Ok(Some((text(&key), moved.then(|| text(&after)))))
+    }
+
+    fn shown(&self) -> pg::Result<Shown<'_>> {
+        let (_, known) = self.layout();
         let row = |fields: &Fields| canonical::output(|| object(known, fields, &self.org));
         let json = |text: &str| {
             json::attempt(|| json::parsed(text))
                 .ok_or_else(|| self.damaged(Corrupt("what an act says is no JSON")))
         };
         let mut shown = Shown {
-            operation: Operation::of(self.line().operation)
-                .and_then(Operation::name)
-                .unwrap_or_default(),
+            operation: self.operation(),
             object: known.format.object.as_str(),
             ..Shown::default()
         };
-        match body {
+        match &self.parsed()? {
             None | Some(Body::Truncate) => {}
             Some(Body::Row { key, old, new, .. }) => {
                 shown.key = (!key.is_empty()).then(|| row(key));
@@ -218,6 +288,23 @@ impl Chunk {
         }
         Ok(shown)
     }
+}
+
+/// A line as text: what is JSON as JSON.
+pub struct Entry<'a> {
+    pub at: String,
+    pub microseconds: i64,
+    pub org: String,
+    pub actor: Option<String>,
+    pub approver: Option<String>,
+    pub author: &'a Author,
+    pub operation: &'a str,
+    pub object: &'a str,
+    pub key: Option<String>,
+    pub old: Option<String>,
+    pub new: Option<String>,
+    pub xid: u64,
+    pub n: i32,
 }
 
 /// What a line says happened.
@@ -294,8 +381,13 @@ fn build(known: &Known, fields: &Fields, org: &Id, shown: usize) -> pg_sys::Datu
     object.finish()
 }
 
+/// What stands in place of a value that set_audit() masks.
+const MASKED: &[u8] = b"(masked)";
+
 fn put(object: &mut json::Object, target: &Target, bytes: &[u8]) {
-    if target.is_text() && json::holds(bytes.len()) {
+    if target.is_masked {
+        object.text(MASKED);
+    } else if target.is_text() && json::holds(bytes.len()) {
         object.text(bytes);
     } else if target.is_json() {
         // The one type whose values jsonb may refuse, whatever their size: they are shown as the text that they are.

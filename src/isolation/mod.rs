@@ -2,6 +2,7 @@
 
 mod add_column;
 mod adopt;
+mod audited;
 mod check_text;
 pub mod drift;
 mod event;
@@ -26,6 +27,7 @@ mod tree;
 mod uninstall;
 mod validate;
 mod way;
+mod whose;
 
 use pgrx::pg_sys::panic::ErrorReportable;
 
@@ -35,8 +37,7 @@ pub use guard::{
     guard_write, guard_written, is_held_by_policy, pin_for, refused_row,
 };
 pub use held::any as holds_any;
-pub use table::Table;
-pub use table::protected;
+pub use table::{Table, keyed_by_external_keys, protected};
 pub use tree::members;
 
 /// From the invalidation callback: no catalog access, no waiting.

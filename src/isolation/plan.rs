@@ -1,8 +1,9 @@
 //! A protected table as plain data: what was asked for, what the table looks like, and the statements that lead from
 //! the one to the other. No server in here; names arrive quoted by PostgreSQL.
 
+use crate::pg::key::KeyType;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The row trigger's name sorts before PostgreSQL's own "RI_ConstraintTrigger_*" (triggers fire by name): the
 /// foreign-key guard must answer before the key's own check waits for a lock.
@@ -35,6 +36,11 @@ pub struct Options {
     pub columns: BTreeMap<String, String>,
     #[serde(default)]
     pub audit: bool,
+    /// Columns that the log leaves out, and those whose values it hides.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub audit_exclude: BTreeSet<String>,
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub audit_mask: BTreeSet<String>,
     #[serde(default)]
     pub before: Before,
 }
@@ -69,8 +75,15 @@ impl Options {
             delete: or(permissions.delete, "data:write"),
             columns: permissions.columns,
             audit,
+            audit_exclude: BTreeSet::new(),
+            audit_mask: BTreeSet::new(),
             before,
         }
+    }
+
+    /// The columns that set_audit() named.
+    pub fn audit_columns(&self) -> impl Iterator<Item = &String> {
+        self.audit_exclude.iter().chain(&self.audit_mask)
     }
 
     pub fn actions(&self) -> impl Iterator<Item = &str> {
@@ -94,10 +107,32 @@ impl Options {
 pub struct Quoted<'a> {
     pub table: &'a str,
     pub org_column: &'a str,
+    pub kind: KeyType,
     /// `literal(text)` is PostgreSQL's quote_literal.
     pub literal: &'a dyn Fn(&str) -> String,
     /// A partitioned table stores no rows: they are its partitions'.
     pub partitioned: bool,
+}
+
+/// The function that fills a column of the kind, as an expression.
+pub fn current(kind: KeyType) -> &'static str {
+    match kind {
+        KeyType::Uuid => "tenancy.current_org()",
+        KeyType::Text => "tenancy.current_org_key()",
+        KeyType::Integer => "tenancy.current_org_key_integer()",
+        KeyType::Bigint => "tenancy.current_org_key_bigint()",
+    }
+}
+
+/// The function that policies compare a column of the kind with: in the column's own type, since a cast of the column
+/// would cost the index.
+fn org_if(kind: KeyType) -> &'static str {
+    match kind {
+        KeyType::Uuid => "tenancy.org_if",
+        KeyType::Text => "tenancy.org_key_if",
+        KeyType::Integer => "tenancy.org_key_integer_if",
+        KeyType::Bigint => "tenancy.org_key_bigint_if",
+    }
 }
 
 /// Commands with the action that each needs, and whether its policy has USING and WITH CHECK.
@@ -123,14 +158,15 @@ pub fn policy_names() -> impl Iterator<Item = String> {
 pub fn protect(o: &Options, q: &Quoted, needs_index: bool) -> Vec<String> {
     let (table, org) = (q.table, q.org_column);
     let mut sql = vec![format!(
-        "ALTER TABLE ONLY {table} ALTER COLUMN {org} SET DEFAULT tenancy.current_org(), \
-         ALTER COLUMN {org} SET NOT NULL, ALTER COLUMN {org} SET STATISTICS 1000"
+        "ALTER TABLE ONLY {table} ALTER COLUMN {org} SET DEFAULT {}, \
+         ALTER COLUMN {org} SET NOT NULL, ALTER COLUMN {org} SET STATISTICS 1000",
+        current(q.kind)
     )];
     if needs_index {
         sql.push(format!("CREATE INDEX ON {table} ({org})"));
     }
     for (command, action, using, check) in commands(o) {
-        let predicate = format!("({org} = tenancy.org_if({}))", (q.literal)(action));
+        let predicate = format!("({org} = {}({}))", org_if(q.kind), (q.literal)(action));
         let mut clauses = String::new();
         if using {
             clauses.push_str(&format!(" USING {predicate}"));
@@ -153,6 +189,38 @@ pub fn protect(o: &Options, q: &Quoted, needs_index: bool) -> Vec<String> {
     sql.push(format!(
         "ALTER TABLE ONLY {table} ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY"
     ));
+    sql.extend(record(o, q, "CREATE"));
+    sql.push(format!(
+        "CREATE TRIGGER \"{TRUNCATE_TRIGGER}\" BEFORE TRUNCATE ON {table} \
+         FOR EACH STATEMENT EXECUTE FUNCTION tenancy.guard_truncate()"
+    ));
+    // A session in replica mode must not slip past them.
+    for trigger in TRIGGERS {
+        if trigger != ROW_TRIGGER || !q.partitioned {
+            sql.push(always(table, trigger));
+        }
+    }
+    sql
+}
+
+fn always(table: &str, trigger: &str) -> String {
+    format!("ALTER TABLE ONLY {table} ENABLE ALWAYS TRIGGER \"{trigger}\"")
+}
+
+/// The statements that change the record of protection of a protected table.
+pub fn change_record(o: &Options, q: &Quoted) -> Vec<String> {
+    let mut sql = record(o, q, "CREATE OR REPLACE");
+    sql.push(always(q.table, STATEMENT_TRIGGER));
+    if !q.partitioned {
+        sql.push(always(q.table, ROW_TRIGGER));
+    }
+    sql
+}
+
+/// The triggers on rows and statements; one of them carries the record.
+fn record(o: &Options, q: &Quoted, create: &str) -> Vec<String> {
+    let table = q.table;
+    let mut sql = vec![];
     // A row trigger on a partitioned table would be cloned to each partition, drop off when one is detached and stand
     // in the way of attaching a table that has its own. So each table of a tree has its own triggers, and the record of
     // protection is the argument of the statement trigger where there is no row trigger.
@@ -163,26 +231,14 @@ pub fn protect(o: &Options, q: &Quoted, needs_index: bool) -> Vec<String> {
         ("", argument.as_str())
     };
     sql.push(format!(
-        "CREATE TRIGGER \"{STATEMENT_TRIGGER}\" BEFORE INSERT OR UPDATE OR DELETE ON {table} \
+        "{create} TRIGGER \"{STATEMENT_TRIGGER}\" BEFORE INSERT OR UPDATE OR DELETE ON {table} \
          FOR EACH STATEMENT EXECUTE FUNCTION tenancy.guard_statement({of_statement})"
     ));
     if !q.partitioned {
         sql.push(format!(
-            "CREATE TRIGGER \"{ROW_TRIGGER}\" AFTER INSERT OR UPDATE OR DELETE ON {table} \
+            "{create} TRIGGER \"{ROW_TRIGGER}\" AFTER INSERT OR UPDATE OR DELETE ON {table} \
              FOR EACH ROW EXECUTE FUNCTION tenancy.guard_row({of_row})"
         ));
-    }
-    sql.push(format!(
-        "CREATE TRIGGER \"{TRUNCATE_TRIGGER}\" BEFORE TRUNCATE ON {table} \
-         FOR EACH STATEMENT EXECUTE FUNCTION tenancy.guard_truncate()"
-    ));
-    // A session in replica mode must not slip past them.
-    for trigger in TRIGGERS {
-        if trigger != ROW_TRIGGER || !q.partitioned {
-            sql.push(format!(
-                "ALTER TABLE ONLY {table} ENABLE ALWAYS TRIGGER \"{trigger}\""
-            ));
-        }
     }
     sql
 }
@@ -249,6 +305,7 @@ mod tests {
         Quoted {
             table: "public.servers",
             org_column: "org_id",
+            kind: KeyType::Uuid,
             literal,
             partitioned: false,
         }
@@ -302,6 +359,35 @@ mod tests {
                 .iter()
                 .any(|s| s.starts_with("CREATE INDEX"))
         );
+    }
+
+    #[test]
+    fn default_and_predicate_are_of_the_columns_own_type() {
+        let o = options();
+        for (kind, default, predicate) in [
+            (KeyType::Text, "current_org_key()", "org_key_if("),
+            (
+                KeyType::Integer,
+                "current_org_key_integer()",
+                "org_key_integer_if(",
+            ),
+            (
+                KeyType::Bigint,
+                "current_org_key_bigint()",
+                "org_key_bigint_if(",
+            ),
+        ] {
+            let mut q = quoted(&literal);
+            q.kind = kind;
+            let sql = protect(&o, &q, false).join(";");
+            assert!(sql.contains(&format!("SET DEFAULT tenancy.{default},")));
+            assert_eq!(
+                sql.matches(&format!("USING (org_id = tenancy.{predicate}"))
+                    .count(),
+                6
+            );
+            assert!(!sql.contains("tenancy.org_if("));
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ use super::survey::{Target, survey};
 use super::{exempt, table, tree};
 use crate::access;
 use crate::context::authority;
+use crate::pg::key::{KeyColumn, KeyType};
 use crate::pg::query::{self, Arg, execute, run};
 use crate::pg::{self, error, fail, identity};
 use pgrx::pg_sys::panic::ErrorReport;
@@ -33,12 +34,13 @@ pub fn given_permissions(given: JsonB) -> pg::Result<Permissions> {
 /// write guard, foreign-key guard and audit. Partitions and inheritance children come along, on every level, and so do
 /// those made or attached later.
 ///
-/// `org_column`: a uuid column. `permissions`: the action needed to select, insert, update and delete (defaults
+/// `org_column`: a column that holds the organization's id (uuid), or its external key (text, varchar, integer, bigint).
+/// `permissions`: the action needed to select, insert, update and delete (defaults
 /// data:read and data:write) and, under columns, to change a column. `audit`: whether writes are logged. For the
 /// table's owner and the DBA. Protecting a table again in the same way changes nothing, but partitions that lack
 /// protection get it.
 /// Errors, before anything is changed: 42501 not the owner, 42809 no table that can be protected, or one below an
-/// unprotected parent, 42703 no such column, 42804 not uuid, 22023 unknown action or key, 23502 rows without
+/// unprotected parent, 42703 no such column, 42804 of another type, 0A000 a nondeterministic collation, 22023 unknown action or key, 23502 rows without
 /// organization, 23503 references that cross organizations, 42710 protected already in another way.
 #[pg_extern(sql = r#"
 CREATE FUNCTION protect(
@@ -97,7 +99,10 @@ impl Planned<'_> {
     pub fn target(&self) -> Target<'_> {
         Target {
             table: self.table,
-            org: self.column.attnum,
+            org: KeyColumn {
+                attnum: self.column.attnum,
+                kind: self.column.kind,
+            },
         }
     }
 }
@@ -106,6 +111,13 @@ impl Planned<'_> {
 /// of its partitions). The tables are locked. Everything but the rows is checked.
 pub fn plan_tree<'a>(tree: &'a [Facts], wanted: &Options) -> pg::Result<Vec<Planned<'a>>> {
     tree::require_protectable(tree)?;
+    // What set_audit() said of columns stays: protect() says nothing about it.
+    let mut wanted = wanted.clone();
+    if let Some(present) = current_options(tree[0].relid) {
+        wanted.audit_exclude = present.audit_exclude;
+        wanted.audit_mask = present.audit_mask;
+    }
+    let wanted = &wanted;
     wanted.require_known_actions()?;
     let mut planned = vec![];
     for table in tree.iter().rev() {
@@ -203,7 +215,7 @@ pub fn with_own_ddl<T>(work: impl FnOnce() -> T) -> T {
 
 /// Runs a statement of the plan. ALTER TABLE looks through the table's own checks, evaluating functions in them, so it
 /// runs as the table's owner; the others need our triggers' EXECUTE.
-fn change(table: &Facts, statement: &str) {
+pub fn change(table: &Facts, statement: &str) {
     // Giving NOT NULL up evaluates nothing, and reaches partitions whose owner may be another.
     let evaluates = statement.starts_with("ALTER TABLE") && !statement.ends_with("DROP NOT NULL");
     drift::changing(table.relid, || {
@@ -224,6 +236,7 @@ pub fn apply(planned: &Planned) {
     let quoted = Quoted {
         table: &name,
         org_column: &column.quoted,
+        kind: column.kind,
         literal: &literal,
         partitioned: table.is_partitioned(),
     };
@@ -273,29 +286,39 @@ fn unprotect(table_name: Option<pg_sys::Oid>) -> pg::Result<()> {
     require_owner(&facts(relid)?)?;
     let tree = tree::locked(relid)?;
     if current_options(relid).is_none() {
-        return Err(fail(
-            PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
-            format!("table \"{}\" is not protected", tree[0].name),
-        )
-        .set_detail("It carries no trigger of pg_tenancy.")
-        .set_hint("SELECT * FROM tenancy.protected_tables lists those that are."));
+        return Err(not_protected(&tree[0]));
     }
-    for parent in tree::parents(relid) {
+    require_root(&tree[0])?;
+    take_away_tree(&tree);
+    Ok(())
+}
+
+/// What is protected as a part of another table is changed with it.
+pub fn require_root(table: &Facts) -> pg::Result<()> {
+    for parent in tree::parents(table.relid) {
         if current_options(parent).is_some() {
             let parent = facts(parent)?.quoted();
             return Err(fail(
                 PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
                 format!(
                     "table \"{}\" is protected as a part of {parent}",
-                    tree[0].name
+                    table.name
                 ),
             )
             .set_detail("Its rows are also those of the table above it.")
-            .set_hint("Unprotect the table above, or detach this one from it first."));
+            .set_hint("Name the table above, or detach this one from it first."));
         }
     }
-    take_away_tree(&tree);
     Ok(())
+}
+
+pub fn not_protected(table: &Facts) -> ErrorReport {
+    fail(
+        PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
+        format!("table \"{}\" is not protected", table.name),
+    )
+    .set_detail("It carries no trigger of pg_tenancy.")
+    .set_hint("SELECT * FROM tenancy.protected_tables lists those that are.")
 }
 
 fn take_away_tree(tree: &[Facts]) {
@@ -335,6 +358,7 @@ fn take_away(table: &Facts, mut options: Options) {
     let quoted = Quoted {
         table: &name,
         org_column: &column,
+        kind: KeyType::default(),
         literal: &literal,
         partitioned: table.is_partitioned(),
     };
@@ -366,11 +390,11 @@ fn take_away(table: &Facts, mut options: Options) {
 /// another table's.
 pub fn as_it_stands(table: &Facts, mut options: Options) -> Options {
     options.org_column = table::org_column_of(table.relid)
-        .and_then(|attnum| {
+        .and_then(|column| {
             run(
                 "SELECT attname::pg_catalog.text FROM pg_catalog.pg_attribute
                  WHERE attrelid OPERATOR(pg_catalog.=) $1 AND attnum OPERATOR(pg_catalog.=) $2::pg_catalog.int8",
-                &[Arg::Oid(table.relid), Arg::Oid(pg_sys::Oid::from(attnum as u32))],
+                &[Arg::Oid(table.relid), Arg::Oid(pg_sys::Oid::from(column.attnum as u32))],
                 |row| row.get::<String>(1),
             )
             .pop()

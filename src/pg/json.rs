@@ -103,6 +103,28 @@ fn string(bytes: &[u8]) -> pg_sys::JsonbValue {
     value
 }
 
+/// A jsonb as text, in the form that PostgreSQL shows.
+pub fn text(jsonb: pg_sys::Datum) -> String {
+    // SAFETY: a jsonb datum; jsonb_out() answers a palloc'd C string.
+    unsafe {
+        let text = pgrx::direct_function_call_as_datum(pg_sys::jsonb_out, &[Some(jsonb)]);
+        let text = text.expect("never NULL").cast_mut_ptr();
+        std::ffi::CStr::from_ptr(text)
+            .to_string_lossy()
+            .into_owned()
+    }
+}
+
+/// Whether two JSON texts say the same.
+pub fn same(one: &str, other: &str) -> bool {
+    if one == other {
+        return true;
+    }
+    let args = [one, other].map(|text| Some(parsed(text)));
+    // SAFETY: two jsonb datums.
+    unsafe { pgrx::direct_function_call::<bool>(pg_sys::jsonb_eq, &args) }.unwrap_or(false)
+}
+
 /// A JSON text as jsonb.
 pub fn parsed(text: &str) -> pg_sys::Datum {
     let text = std::ffi::CString::new(text).unwrap_or_default();

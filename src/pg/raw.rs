@@ -20,6 +20,7 @@ pub struct Source {
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Method {
+    Nothing,
     Integer,
     /// So many bytes of the datum, or of what it points to.
     Word(usize),
@@ -32,9 +33,13 @@ enum Method {
 
 impl Source {
     /// `value` is any of the column's, for how they are stored. Answers the encoding's name too.
-    pub fn new(attnum: i16, type_id: pg_sys::Oid, value: &Value) -> (String, Source) {
-        let encoding = encoding(type_id);
+    pub fn new(attnum: i16, type_id: pg_sys::Oid, value: &Value, masked: bool) -> (String, Source) {
+        let encoding = match masked {
+            true => format::MASKED.to_string(),
+            false => encoding(type_id),
+        };
         let method = match (encoding.as_str(), format::shape(&encoding)) {
+            (format::MASKED, _) => Method::Nothing,
             (format::AS_JSONB, _) => Method::ToJsonb,
             (format::AS_TEXT, _) => Method::Output,
             ("name", _) => Method::Name,
@@ -68,6 +73,7 @@ impl Source {
     pub fn put(&self, value: &Value, out: &mut Vec<u8>) {
         let word = value.datum.value();
         match self.method {
+            Method::Nothing => {}
             Method::Integer => format::put_integer(
                 out,
                 match self.length {
@@ -162,6 +168,7 @@ pub struct Target {
     type_id: pg_sys::Oid,
     length: i16,
     by_value: bool,
+    pub is_masked: bool,
 }
 
 impl Target {
@@ -176,11 +183,12 @@ impl Target {
                 type_id,
                 length,
                 by_value,
+                is_masked: encoding == format::MASKED,
             }
         };
         match encoding {
             // What to_jsonb() makes of a name it makes of the text.
-            format::AS_TEXT | "name" => Some(of(pg_sys::TEXTOID)),
+            format::AS_TEXT | format::MASKED | "name" => Some(of(pg_sys::TEXTOID)),
             format::AS_JSONB => Some(of(pg_sys::JSONBOID)),
             _ => match encoding.strip_suffix("[]") {
                 // SAFETY: a look-up by id, which answers InvalidOid where there is none.
@@ -279,6 +287,11 @@ impl Text {
         bytes.extend_from_slice(text.as_bytes());
         with_header(&mut bytes);
         Text(bytes)
+    }
+
+    #[inline]
+    pub fn content(&self) -> &[u8] {
+        &self.0[HEADER..]
     }
 
     /// Valid as long as the text is.

@@ -14,9 +14,23 @@ pub struct Sink {
 impl Sink {
     /// SAFETY: `fcinfo` is that of a set-returning function.
     pub unsafe fn new(fcinfo: pg_sys::FunctionCallInfo) -> Sink {
+        // SAFETY: as the function's own.
+        unsafe { Sink::with(fcinfo, 0) }
+    }
+
+    /// Of rows of one value, which is of a type that is no row.
+    ///
+    /// SAFETY: as above.
+    pub unsafe fn of_values(fcinfo: pg_sys::FunctionCallInfo) -> Sink {
+        // SAFETY: as the function's own.
+        unsafe { Sink::with(fcinfo, pg_sys::MAT_SRF_USE_EXPECTED_DESC) }
+    }
+
+    /// SAFETY: as above.
+    unsafe fn with(fcinfo: pg_sys::FunctionCallInfo, flags: u32) -> Sink {
         // SAFETY: the function manager's protocol for materialize mode.
         unsafe {
-            pg_sys::InitMaterializedSRF(fcinfo, 0);
+            pg_sys::InitMaterializedSRF(fcinfo, flags);
             let result = (*fcinfo).resultinfo.cast::<pg_sys::ReturnSetInfo>();
             Sink {
                 store: (*result).setResult,

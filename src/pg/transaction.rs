@@ -35,6 +35,11 @@ pub fn full_id() -> u64 {
     }
 }
 
+pub fn on_standby() -> bool {
+    // SAFETY: reads shared memory.
+    unsafe { pg_sys::RecoveryInProgress() }
+}
+
 /// Whether a parallel query runs, here or in the process that started this one.
 pub fn in_parallel_mode() -> bool {
     // SAFETY: reads backend state.

@@ -17,8 +17,6 @@ fn remove(world: &World, who: &str) {
 fn every_scan_has_the_organization_as_a_parameter() {
     let world = World::new();
     world.superuser().run("ANALYZE servers");
-    let mut session = world.session("acme.member");
-    session.run("SELECT tenancy.current_org()");
     for (scan, settings, query) in [
         ("Seq Scan", SEQUENTIAL, "SELECT id FROM servers ORDER BY id"),
         (
@@ -37,21 +35,21 @@ fn every_scan_has_the_organization_as_a_parameter() {
             "SELECT org_id FROM servers",
         ),
     ] {
-        session.run(&format!("RESET ALL; {settings}"));
+        let mut session = world.session("acme.member");
+        session.run(&format!("{settings} SELECT tenancy.current_org()"));
         let plan = session.explain("COSTS OFF", query);
         assert!(plan.contains(scan), "{plan}");
-        assert!(plan.contains("(org_id = $0)"), "{plan}");
+        assert!(plan.contains("(org_id = $"), "{plan}");
         assert_eq!(session.column(query).len(), 3, "{plan}");
     }
     // What locks rows asks the function, again and again.
-    session.run("RESET ALL");
     for query in [
         "SELECT id FROM servers FOR UPDATE",
         "UPDATE servers SET cpus = 1",
         "WITH u AS (UPDATE servers SET cpus = 1 RETURNING 1) SELECT count(*) FROM servers",
     ] {
         let plan = world.session("acme.admin").explain("COSTS OFF", query);
-        assert!(!plan.contains("$0"), "{plan}");
+        assert!(!plan.contains("= $"), "{plan}");
     }
 }
 
@@ -78,7 +76,9 @@ fn a13_parallel_workers_get_the_parameter() {
     ] {
         let plan = session.explain("ANALYZE, COSTS OFF, TIMING OFF", query);
         assert!(
-            plan.contains("Gather") && plan.contains("$0") && !plan.contains("Workers Launched: 0"),
+            plan.contains("Gather")
+                && plan.contains("(org_id = $")
+                && !plan.contains("Workers Launched: 0"),
             "{plan}"
         );
         assert_eq!(session.count(query), 10_003, "{plan}");
@@ -121,12 +121,11 @@ fn a2_a_scan_goes_on_in_its_organization_or_ends() {
     ));
     drop(session);
     session = world.session("agency");
-    session.run(SEQUENTIAL);
+    session.run(&format!("{SEQUENTIAL} SELECT tenancy.current_org()"));
     let names = |rows: Vec<String>, org: &str| {
         assert!(rows.iter().all(|name| name.starts_with(org)), "{rows:?}");
         rows.len()
     };
-    switch(&mut session, world.acme.slug);
     switch(&mut session, &world.acme.id.to_string());
     session.run("BEGIN; DECLARE c CURSOR FOR SELECT name FROM servers");
     assert_eq!(names(session.column("FETCH 1 FROM c"), "acme"), 1);

@@ -1,0 +1,304 @@
+//! One row's past: its lines, and what it was at some time.
+
+use super::layouts::Known;
+use super::read::{Filter, may, read};
+use super::show::Chunk;
+use crate::pg::query::{Arg, run_as_is};
+use crate::pg::srf::Sink;
+use crate::pg::{self, canonical, json, lookup_row};
+use pgrx::pg_sys::panic::ErrorReportable;
+use pgrx::prelude::*;
+use serde_json::value::RawValue;
+use std::collections::{BTreeMap, HashMap};
+
+#[doc(hidden)]
+#[unsafe(no_mangle)]
+pub extern "C" fn pg_finfo_tenancy_history() -> &'static pg_sys::Pg_finfo_record {
+    const V1: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
+    &V1
+}
+
+/// `tenancy.history(table_name, key)`: the lines of the current organization's log about a table's row, oldest first (spec
+/// 6.2): those of this primary key, and an UPDATE that gave the row this key. `table_name`: as the log calls it, or as the
+/// search path finds it. `key`: an object of the key's columns, or the value where it has one column; NULL: the whole
+/// table. Needs org:audit. Errors: 42501 no organization or no right, XX001 the log was damaged.
+///
+/// SAFETY: called by PostgreSQL's function manager with the two arguments that sql/50_audit.sql declares.
+#[unsafe(no_mangle)]
+#[pg_guard]
+pub unsafe extern "C-unwind" fn tenancy_history(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    // SAFETY: as the function's own; each argument is read as the type it is declared with.
+    let (table, key, mut sink) = unsafe {
+        let args = (*fcinfo).args.as_slice(2);
+        (
+            String::from_datum(args[0].value, args[0].isnull),
+            (!args[1].isnull).then(|| json::text(args[1].value)),
+            Sink::new(fcinfo),
+        )
+    };
+    history(table, key, &mut sink).unwrap_or_report();
+    pg_sys::Datum::from(0)
+}
+
+fn history(table: Option<String>, key: Option<String>, sink: &mut Sink) -> pg::Result<()> {
+    let table = pg::given(table, "table_name")?;
+    let org = may("org:audit", "read an audit log")?;
+    let mut about = About::new(key);
+    read(
+        &org,
+        &Filter::of_object(object(&table)),
+        |line| match about.concerns(line)? {
+            None => Ok(()),
+            Some(_) => line.show(sink),
+        },
+    )
+}
+
+/// What the log calls a table: the partitioned table for a partition.
+fn object(name: &str) -> String {
+    run_as_is(
+        "SELECT pg_catalog.quote_ident(n.nspname) OPERATOR(pg_catalog.||) '.' OPERATOR(pg_catalog.||) pg_catalog.quote_ident(c.relname)
+         FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+         WHERE c.oid OPERATOR(pg_catalog.=) COALESCE(
+             pg_catalog.pg_partition_root(pg_catalog.to_regclass($1))::pg_catalog.oid, pg_catalog.to_regclass($1)::pg_catalog.oid)",
+        &[Arg::Text(name)],
+        |row| row.get::<String>(1),
+    )
+    .pop()
+    .flatten()
+    .unwrap_or_else(|| name.to_string())
+}
+
+/// A row, by its key.
+struct About {
+    key: Option<String>,
+    /// The key as lines of a layout have it, by the layout's address.
+    wanted: HashMap<*const Known, String>,
+}
+
+/// How a line concerns a row: under which key it found it, and under which it left it.
+struct Concern {
+    found: bool,
+    left: bool,
+    left_as: Option<String>,
+    found_as: Option<String>,
+}
+
+impl About {
+    fn new(key: Option<String>) -> About {
+        About {
+            key,
+            wanted: HashMap::new(),
+        }
+    }
+
+    fn concerns(&mut self, line: &Chunk) -> pg::Result<Option<Concern>> {
+        let Some(key) = &self.key else {
+            return Ok(Some(Concern {
+                found: true,
+                left: true,
+                left_as: None,
+                found_as: None,
+            }));
+        };
+        // A TRUNCATE takes every row.
+        if line.is_truncate() {
+            return Ok(Some(Concern {
+                found: true,
+                left: false,
+                left_as: None,
+                found_as: None,
+            }));
+        }
+        let (_, known) = line.layout();
+        let wanted = self.wanted.entry(known).or_insert_with(|| {
+            let mut names = known.format.columns.iter().filter(|c| c.is_key);
+            match (names.next(), names.next()) {
+                (Some(one), None) if !key.starts_with('{') => {
+                    format!("{{{}: {key}}}", serde_json::Value::from(one.name.as_str()))
+                }
+                _ => key.clone(),
+            }
+        });
+        let Some((before, after)) = canonical::output(|| line.keys())? else {
+            return Ok(None);
+        };
+        let found = json::same(&before, wanted);
+        let left = match &after {
+            Some(after) => json::same(after, wanted),
+            None => found,
+        };
+        Ok((found || left).then_some(Concern {
+            found,
+            left,
+            left_as: after,
+            found_as: Some(before),
+        }))
+    }
+}
+
+#[doc(hidden)]
+#[unsafe(no_mangle)]
+pub extern "C" fn pg_finfo_tenancy_as_of() -> &'static pg_sys::Pg_finfo_record {
+    const V1: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
+    &V1
+}
+
+/// `tenancy.as_of(table_name, key, at)`: what a row of the current organization was at a time, as jsonb (spec 6.2); NULL where
+/// there was none. It is the row as it is now, or was when it was deleted, with what happened since undone: so it
+/// has the columns of now, and is right also for rows that are older than the log. Needs org:audit, and SELECT on the table
+/// where the row is still there. Errors: 42501 no organization or no right, XX001 the log was damaged.
+///
+/// SAFETY: called by PostgreSQL's function manager with the three arguments that sql/50_audit.sql declares.
+#[unsafe(no_mangle)]
+#[pg_guard]
+pub unsafe extern "C-unwind" fn tenancy_as_of(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    // SAFETY: as the function's own; each argument is read as the type it is declared with.
+    let (table, key, at) = unsafe {
+        let args = (*fcinfo).args.as_slice(3);
+        (
+            String::from_datum(args[0].value, args[0].isnull),
+            (!args[1].isnull).then(|| json::text(args[1].value)),
+            TimestampWithTimeZone::from_datum(args[2].value, args[2].isnull).map(i64::from),
+        )
+    };
+    match as_of(table, key, at).unwrap_or_report() {
+        Some(row) => json::parsed(&row),
+        // SAFETY: as the function's own.
+        None => unsafe {
+            (*fcinfo).isnull = true;
+            pg_sys::Datum::from(0)
+        },
+    }
+}
+
+fn as_of(
+    table: Option<String>,
+    key: Option<String>,
+    at: Option<i64>,
+) -> pg::Result<Option<String>> {
+    let table = object(&pg::given(table, "table_name")?);
+    let key = pg::given(key, "key")?;
+    let at = pg::given(at, "at")?;
+    may("org:audit", "read an audit log")?;
+    let found = state(&table, &key, at)?;
+    Ok(found.map(|row| serde_json::to_string(&row).unwrap_or_default()))
+}
+
+/// A row's columns; values as they stand, to the digit.
+type Row = BTreeMap<String, Box<RawValue>>;
+
+/// A line about the row.
+struct Step {
+    at: i64,
+    operation: &'static str,
+    concern: Concern,
+    old: Option<Row>,
+    new: Option<Row>,
+}
+
+impl Step {
+    /// Whether the row has the key after it.
+    fn leaves(&self) -> bool {
+        self.concern.left && self.operation != "DELETE"
+    }
+}
+
+fn row_of(text: Option<String>) -> Option<Row> {
+    text.and_then(|text| serde_json::from_str(&text).ok())
+}
+
+fn steps(table: &str, key: &str) -> pg::Result<Vec<Step>> {
+    let org = may("org:audit", "read an audit log")?;
+    let mut about = About::new(Some(key.to_string()));
+    let mut steps = vec![];
+    read(&org, &Filter::of_object(table.to_string()), |line| {
+        if let Some(concern) = about.concerns(line)? {
+            let entry = canonical::output(|| line.entry())?;
+            steps.push(Step {
+                at: entry.microseconds,
+                operation: line.operation(),
+                old: row_of(entry.old),
+                new: row_of(entry.new),
+                concern,
+            });
+        }
+        Ok(())
+    })?;
+    Ok(steps)
+}
+
+/// The row that had the key at a time, the lines of that time included.
+fn state(table: &str, key: &str, at: i64) -> pg::Result<Option<Row>> {
+    pgrx::check_for_interrupts!();
+    let steps = steps(table, key)?;
+    let (before, after) = steps.split_at(steps.partition_point(|step| step.at <= at));
+    let existed = match (before.last(), after.first()) {
+        (Some(last), _) => last.leaves(),
+        (None, Some(first)) => first.operation != "INSERT" && first.concern.found,
+        (None, None) => true,
+    };
+    if !existed {
+        return Ok(None);
+    }
+    match ending(table, key, after)? {
+        Some(row) => Ok(Some(row)),
+        None => beginning(table, before),
+    }
+}
+
+/// From what the row was at its end, or is now, back.
+fn ending(table: &str, key: &str, after: &[Step]) -> pg::Result<Option<Row>> {
+    let mut undone = vec![];
+    let mut end = None;
+    for step in after {
+        match step.operation {
+            "DELETE" => end = Some(step.old.clone()),
+            "UPDATE" if step.leaves() => undone.extend(&step.old),
+            "UPDATE" => {
+                undone.extend(&step.old);
+                end = Some(match &step.concern.left_as {
+                    Some(next) => state(table, next, step.at)?,
+                    None => None,
+                });
+            }
+            // Truncated, or made anew without a line about its end.
+            _ => end = Some(None),
+        }
+        if end.is_some() {
+            break;
+        }
+    }
+    let row = match end {
+        Some(row) => row,
+        None => row_of(lookup_row::as_jsonb(table, key)),
+    };
+    Ok(row.map(|mut row| {
+        for old in undone.into_iter().rev() {
+            row.extend(old.clone());
+        }
+        row
+    }))
+}
+
+/// From what the row was made as, on.
+fn beginning(table: &str, before: &[Step]) -> pg::Result<Option<Row>> {
+    let mut row: Option<Row> = None;
+    for step in before {
+        match (step.operation, &step.new) {
+            ("INSERT", Some(new)) => row = Some(new.clone()),
+            ("UPDATE", Some(new)) if step.leaves() => {
+                if !step.concern.found
+                    && let Some(from) = &step.concern.found_as
+                {
+                    row = state(table, from, step.at - 1)?;
+                }
+                if let Some(row) = &mut row {
+                    row.extend(new.clone());
+                }
+            }
+            _ => row = None,
+        }
+    }
+    Ok(row)
+}

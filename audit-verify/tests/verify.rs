@@ -277,7 +277,7 @@ fn what_cannot_be_checked_is_said_so() {
     // A layout that says other than its id.
     let export = folder.file(
         "export",
-        &text.replace("\"name\":\"cpus\"", "\"name\":\"gpus\""),
+        &text.replacen("\"cpus\"", "\"gpus\"", 1),
     );
     says(&[&export], 2, "not what its id says");
     let out = run(&["--help"]);

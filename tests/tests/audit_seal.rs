@@ -9,7 +9,7 @@ use pg_tenancy_audit_format::head::{Signed, VerifyingKey, parse_verifier};
 use pg_tenancy_audit_format::read::Reader;
 use pg_tenancy_audit_format::tree;
 use pg_tenancy_audit_format::{Author, Column, Digest, Layout, Moment, shape};
-use pg_tenancy_tests::{Org, Session, Uuid, World, fails, quote, refused};
+use pg_tenancy_tests::{Cluster, Db, Org, Session, Uuid, World, fails, quote, refused};
 use serde_json::Value;
 
 fn store(org: Org) -> String {
@@ -856,4 +856,59 @@ fn f1_values_taken_away_without_a_record_are_named() {
         )
         .unwrap();
     assert_eq!(findings(&world, Some(&note)), [format!("erased {last}")]);
+}
+
+/// In another cluster transactions are numbered anew, from far below or above: what was sealed stays sealed, what was not is
+/// sealed once, and heads handed out before still hold.
+#[test]
+fn a_log_restored_in_another_cluster_goes_on() {
+    let world = World::new();
+    // Numbers of transactions that the other cluster meets again soon.
+    write(&world, 5);
+    seal(&world);
+    let note = head(&world);
+    write(&world, 4);
+    let unsealed = size(&world) + 4;
+    let dump = world.db.cluster.file("world.dump");
+    world.db.cluster.client_program(
+        "pg_dump",
+        &world.db.name,
+        &["--format", "custom", "--file", dump.to_str().unwrap()],
+    );
+    let other = Arc::new(Cluster::start());
+    let roles = world.superuser().column(&format!(
+        "SELECT format('CREATE ROLE %I LOGIN', rolname) FROM pg_roles WHERE rolname LIKE '{}\\_%'",
+        world.db.prefix
+    ));
+    let mut admin = Session::new(other.superuser("postgres"));
+    for role in roles {
+        admin.run(&role);
+    }
+    let restored = Db::empty(other.clone());
+    // The dump lies where the first cluster's user can read it.
+    let mut from = std::fs::File::open(&dump).expect("the dump");
+    let copy = other.file("world.dump");
+    std::io::copy(&mut from, &mut std::fs::File::create(&copy).expect("a file")).expect("a copy");
+    other.client_program("pg_restore", &restored.name, &[copy.to_str().unwrap()]);
+    let there = world.moved_to(restored);
+    assert_eq!(findings(&there, Some(&note)), Vec::<String>::new());
+    seal(&there);
+    assert_eq!(size(&there), unsealed);
+    for i in 0..3 {
+        write(&there, 2);
+        seal(&there);
+        assert_eq!(size(&there), unsealed + 2 * (i + 1));
+        assert_eq!(
+            findings(&there, Some(&format!("{note}{}", head(&there)))),
+            Vec::<String>::new()
+        );
+    }
+    // A line that is taken away there is named as ever.
+    let mut thief = vandal(&there);
+    thief.run(&format!(
+        "DELETE FROM {} WHERE (xid, n) = (SELECT xid, n FROM tenancy_audit.sealed WHERE org_id = '{}' AND first = 3)",
+        store(there.acme),
+        there.acme.id
+    ));
+    assert_eq!(findings(&there, Some(&note)), ["missing 4"]);
 }

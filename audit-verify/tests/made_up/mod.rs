@@ -265,21 +265,19 @@ impl Log {
     pub fn layouts(&self) -> Vec<String> {
         [&self.layout, &Layout::of_acts()]
             .map(|layout| {
-                let columns: Vec<String> = layout
-                    .columns
-                    .iter()
-                    .map(|c| {
-                        format!(
-                            "{{\"name\":\"{}\",\"encoding\":\"{}\",\"org\":{},\"key\":{}}}",
-                            c.name, c.encoding, c.is_org, c.is_key
-                        )
-                    })
-                    .collect();
+                let of = |value: fn(&Column) -> &str| -> Vec<&str> {
+                    layout.columns.iter().map(value).collect()
+                };
+                let key = layout.columns.iter().filter(|c| c.is_key);
+                let org = layout.columns.iter().find(|c| c.is_org);
                 format!(
-                    "{{\"columns\":[{}],\"layout\":\"{}\",\"object\":\"{}\"}}",
-                    columns.join(","),
+                    "{{\"columns\":{:?},\"encodings\":{:?},\"key\":{:?},\"layout\":\"{}\",\"object\":\"{}\",\"org_column\":{}}}",
+                    of(|c| &c.name),
+                    of(|c| &c.encoding),
+                    key.map(|c| c.name.as_str()).collect::<Vec<_>>(),
                     uuid(&layout.id()),
-                    layout.object
+                    layout.object,
+                    org.map_or("null".into(), |c| format!("{:?}", c.name)),
                 )
             })
             .to_vec()

@@ -261,27 +261,12 @@ const EPOCH: i64 = 730_425;
 
 /// ISO 8601 with microseconds, in UTC, of a time between the years 1 and 9999; others as a number.
 fn time(at: i64) -> String {
-    let (days, rest) = (at.div_euclid(DAY), at.rem_euclid(DAY));
-    // Years that begin in March: their days follow one rule, the leap day last.
-    let day = days + EPOCH;
-    let era = day.div_euclid(146_097);
-    let of_era = day.rem_euclid(146_097);
-    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * of_year + 2) / 153;
-    let date = of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = (month_from_march + 2) % 12 + 1;
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    if !(1..=9999).contains(&year) {
-        return at.to_string();
+    let text = super::iso_time(at);
+    if text.len() == 27 && !text.starts_with("-") && !text.starts_with("0000") {
+        text
+    } else {
+        at.to_string()
     }
-    let (seconds, micros) = (rest / 1_000_000, rest % 1_000_000);
-    format!(
-        "{year:04}-{month:02}-{date:02}T{:02}:{:02}:{:02}.{micros:06}Z",
-        seconds / 3600,
-        seconds / 60 % 60,
-        seconds % 60
-    )
 }
 
 fn parse_time(text: &str) -> Option<i64> {

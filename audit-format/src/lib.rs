@@ -269,7 +269,7 @@ impl Author {
 }
 
 /// When, in which transaction, and as its how manieth.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Moment {
     /// Microseconds since 2000-01-01 00:00 UTC.
     pub at: i64,

@@ -84,7 +84,8 @@ pub struct Reader {
     /// None where each line has its own.
     salts: Option<Salts>,
     next: usize,
-    /// How many lines follow.
+    /// How many lines there are, and how many of them follow.
+    lines: i32,
     left: i32,
     /// The number of the line before.
     last: Option<i32>,
@@ -136,6 +137,7 @@ impl Reader {
             first,
             salts,
             next: payload.len() - rest.0.len(),
+            lines,
             left: lines,
             last: None,
         })
@@ -147,6 +149,11 @@ impl Reader {
             Some((_, false)) => Err(Corrupt("a line does not match its hash")),
             line => Ok(line.map(|(line, _)| line)),
         }
+    }
+
+    /// How many lines were read.
+    pub fn seen(&self) -> u64 {
+        u64::from((self.lines - self.left).unsigned_abs())
     }
 
     /// `next`, which goes on past a line that does not match its hash: the answer says whether it does.

@@ -67,21 +67,32 @@ pub fn hex<const N: usize>(text: &str) -> Option<[u8; N]> {
     Some(bytes)
 }
 
+fn texts(json: &Json, name: &str) -> Result<Vec<String>> {
+    let Json::List(list) = field(json, name)? else {
+        return Err(bad(name));
+    };
+    list.iter()
+        .map(|t| t.text().map(String::from).ok_or_else(|| bad(name)))
+        .collect()
+}
+
 /// A layout that lines are read by. Its name is its hash, so nothing need be believed.
 pub fn layout(json: &Json) -> Result<(LayoutId, Layout)> {
-    let Json::List(columns) = field(json, "columns")? else {
-        return Err(bad("columns"));
-    };
-    let columns = columns
-        .iter()
-        .map(|column| {
-            let encoding = text(column, "encoding")?;
+    let (names, encodings) = (texts(json, "columns")?, texts(json, "encodings")?);
+    let (org, key) = (optional(json, "org_column")?, texts(json, "key")?);
+    if names.len() != encodings.len() {
+        return Err(bad("encodings"));
+    }
+    let columns = names
+        .into_iter()
+        .zip(encodings)
+        .map(|(name, encoding)| {
             Ok(Column {
-                name: text(column, "name")?.into(),
-                shape: shape(encoding).ok_or_else(|| bad("encoding"))?,
-                encoding: encoding.into(),
-                is_org: *field(column, "org")? == Json::Bool(true),
-                is_key: *field(column, "key")? == Json::Bool(true),
+                shape: shape(&encoding).ok_or_else(|| bad("encodings"))?,
+                is_org: org.as_ref() == Some(&name),
+                is_key: key.contains(&name),
+                encoding,
+                name,
             })
         })
         .collect::<Result<Vec<_>>>()?;

@@ -5,7 +5,7 @@ use crate::json::{Decimal, Json, parse};
 use crate::jsonb;
 use pg_tenancy_audit_format::head::uuid;
 use pg_tenancy_audit_format::read::Field;
-use pg_tenancy_audit_format::{AS_JSONB, AS_TEXT};
+use pg_tenancy_audit_format::{AS_JSONB, AS_TEXT, MASKED};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// Whether `shown` is what the value says; None where this program cannot tell.
@@ -42,6 +42,7 @@ pub fn scalar(encoding: &str, bytes: &[u8], shown: &Json) -> Option<bool> {
         "text" | "varchar" | "bpchar" | "name" | AS_TEXT => {
             Some(shown.text().map(str::as_bytes) == Some(bytes))
         }
+        MASKED => Some(shown.text() == Some("(masked)")),
         "uuid" => text(uuid(bytes.try_into().ok()?)),
         "float4" => float(
             f64::from(f32::from_le_bytes(bytes.try_into().ok()?)),

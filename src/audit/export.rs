@@ -2,6 +2,7 @@
 
 use super::capture::{Act, record};
 use super::layouts::Known;
+use super::seal::trailer::Exported;
 use super::read::{Filter, may, read, require_primary};
 use super::show::{Chunk, Entry};
 use crate::pg::srf::Sink;
@@ -82,6 +83,7 @@ fn export(
         put(&mut || record_of(&COLUMNS.map(Some)))?;
     }
     let mut told: HashSet<LayoutId> = HashSet::new();
+    let mut exported = evidence.then(|| Exported::begin(&org)).transpose()?;
     read(&org, filter, |line| {
         lines += 1;
         if csv {
@@ -91,8 +93,14 @@ fn export(
         if evidence && told.insert(id) {
             put(&mut || Ok(layout(&id, known).to_string()))?;
         }
-        put(&mut || as_json(line, evidence))
+        let number = exported.as_mut().map(|e| e.number(line));
+        put(&mut || as_json(line, number))
     })?;
+    if let Some(exported) = exported
+        && let Some(trailer) = exported.trailer()?
+    {
+        put(&mut || Ok(trailer.clone()))?;
+    }
     record(&Act {
         org,
         operation: "export_audit",
@@ -176,7 +184,8 @@ fn record_of(fields: &[Option<&str>]) -> pg::Result<String> {
     Ok(text)
 }
 
-fn as_json(line: &Chunk, evidence: bool) -> pg::Result<String> {
+/// `number`: with evidence, and with the line's number where it is sealed.
+fn as_json(line: &Chunk, number: Option<Option<u64>>) -> pg::Result<String> {
     let e = canonical::output(|| line.entry())?;
     let mut out = String::with_capacity(512);
     let text = |t: &str| Json::from(t).to_string();
@@ -208,7 +217,10 @@ fn as_json(line: &Chunk, evidence: bool) -> pg::Result<String> {
     if line.is_erased() {
         out.push_str(",\"erased\":true");
     }
-    if evidence {
+    if let Some(number) = number {
+        if let Some(number) = number {
+            let _ = write!(out, ",\"number\":{number}");
+        }
         let _ = write!(
             out,
             ",\"leaf\":\"{}\",\"evidence\":{}",

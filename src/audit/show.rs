@@ -126,6 +126,11 @@ impl Chunk {
         self.line.as_ref().expect("it was moved to one")
     }
 
+    /// The chunk's identity, and how many of its lines come before the one that it stands at.
+    pub fn place(&self) -> (Moment, u64) {
+        (self.first, self.reader.seen().saturating_sub(1))
+    }
+
     /// The layout of the line that it stands at.
     pub fn layout(&self) -> (LayoutId, &Known) {
         let known = &*self.layouts[self.line().layout];

@@ -4,10 +4,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use pg_tenancy_audit_format::Digest;
+use pg_tenancy_audit_format::erase::erase;
 use pg_tenancy_audit_format::head::{Signed, VerifyingKey, parse_verifier};
+use pg_tenancy_audit_format::read::Reader;
 use pg_tenancy_audit_format::tree;
-use pg_tenancy_tests::{Org, Session, World, fails, quote, refused};
+use pg_tenancy_audit_format::{Author, Column, Digest, Layout, Moment, shape};
+use pg_tenancy_tests::{Cluster, Db, Org, Session, Uuid, World, fails, quote, refused};
 use serde_json::Value;
 
 fn store(org: Org) -> String {
@@ -783,4 +785,130 @@ fn a_new_key_signs_and_the_old_one_still_verifies() {
             .count("SELECT count(*) FROM tenancy.audit_keys WHERE secret IS NOT NULL"),
         1
     );
+}
+
+/// A line whose values somebody took away leaves its hash as it was: only the act tells an erasure from a theft.
+#[test]
+fn f1_values_taken_away_without_a_record_are_named() {
+    let world = World::new();
+    write(&world, 3);
+    seal(&world);
+    let (note, last) = (head(&world), size(&world));
+    let table = store(world.acme);
+    let mut vandal = vandal(&world);
+    let layouts: Vec<Layout> = vandal
+        .json("SELECT object, columns, encodings, org_column, key FROM tenancy_audit.layouts")
+        .iter()
+        .map(|l| {
+            let texts = |name: &str| -> Vec<String> {
+                serde_json::from_value(l[name].clone()).expect("texts")
+            };
+            let columns = texts("columns").into_iter().zip(texts("encodings"));
+            let columns = columns.map(|(name, encoding)| Column {
+                shape: shape(&encoding).expect("known"),
+                encoding,
+                is_org: l["org_column"] == name.as_str(),
+                is_key: texts("key").contains(&name),
+                name,
+            });
+            Layout::new(l["object"].as_str().unwrap(), columns.collect())
+        })
+        .collect();
+    let chunk = format!("(SELECT ctid FROM {table} ORDER BY xid DESC, n LIMIT 1)");
+    let row = vandal
+        .query_one(
+            &format!(
+                "SELECT payload, (extract(epoch FROM at) * 1000000)::bigint - 946684800000000, xid::text, n, lines, actor_id,
+                     actor_type, db_role, result, request_id
+                 FROM {table} WHERE ctid = {chunk}"
+            ),
+            &[],
+        )
+        .unwrap();
+    let payload: Vec<u8> = row.get(0);
+    let first = Moment {
+        at: row.get(1),
+        xid: row.get::<_, String>(2).parse().unwrap(),
+        n: row.get(3),
+    };
+    let author = Author {
+        actor: row.get::<_, Option<Uuid>>(5).map(|u| *u.as_bytes()),
+        actor_type: row.get(6),
+        db_role: row.get(7),
+        result: row.get(8),
+        request_id: row.get(9),
+        ..Author::default()
+    };
+    let reader = Reader::new(&payload, first, row.get(4)).unwrap();
+    let contexts: Vec<Digest> = reader
+        .layouts
+        .iter()
+        .map(|id| layouts.iter().find(|l| l.id() == *id).expect("recorded"))
+        .map(|layout| author.context(&layout.digest, world.acme.id.as_bytes()))
+        .collect();
+    let erased = erase(&payload, first, row.get(4), &contexts, |_| true)
+        .unwrap()
+        .expect("something to erase");
+    vandal
+        .execute(
+            &format!("UPDATE {table} SET payload = $1 WHERE ctid = {chunk}"),
+            &[&erased],
+        )
+        .unwrap();
+    assert_eq!(findings(&world, Some(&note)), [format!("erased {last}")]);
+}
+
+/// In another cluster transactions are numbered anew, from far below or above: what was sealed stays sealed, what was not is
+/// sealed once, and heads handed out before still hold.
+#[test]
+fn a_log_restored_in_another_cluster_goes_on() {
+    let world = World::new();
+    // Numbers of transactions that the other cluster meets again soon.
+    write(&world, 5);
+    seal(&world);
+    let note = head(&world);
+    write(&world, 4);
+    let unsealed = size(&world) + 4;
+    let dump = world.db.cluster.file("world.dump");
+    world.db.cluster.client_program(
+        "pg_dump",
+        &world.db.name,
+        &["--format", "custom", "--file", dump.to_str().unwrap()],
+    );
+    let other = Arc::new(Cluster::start());
+    let roles = world.superuser().column(&format!(
+        "SELECT format('CREATE ROLE %I LOGIN', rolname) FROM pg_roles WHERE rolname LIKE '{}\\_%'",
+        world.db.prefix
+    ));
+    let mut admin = Session::new(other.superuser("postgres"));
+    for role in roles {
+        admin.run(&role);
+    }
+    let restored = Db::empty(other.clone());
+    // The dump lies where the first cluster's user can read it.
+    let mut from = std::fs::File::open(&dump).expect("the dump");
+    let copy = other.file("world.dump");
+    std::io::copy(&mut from, &mut std::fs::File::create(&copy).expect("a file")).expect("a copy");
+    other.client_program("pg_restore", &restored.name, &[copy.to_str().unwrap()]);
+    let there = world.moved_to(restored);
+    assert_eq!(findings(&there, Some(&note)), Vec::<String>::new());
+    seal(&there);
+    assert_eq!(size(&there), unsealed);
+    for i in 0..3 {
+        write(&there, 2);
+        seal(&there);
+        assert_eq!(size(&there), unsealed + 2 * (i + 1));
+        assert_eq!(
+            findings(&there, Some(&format!("{note}{}", head(&there)))),
+            Vec::<String>::new()
+        );
+    }
+    // A line that is taken away there is named as ever.
+    let mut thief = vandal(&there);
+    thief.run(&format!(
+        "DELETE FROM {} WHERE (xid, n) = (SELECT xid, n FROM tenancy_audit.sealed WHERE org_id = '{}' AND first = 3)",
+        store(there.acme),
+        there.acme.id
+    ));
+    assert_eq!(findings(&there, Some(&note)), ["missing 4"]);
 }

@@ -1,8 +1,5 @@
 //! A log that was never in a database: lines of every operation, their leaves, and the heads of their tree.
 
-// Runs of lines are lists of ranges, often of one.
-#![allow(clippy::single_range_in_vec_init)]
-
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use pg_tenancy_audit_format::head::{self, Head, Signed, SigningKey, uuid};
 use pg_tenancy_audit_format::tree::{self, Frontier, Ranges};
@@ -198,7 +195,7 @@ impl Log {
                 body.push(Operation::Insert as u8);
                 body.extend([0xff, 0x03]);
                 values.iter().for_each(|(bytes, _)| body.extend(bytes));
-                ("INSERT", object(&["id"]), String::from("null"), object(&[]))
+                ("INSERT", object(&["id"]), "null".to_string(), object(&[]))
             }
             2 => {
                 // cpus changed, from NULL.
@@ -268,21 +265,19 @@ impl Log {
     pub fn layouts(&self) -> Vec<String> {
         [&self.layout, &Layout::of_acts()]
             .map(|layout| {
-                let columns: Vec<String> = layout
-                    .columns
-                    .iter()
-                    .map(|c| {
-                        format!(
-                            "{{\"name\":\"{}\",\"encoding\":\"{}\",\"org\":{},\"key\":{}}}",
-                            c.name, c.encoding, c.is_org, c.is_key
-                        )
-                    })
-                    .collect();
+                let of = |value: fn(&Column) -> &str| -> Vec<&str> {
+                    layout.columns.iter().map(value).collect()
+                };
+                let key = layout.columns.iter().filter(|c| c.is_key);
+                let org = layout.columns.iter().find(|c| c.is_org);
                 format!(
-                    "{{\"columns\":[{}],\"layout\":\"{}\",\"object\":\"{}\"}}",
-                    columns.join(","),
+                    "{{\"columns\":{:?},\"encodings\":{:?},\"key\":{:?},\"layout\":\"{}\",\"object\":\"{}\",\"org_column\":{}}}",
+                    of(|c| &c.name),
+                    of(|c| &c.encoding),
+                    key.map(|c| c.name.as_str()).collect::<Vec<_>>(),
                     uuid(&layout.id()),
-                    layout.object
+                    layout.object,
+                    org.map_or("null".into(), |c| format!("{:?}", c.name)),
                 )
             })
             .to_vec()

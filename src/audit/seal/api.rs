@@ -23,7 +23,7 @@ pub fn audited(org: Option<Uuid>) -> pg::Result<Id> {
             access::require(org.as_bytes(), "org:audit", "on the audit log")?;
             Ok(*org.as_bytes())
         }
-        None => may("org:audit", "read an audit log"),
+        None => may("org:audit", "look into an audit log"),
     }
 }
 

@@ -1,5 +1,6 @@
 //! The lines against the leaf hashes that were sealed of them.
 
+use super::erasures::Erasures;
 use super::{Place, Report};
 use crate::audit::seal::{self, ChunkSeal, Stored};
 use crate::audit::show::{self, Chunk};
@@ -32,6 +33,7 @@ pub fn compare(org: &Id, last: Option<&Stored>, report: &mut Report) -> pg::Resu
         })
         .collect::<pg::Result<Vec<_>>>()?;
     let mut strays = Strays::default();
+    let mut erasures = Erasures::default();
     loop {
         let of_chunks = chunks.iter().filter_map(|c| c.key()).min();
         let Some(key) = [of_chunks, seals.key()].into_iter().flatten().min() else {
@@ -46,8 +48,8 @@ pub fn compare(org: &Id, last: Option<&Stored>, report: &mut Report) -> pg::Resu
             while let Some((moment, row)) = source.next.take_if(|(m, _)| (m.xid, m.n) == key) {
                 let seal = sealed.iter().position(|s| s.moment.at == moment.at);
                 match seal.map(|i| sealed.swap_remove(i)) {
-                    Some(seal) => chunk(&row, &seal, report)?,
-                    None => unsealed(&row, moment, last, &mut strays, report)?,
+                    Some(seal) => chunk(&row, &seal, &mut erasures, report)?,
+                    None => unsealed(&row, moment, last, &mut strays, &mut erasures, report)?,
                 }
                 source.advance();
             }
@@ -60,7 +62,8 @@ pub fn compare(org: &Id, last: Option<&Stored>, report: &mut Report) -> pg::Resu
             }
         }
     }
-    strays.report(report)
+    strays.report(report)?;
+    erasures.report(report)
 }
 
 struct Seals {
@@ -101,7 +104,12 @@ impl Chunks {
 }
 
 /// A chunk with what was sealed of it.
-fn chunk(row: &Found, seal: &ChunkSeal, report: &mut Report) -> pg::Result<()> {
+fn chunk(
+    row: &Found,
+    seal: &ChunkSeal,
+    erasures: &mut Erasures,
+    report: &mut Report,
+) -> pg::Result<()> {
     let place = |i: usize, moment| Place {
         number: Some(seal.first + i as u64 + 1),
         moment: Some(moment),
@@ -150,6 +158,7 @@ fn chunk(row: &Found, seal: &ChunkSeal, report: &mut Report) -> pg::Result<()> {
                             )?,
                         },
                     }
+                    erasures.see(&chunk, at.number);
                     seen += 1;
                 }
             }
@@ -174,6 +183,7 @@ fn unsealed(
     moment: Moment,
     last: Option<&Stored>,
     strays: &mut Strays,
+    erasures: &mut Erasures,
     report: &mut Report,
 ) -> pg::Result<()> {
     let late = last.is_some_and(|l| !seal::is_first_pass(Some(l)) && moment.xid < l.horizon);
@@ -198,8 +208,8 @@ fn unsealed(
         match chunk.compare() {
             Ok(None) => break,
             Err(what) => return unreadable(report, what.0),
-            Ok(Some((line, matches))) if late => found.push((line.moment, line.leaf, matches)),
-            Ok(Some((_, true))) => {}
+            Ok(Some((line, _))) if late => found.push((line.moment, line.leaf)),
+            Ok(Some((_, true))) => erasures.see(&chunk, None),
             Ok(Some((line, false))) => {
                 report.put(
                     "altered",
@@ -237,8 +247,8 @@ impl Strays {
         Ok(())
     }
 
-    fn added(&mut self, lines: Vec<(Moment, Digest, bool)>, report: &mut Report) -> pg::Result<()> {
-        for (moment, leaf, _) in lines {
+    fn added(&mut self, lines: Vec<(Moment, Digest)>, report: &mut Report) -> pg::Result<()> {
+        for (moment, leaf) in lines {
             if self.added.len() < REMEMBERED {
                 self.added.push((moment, leaf));
             } else {

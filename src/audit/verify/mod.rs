@@ -5,6 +5,7 @@
 //! that were sealed apart from them (which names the line), the leaf hashes with the roots in the heads, and the heads
 //! with their signatures. Against a head that was handed out none of it helps him.
 
+mod erasures;
 mod heads;
 mod lines;
 

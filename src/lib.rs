@@ -63,6 +63,15 @@ extension_sql_file!(
         "policies"
     ]
 );
+extension_sql_file!(
+    "../sql/60_audit_seal.sql",
+    name = "audit_seal",
+    requires = [
+        "policies",
+        audit::seal::api::list_audit_heads,
+        audit::seal::status::list_seal_status
+    ]
+);
 extension_sql_file!("../sql/90_finish.sql", name = "finish", finalize);
 
 /// Runs when the library is loaded: by the first call of one of its functions, or by a preload setting.
@@ -71,4 +80,5 @@ pub extern "C-unwind" fn _PG_init() {
     pg::error::without_backtraces();
     context::init();
     hooks::init();
+    audit::worker::init();
 }

@@ -12,7 +12,9 @@
 //! replace the chunk's salt by those of the lines that stay: the second form of a payload.
 
 pub mod erase;
+pub mod head;
 pub mod read;
+pub mod tree;
 pub mod valid;
 
 use sha2::{Digest as _, Sha256};
@@ -37,6 +39,7 @@ mod kind {
     pub const SALT: u8 = 4;
     pub const SECRET: u8 = 5;
     pub const VALUES: u8 = 6;
+    pub const HEAD: u8 = 7;
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -143,6 +143,14 @@ impl Reader {
 
     /// The next line; None after the last. `contexts` are of the layouts, in their order.
     pub fn next(&mut self, payload: &[u8], contexts: &[Digest]) -> Result<Option<Line>> {
+        match self.compare(payload, contexts)? {
+            Some((_, false)) => Err(Corrupt("a line does not match its hash")),
+            line => Ok(line.map(|(line, _)| line)),
+        }
+    }
+
+    /// `next`, which goes on past a line that does not match its hash: the answer says whether it does.
+    pub fn compare(&mut self, payload: &[u8], contexts: &[Digest]) -> Result<Option<(Line, bool)>> {
         let mut rest = Rest(payload.get(self.next..).unwrap_or_default());
         if self.left == 0 {
             return rest.done().map(|()| None);
@@ -156,20 +164,19 @@ impl Reader {
         let (operation, values, content) = self.content(payload, &mut rest)?;
         let context = usize::try_from(layout).ok().and_then(|i| contexts.get(i));
         let context = context.ok_or(Corrupt("a line names a layout that its chunk does not"))?;
-        if super::leaf(context, moment, operation, &values) != leaf {
-            return Err(Corrupt("a line does not match its hash"));
-        }
+        let matches = super::leaf(context, moment, operation, &values) == leaf;
         self.last = Some(moment.n);
         self.left -= 1;
         self.next = payload.len() - rest.0.len();
-        Ok(Some(Line {
+        let line = Line {
             moment,
             layout: layout as usize,
             operation,
             leaf,
             values,
             content,
-        }))
+        };
+        Ok(Some((line, matches)))
     }
 
     fn moment(&self, since: u64, after: u64) -> Result<Moment> {
@@ -211,6 +218,38 @@ impl Reader {
         let values = super::values(&salt, bytes);
         Ok((operation, values, Content::Body { salt, body }))
     }
+}
+
+/// The leaf hashes of a chunk's lines as they stand there, compared with nothing.
+pub fn leaves(payload: &[u8], lines: i32) -> Result<Vec<Digest>> {
+    let mut rest = Rest(payload);
+    let erased = rest.byte()? == ERASED;
+    if !erased {
+        rest.array::<16>()?;
+    }
+    for _ in 0..rest.byte()? {
+        rest.array::<16>()?;
+    }
+    let mut leaves = Vec::with_capacity(usize::try_from(lines).unwrap_or(0).min(rest.0.len() / 36));
+    for _ in 0..lines {
+        for _ in 0..3 {
+            rest.number()?;
+        }
+        leaves.push(*rest.array()?);
+        match erased && rest.byte()? == 0 {
+            true => {
+                rest.take(1 + 32)?;
+            }
+            false => {
+                if erased {
+                    rest.array::<16>()?;
+                }
+                rest.bytes()?;
+            }
+        }
+    }
+    rest.done()?;
+    Ok(leaves)
 }
 
 /// A value of a column.

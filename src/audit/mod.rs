@@ -3,14 +3,18 @@
 mod author;
 mod capture;
 mod chunk;
+mod complete;
 mod dba;
 mod encode;
 mod export;
 mod history;
 mod layouts;
 mod read;
+pub mod seal;
 mod show;
 mod store;
+mod verify;
+pub mod worker;
 
 pub use capture::{Act, capture, record, record_truncate};
 pub use chunk::flush;

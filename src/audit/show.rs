@@ -97,6 +97,14 @@ impl Chunk {
         Ok(self.line.is_some())
     }
 
+    /// Moves to the next line, and answers whether it matches its hash; None after the last.
+    pub fn compare(&mut self) -> Result<Option<(&Line, bool)>, Corrupt> {
+        let found = self.reader.compare(&self.payload, &self.contexts)?;
+        let matches = found.as_ref().is_some_and(|(_, matches)| *matches);
+        self.line = found.map(|(line, _)| line);
+        Ok(self.line.as_ref().map(|line| (line, matches)))
+    }
+
     fn is_wanted(&self, filter: &Filter) -> pg::Result<bool> {
         let line = self.line();
         if !filter.at(line.moment.at) {
@@ -120,8 +128,8 @@ impl Chunk {
 
     /// The layout of the line that it stands at.
     pub fn layout(&self) -> (LayoutId, &Known) {
-        let known = &*self.layouts[self.line().layout];
-        (known.format.id(), known)
+        let place = self.line().layout;
+        (self.reader.layouts[place], &self.layouts[place])
     }
 
     pub fn is_erased(&self) -> bool {
@@ -406,4 +414,21 @@ impl Ord for Chunk {
     fn cmp(&self, other: &Chunk) -> Ordering {
         other.line().moment.cmp(&self.line().moment)
     }
+}
+
+/// The identity of a chunk: its first line's.
+pub fn moment(row: &Found) -> Moment {
+    Moment {
+        at: first(row),
+        xid: row.get::<i64>(2).unwrap_or_default().cast_unsigned(),
+        n: row.get(3).unwrap_or_default(),
+    }
+}
+
+pub fn payload(row: &Found) -> Vec<u8> {
+    row.get(14).unwrap_or_default()
+}
+
+pub fn lines(row: &Found) -> i32 {
+    row.get(4).unwrap_or_default()
 }

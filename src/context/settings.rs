@@ -14,6 +14,8 @@ use std::ffi::{CStr, c_char, c_void};
 const LONGEST: usize = 255;
 
 pub static ONE_ORG_PER_TRANSACTION: GucSetting<bool> = GucSetting::<bool>::new(true);
+/// Milliseconds.
+pub static SEAL_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(10_000);
 pub static DEDICATED_AUDIT_LIMIT: GucSetting<i32> = GucSetting::<i32>::new(1000);
 pub static ON_DRIFT: GucSetting<OnDrift> = GucSetting::<OnDrift>::new(OnDrift::Refuse);
 pub static TOKEN_LEEWAY: GucSetting<i32> = GucSetting::<i32>::new(10);
@@ -386,6 +388,16 @@ pub fn init() {
         i32::MAX,
         GucContext::Suset,
         GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"tenancy.seal_interval",
+        c"Time between two passes of the sealer, 0 for none.",
+        c"It runs where shared_preload_libraries names pg_tenancy; elsewhere call tenancy.seal_audit().",
+        &SEAL_INTERVAL,
+        0,
+        86_400_000,
+        GucContext::Sighup,
+        GucFlags::UNIT_MS,
     );
     GucRegistry::define_enum_guc(
         c"tenancy.missing_context",

@@ -39,6 +39,7 @@ pub use held::any as holds_any;
 pub use table::Table;
 #[cfg(feature = "pg_test")]
 pub use table::protected;
+pub use tree::members;
 
 /// From the invalidation callback: no catalog access, no waiting.
 pub fn on_invalidation(relid: pgrx::pg_sys::Oid) {

@@ -8,7 +8,7 @@ use crate::pg::{self, fail};
 use pgrx::datum::Uuid;
 use pgrx::prelude::*;
 
-pub(super) fn require_administrator(doing: &str) -> pg::Result<()> {
+pub fn require_administrator(doing: &str) -> pg::Result<()> {
     if context::is_administrator() {
         return Ok(());
     }

@@ -7,6 +7,8 @@ mod members;
 mod ownership;
 mod signing_keys;
 
+pub use logins::require_administrator;
+
 use crate::context::authority::Id;
 use crate::pg::{self, fail};
 use pgrx::prelude::*;

@@ -45,6 +45,17 @@ pub fn server_log(message: &str, detail: &str) {
     .report(PgLogLevel::LOG_SERVER_ONLY);
 }
 
+/// What a process without a client tells the server's log.
+pub fn log(message: &str, detail: &str) {
+    ErrorReport::new(
+        PgSqlErrorCode::ERRCODE_WARNING,
+        message.to_string(),
+        "pg_tenancy",
+    )
+    .set_detail(detail)
+    .report(PgLogLevel::LOG);
+}
+
 thread_local! {
     // Whether an error that is reported now may be about a statement with a secret in its text.
     static DISCREET: Cell<bool> = const { Cell::new(false) };

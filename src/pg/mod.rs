@@ -8,6 +8,7 @@ pub mod cursor;
 pub mod error;
 pub mod event;
 pub mod heap;
+pub mod horizon;
 pub mod identity;
 pub mod json;
 pub mod local;

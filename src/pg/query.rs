@@ -18,6 +18,9 @@ pub enum Arg<'a> {
     Oid(pg_sys::Oid),
     Flag(bool),
     Name(&'a str),
+    Int(i32),
+    Long(i64),
+    Xid(u64),
 }
 
 impl Arg<'_> {
@@ -30,6 +33,9 @@ impl Arg<'_> {
             Arg::Bytes(bytes) => (bytes.into_datum(), pg_sys::BYTEAOID),
             Arg::Timestamp(at) => (at.map(pg_sys::Datum::from), pg_sys::TIMESTAMPTZOID),
             Arg::Oid(oid) => (Some((*oid).into()), pg_sys::OIDOID),
+            Arg::Int(n) => (Some((*n).into()), pg_sys::INT4OID),
+            Arg::Long(n) => (Some((*n).into()), pg_sys::INT8OID),
+            Arg::Xid(xid) => (Some((*xid).into()), pg_sys::XID8OID),
             Arg::Flag(flag) => (Some((*flag).into()), pg_sys::BOOLOID),
         }
     }

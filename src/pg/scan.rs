@@ -38,13 +38,50 @@ pub fn for_each_row(table: pg_sys::Oid, mut see: impl FnMut(&RowImage)) {
     }
 }
 
+/// `for_each_row` of what the active snapshot sees; `see` answers whether to go on.
+pub fn for_each_seen_row(table: pg_sys::Oid, mut see: impl FnMut(&RowImage) -> bool) {
+    // SAFETY: as for_each_row().
+    unsafe {
+        let relation = pg_sys::table_open(table, pg_sys::AccessShareLock as i32);
+        if (*(*relation).rd_rel).relkind != pg_sys::RELKIND_PARTITIONED_TABLE as std::ffi::c_char {
+            let slot = pg_sys::table_slot_create(relation, std::ptr::null_mut());
+            let snapshot = pg_sys::GetActiveSnapshot();
+            let scan = pg_sys::table_beginscan(relation, snapshot, 0, std::ptr::null_mut());
+            let mut go_on = true;
+            while go_on
+                && pg_sys::table_scan_getnextslot(
+                    scan,
+                    pg_sys::ScanDirection::ForwardScanDirection,
+                    slot,
+                )
+            {
+                pgrx::check_for_interrupts!();
+                let mut owned = false;
+                let tuple = pg_sys::ExecFetchSlotHeapTuple(slot, false, &mut owned);
+                go_on = see(&RowImage::new(tuple, (*relation).rd_att));
+                if owned {
+                    pg_sys::heap_freetuple(tuple);
+                }
+            }
+            pg_sys::table_endscan(scan);
+            pg_sys::ExecDropSingleTupleTableSlot(slot);
+        }
+        pg_sys::table_close(relation, pg_sys::AccessShareLock as i32);
+    }
+}
+
 /// How many pages a table has now.
 pub fn pages(table: pg_sys::Oid) -> u32 {
     // SAFETY: opened and closed here.
     unsafe {
         let relation = pg_sys::table_open(table, pg_sys::AccessShareLock as i32);
-        let pages =
-            pg_sys::RelationGetNumberOfBlocksInFork(relation, pg_sys::ForkNumber::MAIN_FORKNUM);
+        // A partitioned table has none.
+        let pages = match (*(*relation).rd_rel).relkind as u8 {
+            pg_sys::RELKIND_PARTITIONED_TABLE => 0,
+            _ => {
+                pg_sys::RelationGetNumberOfBlocksInFork(relation, pg_sys::ForkNumber::MAIN_FORKNUM)
+            }
+        };
         pg_sys::table_close(relation, pg_sys::NoLock as i32);
         pages
     }
@@ -132,6 +169,24 @@ impl Bound {
         }
     }
 
+    pub fn xid_at_least(column: i16, xid: u64) -> Bound {
+        Bound {
+            column,
+            strategy: pg_sys::BTGreaterEqualStrategyNumber as u16,
+            function: pg_sys::F_XID8GE,
+            value: xid.into(),
+        }
+    }
+
+    pub fn xid_before(column: i16, xid: u64) -> Bound {
+        Bound {
+            column,
+            strategy: pg_sys::BTLessStrategyNumber as u16,
+            function: pg_sys::F_XID8LT,
+            value: xid.into(),
+        }
+    }
+
     pub fn before(column: i16, time: i64) -> Bound {
         Bound {
             column,
@@ -201,13 +256,20 @@ impl Ordered {
 
     /// The next row, valid until the one after it is asked for.
     pub fn next(&mut self) -> Option<Found> {
+        self.step(pg_sys::ScanDirection::ForwardScanDirection)
+    }
+
+    /// What `read` makes of the last row of all.
+    pub fn last<T>(mut self, read: impl FnOnce(&Found) -> T) -> Option<T> {
+        self.step(pg_sys::ScanDirection::BackwardScanDirection)
+            .map(|row| read(&row))
+    }
+
+    fn step(&mut self, direction: pg_sys::ScanDirection::Type) -> Option<Found> {
         pgrx::check_for_interrupts!();
         // SAFETY: the scan is open.
         unsafe {
-            let tuple = pg_sys::systable_getnext_ordered(
-                self.scan,
-                pg_sys::ScanDirection::ForwardScanDirection,
-            );
+            let tuple = pg_sys::systable_getnext_ordered(self.scan, direction);
             (!tuple.is_null()).then(|| Found {
                 tuple,
                 desc: (*self.relation).rd_att,
@@ -247,6 +309,20 @@ impl Found {
             let mut null = false;
             let datum = pg_sys::heap_getattr(self.tuple, n, self.desc, &mut null);
             T::from_datum(datum, null)
+        }
+    }
+
+    /// The transaction that stored the row here, among those that are not frozen yet.
+    pub fn stored_by(&self) -> Option<u32> {
+        // SAFETY: the tuple is valid; its header is read.
+        unsafe {
+            let header = (*self.tuple).t_data;
+            let frozen = (pg_sys::HEAP_XMIN_COMMITTED | pg_sys::HEAP_XMIN_INVALID) as u16;
+            if (*header).t_infomask & frozen == frozen {
+                return None;
+            }
+            let xmin = (*header).t_choice.t_heap.t_xmin;
+            Some(xmin.into())
         }
     }
 }

@@ -253,6 +253,17 @@ const OPEN_TO_EVERYBODY: &[&str] = &[
     "unexempt(regclass)",
     "add_org_column(regclass,text,text[],integer)",
     "read_audit(timestamp with time zone,timestamp with time zone,uuid,text,text,bigint)",
+    // What is sealed of a log, for holders of org:audit there; the keys' public halves, for everybody.
+    "seal_audit(uuid)",
+    "audit_head(uuid)",
+    "list_audit_heads(uuid)",
+    "list_seal_status(uuid)",
+    "audit_inclusion_proof(uuid,bigint,bigint)",
+    "audit_consistency_proof(uuid,bigint,bigint)",
+    "verify_audit(uuid,text)",
+    "verify_completeness(regclass,uuid)",
+    "list_audit_keys()",
+    "rotate_audit_key()",
     // The DBA's, which administrators who are no superusers run as well.
     "bind_login(text,uuid)",
     "unbind_login(text)",
@@ -333,7 +344,9 @@ fn tables_are_readable_under_row_security_and_never_writable() {
         ),
         [
             "actions SELECT",
+            "audit_heads SELECT",
             "audit_log SELECT",
+            "audit_seal_status SELECT",
             "exempt_tables SELECT",
             "exemptions SELECT",
             "leakproof_vouched SELECT",

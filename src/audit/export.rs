@@ -3,13 +3,16 @@
 use super::capture::{Act, record};
 use super::layouts::Known;
 use super::read::{Filter, may, read, require_primary};
+use super::seal::trailer::{Exported, trailer};
+use super::seal;
 use super::show::{Chunk, Entry};
 use crate::pg::srf::Sink;
-use crate::pg::{self, canonical, fail};
+use crate::pg::{self, canonical, fail, horizon};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use pg_tenancy_audit_format::read::Content;
-use pg_tenancy_audit_format::{Column, LayoutId};
+use crate::context::authority::Id;
+use pg_tenancy_audit_format::{Column, LayoutId, Moment};
 use pgrx::pg_sys::panic::{ErrorReport, ErrorReportable};
 use pgrx::prelude::*;
 use serde_json::{Value as Json, json};
@@ -82,16 +85,32 @@ fn export(
         put(&mut || record_of(&COLUMNS.map(Some)))?;
     }
     let mut told: HashSet<LayoutId> = HashSet::new();
-    read(&org, filter, |line| {
-        lines += 1;
-        if csv {
-            return put(&mut || as_csv(line));
+    let mut numbers = Numbers::default();
+    let mut exported = Exported::default();
+    if evidence {
+        seal::tables();
+    }
+    // Lines, numbers and the head of one moment.
+    horizon::with_latest_snapshot(|_| {
+        read(&org, filter, |line| {
+            lines += 1;
+            if csv {
+                return put(&mut || as_csv(line));
+            }
+            let (id, known) = line.layout();
+            if evidence && told.insert(id) {
+                put(&mut || Ok(layout(&id, known).to_string()))?;
+            }
+            let number = evidence.then(|| numbers.of(&org, line)).flatten();
+            if let Some(number) = number {
+                exported.add(number - 1);
+            }
+            put(&mut || as_json(line, evidence, number))
+        })?;
+        if evidence && let Some(end) = trailer(&org, exported)? {
+            put(&mut || Ok(end.clone()))?;
         }
-        let (id, known) = line.layout();
-        if evidence && told.insert(id) {
-            put(&mut || Ok(layout(&id, known).to_string()))?;
-        }
-        put(&mut || as_json(line, evidence))
+        Ok(())
     })?;
     record(&Act {
         org,
@@ -176,7 +195,27 @@ fn record_of(fields: &[Option<&str>]) -> pg::Result<String> {
     Ok(text)
 }
 
-fn as_json(line: &Chunk, evidence: bool) -> pg::Result<String> {
+/// The numbers of lines, by those of their chunks.
+#[derive(Default)]
+struct Numbers {
+    /// The last chunk that was looked up: its first line, and how many lines of the log come before.
+    last: Option<(Moment, Option<u64>)>,
+}
+
+impl Numbers {
+    /// None where the line is not sealed yet.
+    fn of(&mut self, org: &Id, line: &Chunk) -> Option<u64> {
+        let (first, _) = line.identity();
+        let before = match self.last.filter(|(chunk, _)| *chunk == first) {
+            Some((_, before)) => before,
+            None => seal::number_of(org, &first),
+        };
+        self.last = Some((first, before));
+        before.map(|before| before + line.place() + 1)
+    }
+}
+
+fn as_json(line: &Chunk, evidence: bool, number: Option<u64>) -> pg::Result<String> {
     let e = canonical::output(|| line.entry())?;
     let mut out = String::with_capacity(512);
     let text = |t: &str| Json::from(t).to_string();
@@ -207,6 +246,9 @@ fn as_json(line: &Chunk, evidence: bool) -> pg::Result<String> {
     }
     if line.is_erased() {
         out.push_str(",\"erased\":true");
+    }
+    if let Some(number) = number {
+        let _ = write!(out, ",\"number\":{number}");
     }
     if evidence {
         let _ = write!(

@@ -21,7 +21,7 @@ pub mod trailer;
 pub use fold::{has_news, is_first_pass, seal_org};
 pub use heads::{Stored, open_heads};
 pub use keys::verifying_key;
-pub use leaves::{ChunkSeal, open_by_identity, open_by_number};
+pub use leaves::{ChunkSeal, number_of, open_by_identity, open_by_number};
 
 use super::store;
 use crate::context::authority::Id;

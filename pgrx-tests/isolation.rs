@@ -2,6 +2,7 @@
 
 use super::{Test, acme, enter};
 use crate::isolation::{Table, protected};
+use crate::pg::key::{KeyType, Keys};
 use crate::pg::probe::{self, Parent};
 use crate::pg::value::Value;
 use pgrx::prelude::*;
@@ -50,7 +51,8 @@ fn a_protected_table_is_read_whole() {
     assert_eq!(key, [1, 2]);
     assert_eq!(sites.foreign_keys.len(), 1);
     assert_eq!(sites.foreign_keys[0].columns, [(4, "server".to_string())]);
-    assert_eq!(sites.foreign_keys[0].probe.org_attnum, 2);
+    let org = sites.foreign_keys[0].probe.org;
+    assert_eq!(org.map(|o| (o.attnum, o.kind)), Some((2, KeyType::Uuid)));
 }
 
 fn a_change_of_the_table_is_read_again() {
@@ -66,6 +68,7 @@ fn a_parent_is_held_foreign_or_missing() {
     two_tables();
     let ((org, _), (other, _)) = (acme(), acme());
     enter(org);
+    let [org, other] = [org, other].map(|id| Keys::new(Some(id), None));
     let parent = *uuid::Uuid::new_v4().as_bytes();
     run(&format!(
         "INSERT INTO public.\"Servers\" (id) VALUES ('{}')",

@@ -141,6 +141,17 @@ CREATE TABLE tenancy.watched_schemas (
     org_column name NOT NULL
 );
 
+-- Who passed the rules on purpose, for all organizations at once.
+CREATE TABLE tenancy.bypass_ledger (
+    id          uuid PRIMARY KEY DEFAULT gen_random_uuid(),
+    at          timestamptz NOT NULL DEFAULT clock_timestamp(),
+    kind        text NOT NULL,
+    login       name NOT NULL,
+    db_role     name NOT NULL,
+    reason      text NOT NULL,
+    client_addr inet
+);
+
 -- Holds no row. Its relation cache entry is the bell that every backend hears when authority changes:
 -- the triggers in 40_triggers.sql invalidate it, so no cached plan of a real table is thrown away with it.
 CREATE TABLE tenancy.authority (bell boolean CHECK (false));
@@ -157,6 +168,7 @@ COMMENT ON TABLE tenancy.administrators IS 'Roles that run the DBA''s functions 
 COMMENT ON TABLE tenancy.exemptions IS 'Tables that protect_schema() leaves alone, and why (spec 5)';
 COMMENT ON TABLE tenancy.leakproof_vouched IS 'What vouch_leakproof() was told; leakproof_vouchers shows it with the reasons (spec 14)';
 COMMENT ON TABLE tenancy.watched_schemas IS 'Schemas in which a new table with the organization column must be protected (spec 5.7)';
+COMMENT ON TABLE tenancy.bypass_ledger IS 'Migrations: who worked on the rows of all organizations, when and why; readable with org:audit (spec 5.7, 11.1)';
 COMMENT ON TABLE tenancy.authority IS 'Empty; its invalidation tells every session that memberships, roles or bindings changed';
 
 -- What pg_dump must carry: everything but the seed rows, which CREATE EXTENSION writes again.
@@ -173,3 +185,4 @@ SELECT pg_catalog.pg_extension_config_dump(
     'tenancy.exemptions', 'WHERE EXISTS (SELECT FROM pg_catalog.pg_class AS c WHERE c.oid = table_name)');
 SELECT pg_catalog.pg_extension_config_dump('tenancy.leakproof_vouched', '');
 SELECT pg_catalog.pg_extension_config_dump('tenancy.watched_schemas', '');
+SELECT pg_catalog.pg_extension_config_dump('tenancy.bypass_ledger', '');

@@ -19,6 +19,61 @@ CREATE FUNCTION tenancy.current_org() RETURNS uuid
 COMMENT ON FUNCTION tenancy.current_org() IS
     'The organization in effect: the claimed one if the principal belongs to it now, else NULL (spec 4)';
 
+-- The same for organization columns that hold external keys, in each type: a cast in the predicate would cost the index.
+CREATE FUNCTION tenancy.org_key_if(action text) RETURNS text
+    STABLE STRICT PARALLEL SAFE COST 1
+    LANGUAGE c AS 'MODULE_PATHNAME', 'tenancy_org_key_if';
+COMMENT ON FUNCTION tenancy.org_key_if(text) IS
+    'The current organization''s external key if the context may do the action there, else NULL: the predicate of policies on a column of type text or varchar (spec 5)';
+
+CREATE FUNCTION tenancy.check_row(table_id oid, org text, action text) RETURNS boolean
+    STABLE PARALLEL SAFE COST 1
+    LANGUAGE c AS 'MODULE_PATHNAME', 'tenancy_check_row_text';
+COMMENT ON FUNCTION tenancy.check_row(oid, text, text) IS
+    'True for a row of the current organization, by a column of type text or varchar, else an error: the check of its policies (spec 5)';
+
+CREATE FUNCTION tenancy.current_org_key() RETURNS text
+    STABLE LEAKPROOF PARALLEL SAFE COST 1
+    LANGUAGE c AS 'MODULE_PATHNAME', 'tenancy_current_org_key';
+COMMENT ON FUNCTION tenancy.current_org_key() IS
+    'The external key of the organization in effect; NULL where it has none (spec 5)';
+
+CREATE FUNCTION tenancy.org_key_integer_if(action text) RETURNS integer
+    STABLE STRICT PARALLEL SAFE COST 1
+    LANGUAGE c AS 'MODULE_PATHNAME', 'tenancy_org_key_integer_if';
+COMMENT ON FUNCTION tenancy.org_key_integer_if(text) IS
+    'The current organization''s external key if the context may do the action there, else NULL: the predicate of policies on a column of type integer (spec 5)';
+
+CREATE FUNCTION tenancy.check_row(table_id oid, org integer, action text) RETURNS boolean
+    STABLE PARALLEL SAFE COST 1
+    LANGUAGE c AS 'MODULE_PATHNAME', 'tenancy_check_row_integer';
+COMMENT ON FUNCTION tenancy.check_row(oid, integer, text) IS
+    'True for a row of the current organization, by a column of type integer, else an error: the check of its policies (spec 5)';
+
+CREATE FUNCTION tenancy.current_org_key_integer() RETURNS integer
+    STABLE LEAKPROOF PARALLEL SAFE COST 1
+    LANGUAGE c AS 'MODULE_PATHNAME', 'tenancy_current_org_key_integer';
+COMMENT ON FUNCTION tenancy.current_org_key_integer() IS
+    'The external key of the organization in effect, as a number; NULL where it has none such (spec 5)';
+
+CREATE FUNCTION tenancy.org_key_bigint_if(action text) RETURNS bigint
+    STABLE STRICT PARALLEL SAFE COST 1
+    LANGUAGE c AS 'MODULE_PATHNAME', 'tenancy_org_key_bigint_if';
+COMMENT ON FUNCTION tenancy.org_key_bigint_if(text) IS
+    'The current organization''s external key if the context may do the action there, else NULL: the predicate of policies on a column of type bigint (spec 5)';
+
+CREATE FUNCTION tenancy.check_row(table_id oid, org bigint, action text) RETURNS boolean
+    STABLE PARALLEL SAFE COST 1
+    LANGUAGE c AS 'MODULE_PATHNAME', 'tenancy_check_row_bigint';
+COMMENT ON FUNCTION tenancy.check_row(oid, bigint, text) IS
+    'True for a row of the current organization, by a column of type bigint, else an error: the check of its policies (spec 5)';
+
+CREATE FUNCTION tenancy.current_org_key_bigint() RETURNS bigint
+    STABLE LEAKPROOF PARALLEL SAFE COST 1
+    LANGUAGE c AS 'MODULE_PATHNAME', 'tenancy_current_org_key_bigint';
+COMMENT ON FUNCTION tenancy.current_org_key_bigint() IS
+    'The external key of the organization in effect, as a number; NULL where it has none such (spec 5)';
+
 CREATE FUNCTION tenancy.with_room(query tsquery) RETURNS tsquery
     STABLE STRICT PARALLEL SAFE COST 1
     LANGUAGE c AS 'MODULE_PATHNAME', 'tenancy_with_room';
@@ -73,7 +128,7 @@ COMMENT ON FUNCTION tenancy.after_table_ddl() IS
 CREATE FUNCTION tenancy.before_table_ddl() RETURNS event_trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'tenancy_before_table_ddl';
 COMMENT ON FUNCTION tenancy.before_table_ddl() IS
-    'Event trigger: a partition that others refer to is not detached concurrently by who sees one organization only (spec 5)';
+    'Event trigger: what would show a table''s owner rows of other organizations, or lose references to them, is refused (spec 5)';
 
 CREATE FUNCTION tenancy.after_drop() RETURNS event_trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'tenancy_after_drop';

@@ -3,7 +3,7 @@
 GRANT USAGE ON SCHEMA tenancy TO PUBLIC;
 GRANT SELECT ON tenancy.users, tenancy.orgs, tenancy.memberships,
                 tenancy.roles, tenancy.actions, tenancy.role_permissions, tenancy.leakproof_vouched,
-                tenancy.watched_schemas, tenancy.exemptions TO PUBLIC;
+                tenancy.watched_schemas, tenancy.exemptions, tenancy.bypass_ledger TO PUBLIC;
 
 ALTER TABLE tenancy.users ENABLE ROW LEVEL SECURITY;
 ALTER TABLE tenancy.orgs ENABLE ROW LEVEL SECURITY;
@@ -18,6 +18,7 @@ ALTER TABLE tenancy.leakproof_vouched ENABLE ROW LEVEL SECURITY;
 ALTER TABLE tenancy.watched_schemas ENABLE ROW LEVEL SECURITY;
 ALTER TABLE tenancy.authority ENABLE ROW LEVEL SECURITY;
 ALTER TABLE tenancy.exemptions ENABLE ROW LEVEL SECURITY;
+ALTER TABLE tenancy.bypass_ledger ENABLE ROW LEVEL SECURITY;
 
 -- The matrix is published; there is nothing of any organization in it.
 CREATE POLICY published ON tenancy.roles FOR SELECT USING (true);
@@ -28,6 +29,8 @@ CREATE POLICY published ON tenancy.exemptions FOR SELECT USING (true);
 -- Nor of how their indexes may be used.
 CREATE POLICY published ON tenancy.leakproof_vouched FOR SELECT USING (true);
 CREATE POLICY published ON tenancy.watched_schemas FOR SELECT USING (true);
+
+CREATE POLICY audited ON tenancy.bypass_ledger FOR SELECT USING (tenancy.sees_bypasses());
 
 CREATE POLICY current_org ON tenancy.orgs FOR SELECT USING (id = tenancy.current_org());
 

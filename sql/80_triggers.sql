@@ -32,5 +32,10 @@ CREATE TRIGGER guard_truncate BEFORE TRUNCATE ON tenancy.memberships
     FOR EACH STATEMENT EXECUTE FUNCTION tenancy.guard_truncate();
 ALTER TABLE tenancy.memberships ENABLE ALWAYS TRIGGER guard_truncate;
 
+-- What was written down stays so.
+CREATE TRIGGER tenancy_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON tenancy.bypass_ledger
+    FOR EACH STATEMENT EXECUTE FUNCTION tenancy.guard_audit();
+ALTER TABLE tenancy.bypass_ledger ENABLE ALWAYS TRIGGER tenancy_append_only;
+
 CREATE TRIGGER mirror_owner AFTER INSERT OR UPDATE OF owner_id ON tenancy.orgs
     FOR EACH ROW EXECUTE FUNCTION tenancy.mirror_owner();

@@ -70,7 +70,7 @@ CREATE EVENT TRIGGER tenancy_after_table_ddl ON ddl_command_end
 ALTER EVENT TRIGGER tenancy_after_table_ddl ENABLE ALWAYS;
 
 CREATE EVENT TRIGGER tenancy_before_table_ddl ON ddl_command_start
-    WHEN TAG IN ('ALTER TABLE') EXECUTE FUNCTION tenancy.before_table_ddl();
+    WHEN TAG IN ('ALTER TABLE', 'CREATE INDEX', 'CREATE STATISTICS') EXECUTE FUNCTION tenancy.before_table_ddl();
 ALTER EVENT TRIGGER tenancy_before_table_ddl ENABLE ALWAYS;
 
 CREATE EVENT TRIGGER tenancy_after_drop ON sql_drop
@@ -79,7 +79,7 @@ ALTER EVENT TRIGGER tenancy_after_drop ENABLE ALWAYS;
 
 -- Named to fire after the one that takes new partitions in.
 CREATE EVENT TRIGGER tenancy_drift_begins ON ddl_command_start
-    WHEN TAG IN ('CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO') EXECUTE FUNCTION tenancy.drift_begins();
+    WHEN TAG IN ('CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO', 'CREATE SCHEMA', 'DROP INDEX') EXECUTE FUNCTION tenancy.drift_begins();
 CREATE EVENT TRIGGER tenancy_drift_ends ON ddl_command_end
     WHEN TAG IN ('CREATE TABLE', 'ALTER TABLE', 'CREATE TABLE AS', 'SELECT INTO', 'CREATE SCHEMA',
                  'CREATE VIEW', 'ALTER VIEW', 'CREATE MATERIALIZED VIEW', 'ALTER MATERIALIZED VIEW', 'CREATE RULE', 'ALTER RULE',
@@ -121,6 +121,8 @@ COMMENT ON FUNCTION tenancy.create_user(text, text, text, text) IS
     'Registers a person; for the DBA and trusted applications (spec 3)';
 COMMENT ON FUNCTION tenancy.create_org(text, text, uuid, text) IS
     'Makes an organization with its one owner and its audit log (spec 3.1)';
+COMMENT ON FUNCTION tenancy.set_external_key(uuid, text) IS
+    'Gives an organization the application''s own key, by which columns of other types than uuid name it; for the DBA (spec 5)';
 COMMENT ON FUNCTION tenancy.add_member(uuid, uuid, text, timestamptz) IS
     'Adds a user to an organization; needs team:invite (spec 3)';
 COMMENT ON FUNCTION tenancy.set_member_role(uuid, uuid, text) IS
@@ -197,12 +199,16 @@ COMMENT ON FUNCTION tenancy.watch_schema(text, text) IS
     'Expects new tables with an organization column in a schema to be protected; for its owner and the DBA (spec 5.7)';
 COMMENT ON FUNCTION tenancy.unwatch_schema(text) IS
     'Undoes watch_schema(); for the schema''s owner and the DBA (spec 5.7)';
+COMMENT ON FUNCTION tenancy.begin_migration(text) IS
+    'Opens the rows of all organizations to the statements of a migration, until the transaction ends; for administrators (spec 5.7)';
+COMMENT ON FUNCTION tenancy.sees_bypasses() IS
+    'Whether the context may read bypass_ledger: with org:audit, or as an administrator (spec 5.7)';
 COMMENT ON FUNCTION tenancy.authority_changed() IS
     'Trigger: tells every session that memberships, roles or bindings changed (spec 4)';
 COMMENT ON FUNCTION tenancy.check_membership() IS
     'Trigger: exactly one owner per organization (spec 3.2)';
 COMMENT ON FUNCTION tenancy.check_org() IS
-    'Trigger: an organization''s id and slug never change (spec 3.1)';
+    'Trigger: an organization''s id and slug never change, nor its external key while tables go by it (spec 3.1, 5)';
 COMMENT ON FUNCTION tenancy.mirror_owner() IS
     'Trigger: membership rows follow orgs.owner_id (spec 3.2)';
 

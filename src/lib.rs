@@ -49,7 +49,8 @@ extension_sql_file!(
     requires = [
         "functions",
         access::api::sees_user,
-        context::api::current_user_id
+        context::api::current_user_id,
+        context::ledger::sees_bypasses
     ]
 );
 extension_sql_file!(

@@ -5,7 +5,10 @@ use super::author::author;
 use super::layouts::Captured;
 use super::{chunk, encode};
 use crate::context::authority::Id;
+use crate::context::keys;
 use crate::isolation::Table;
+use crate::pg::error;
+use crate::pg::key;
 use crate::pg::scan;
 use crate::pg::trigger::{Event, RowImage};
 use crate::pg::value::{Deformed, Value};
@@ -88,14 +91,37 @@ pub fn capture(
         } else {
             &place.new
         };
-        let (org, null) = whose.column(table.org_attnum);
-        let Some(org) = Value::uuid(org, null).as_uuid() else {
-            return;
+        let (datum, null) = whose.column(table.org_attnum);
+        let value = table.org_kind.value(datum, null);
+        let Some(org) = keys::whose(table.org_kind, &value) else {
+            return of_nobody(table, &value);
         };
         if encode::row(&layout, event, &place.old, &place.new, &mut place.body) {
             chunk::append(&org, &layout, &author(break_glass), &place.body);
         }
     });
+}
+
+/// A row written under break-glass whose key is no organization's: no log is its own. The server's log keeps a line for
+/// each run of such rows.
+fn of_nobody(table: &Table, value: &Value) {
+    thread_local! {
+        static LAST: RefCell<Option<(String, String)>> = const { RefCell::new(None) };
+    }
+    let Some(key) = key::external(table.org_kind, value) else {
+        return;
+    };
+    let said = Some((table.object.clone(), key));
+    if LAST.with_borrow(|last| *last == said) {
+        return;
+    }
+    if let Some((object, key)) = &said {
+        error::server_log(
+            "audit: a row was written that is no organization's",
+            &format!("Table {object}, key \"{key}\"."),
+        );
+    }
+    LAST.set(said);
 }
 
 fn layout(table: &Table, row: &RowImage) -> Rc<Captured> {
@@ -108,7 +134,7 @@ pub fn record_truncate(table: &Table) {
     let mut losers = BTreeSet::new();
     let mut of = None;
     scan::for_each_row(table.relid, |row| {
-        losers.extend(row.value(table.org_attnum).as_uuid());
+        losers.extend(keys::whose(table.org_kind, &row.value(table.org_attnum)));
         of.get_or_insert_with(|| layout(table, row));
     });
     let Some(layout) = of else { return };

@@ -9,6 +9,7 @@
 use super::store;
 use crate::isolation::Table;
 use crate::pg::heap;
+use crate::pg::key::KeyType;
 use crate::pg::query::{Arg, latest};
 use crate::pg::raw::{Source, Target};
 use crate::pg::trigger::RowImage;
@@ -80,7 +81,8 @@ impl Captured {
                     &row.value(*attnum),
                     hides(*attnum, name),
                 );
-                let is_org = is_org(*attnum);
+                // An external key is kept in each line as any value: the chunk names the organization by its id.
+                let is_org = is_org(*attnum) && table.org_kind == KeyType::Uuid;
                 let is_key = table.key.contains(attnum);
                 let column = Column {
                     name: name.clone(),

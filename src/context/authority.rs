@@ -3,13 +3,15 @@
 //! Read under the newest snapshot and kept only if no invalidation came in while reading: under a statement's own
 //! snapshot a stale "yes" would be kept for good. Changes ring a bell (pg::catalog::ring_bell) that every backend hears.
 
+use super::keys;
 use super::token::{Algorithm, Key, Subject};
 use crate::access::matrix::Matrix;
+use crate::pg::key::Keys;
 use crate::pg::query::{Arg, Row, latest};
 use crate::pg::{catalog, transaction};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 
@@ -44,7 +46,19 @@ pub struct Membership {
 pub struct Org {
     pub id: Id,
     pub name: String,
+    pub external_key: Option<String>,
     pub dedicated_audit: bool,
+    /// Its interned keys, once somebody needed them.
+    keys: OnceCell<&'static Keys>,
+}
+
+impl Org {
+    /// The organization in every form that a table's column may name it by.
+    #[inline]
+    pub fn keys(&self) -> &'static Keys {
+        self.keys
+            .get_or_init(|| keys::intern(self.id, self.external_key.as_deref()))
+    }
 }
 
 /// What the tables say of a token's key id.
@@ -62,6 +76,8 @@ const REMEMBERED: usize = 10_000;
 struct Memory {
     bindings: HashMap<String, Option<Binding>>,
     orgs: HashMap<String, Option<Rc<Org>>>,
+    /// By their external keys alone.
+    keys: HashMap<String, Option<Id>>,
     users: HashMap<String, Option<Id>>,
     memberships: HashMap<(Id, Id), Option<Rc<Membership>>>,
     matrix: Option<Rc<Matrix>>,
@@ -147,7 +163,7 @@ fn remembered<T: Clone>(
             REMEMBERED_AT.set(before);
         }
         MEMORY.with_borrow_mut(|m| {
-            if m.orgs.len() + m.users.len() + m.memberships.len() > REMEMBERED {
+            if m.orgs.len() + m.keys.len() + m.users.len() + m.memberships.len() > REMEMBERED {
                 *m = Memory::default();
             }
             keep(m, answer.clone());
@@ -190,40 +206,63 @@ fn parsed(claim: &str) -> Option<Id> {
 
 /// The organization that a claim names: by uuid, else by the application's own key.
 pub fn org(claim: &str) -> Option<Rc<Org>> {
-    let to_org = |row: &Row| {
-        Rc::new(Org {
-            id: row.uuid(1).unwrap_or_default(),
-            name: row.get::<String>(2).unwrap_or_default(),
-            dedicated_audit: row.get::<bool>(3).unwrap_or(false),
-        })
-    };
     remembered(
         |m| m.orgs.get(claim).cloned(),
         || {
             parsed(claim)
                 .and_then(|id| {
                     latest(
-                        "SELECT id, name, audit_store OPERATOR(pg_catalog.=) 'dedicated' FROM tenancy.orgs
+                        "SELECT id, name, audit_store OPERATOR(pg_catalog.=) 'dedicated', external_key FROM tenancy.orgs
                          WHERE id OPERATOR(pg_catalog.=) $1",
                         &[Arg::Uuid(&id)],
                         to_org,
                     )
                     .pop()
                 })
-                .or_else(|| {
-                    latest(
-                        "SELECT id, name, audit_store OPERATOR(pg_catalog.=) 'dedicated' FROM tenancy.orgs
-                         WHERE external_key OPERATOR(pg_catalog.=) $1",
-                        &[Arg::Text(claim)],
-                        to_org,
-                    )
-                    .pop()
-                })
+                .or_else(|| read_org_by_key(claim))
         },
         |m, answer| {
             m.orgs.insert(claim.to_string(), answer);
         },
     )
+}
+
+fn to_org(row: &Row) -> Rc<Org> {
+    Rc::new(Org {
+        id: row.uuid(1).unwrap_or_default(),
+        name: row.get::<String>(2).unwrap_or_default(),
+        dedicated_audit: row.get::<bool>(3).unwrap_or(false),
+        external_key: row.get::<String>(4),
+        keys: OnceCell::new(),
+    })
+}
+
+fn read_org_by_key(key: &str) -> Option<Rc<Org>> {
+    latest(
+        "SELECT id, name, audit_store OPERATOR(pg_catalog.=) 'dedicated', external_key FROM tenancy.orgs
+         WHERE external_key OPERATOR(pg_catalog.=) $1",
+        &[Arg::Text(key)],
+        to_org,
+    )
+    .pop()
+}
+
+/// The organization with this external key, and none whose id it may look like.
+pub fn org_by_key(key: &str) -> Option<Id> {
+    remembered(
+        |m| m.keys.get(key).copied(),
+        || read_org_by_key(key).map(|org| org.id),
+        |m, answer| {
+            m.keys.insert(key.to_string(), answer);
+        },
+    )
+}
+
+/// Every organization, as columns name it.
+pub fn all_keys() -> Vec<Keys> {
+    latest("SELECT id, external_key FROM tenancy.orgs", &[], |row| {
+        Keys::new(row.uuid(1), row.get::<String>(2).as_deref())
+    })
 }
 
 /// The organization with this id.

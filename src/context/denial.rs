@@ -6,6 +6,7 @@ use super::standing::{Reason, Standing};
 use super::token::Lapsed;
 use crate::pg::error::server_log;
 use crate::pg::fail;
+use crate::pg::key::KeyType;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
@@ -77,6 +78,30 @@ pub fn without_context(standing: &Standing, doing: &str) -> ErrorReport {
     fail(NO_RIGHT, message)
         .set_detail(reason.detail())
         .set_hint(reason.hint())
+}
+
+/// A table whose organization column holds external keys, and an organization that has none such.
+pub fn without_key(standing: &Standing, kind: KeyType, doing: &str) -> ErrorReport {
+    let (name, id, key) = standing
+        .org
+        .as_ref()
+        .map(|o| (o.name.as_str(), id_text(&o.id), o.external_key.as_deref()))
+        .unwrap_or_default();
+    let message = format!("permission denied: organization \"{name}\" has no key to {doing}");
+    let detail = match key {
+        None => format!(
+            "The organization column is of type {}, and organization \"{name}\" has no external key.",
+            kind.name()
+        ),
+        Some(key) => format!(
+            "The organization column is of type {}, and the external key \"{key}\" of organization \"{name}\" is no such value.",
+            kind.name()
+        ),
+    };
+    server_log(&message, &detail);
+    fail(NO_RIGHT, message).set_detail(detail).set_hint(format!(
+        "A DBA gives the organization one: SELECT tenancy.set_external_key('{id}', '...')."
+    ))
 }
 
 /// The role lacks the action. The server's log keeps a line, since the transaction will not.

@@ -9,6 +9,9 @@ pub mod authority;
 pub mod cursors;
 mod denial;
 mod entry;
+pub mod keys;
+pub mod ledger;
+pub mod migration;
 mod principal;
 mod seal;
 pub mod settings;
@@ -17,8 +20,9 @@ pub mod token;
 mod transaction;
 
 pub use api::known_org;
-pub use denial::{no_right, owner_only, refused, stranger, without_context};
-pub use entry::{number_of, org_for_number};
+pub use denial::{no_right, owner_only, refused, stranger, without_context, without_key};
+pub use entry::{form_for_number, number_of};
+pub use ledger::note_break_glass;
 pub use principal::{Principal, is_administrator, is_superuser};
 pub use seal::{check as check_seal, is_on as may_be_sealed};
 pub use standing::{

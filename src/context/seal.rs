@@ -11,7 +11,7 @@
 use super::principal::Principal;
 use super::settings::{self, Setting};
 use super::standing::{self, Reason, Standing};
-use super::{authority::Id, denial};
+use super::{authority::Id, denial, migration};
 use crate::pg::local::Backend;
 use crate::pg::{self, fail, identity, transaction};
 use pgrx::pg_sys::panic::ErrorReportable;
@@ -126,6 +126,7 @@ fn was_shut_out(seal: &Seal, now: &Standing) -> bool {
 
 /// Seals the context that is in force.
 pub fn seal() -> pg::Result<()> {
+    migration::forbid("seal a context")?;
     if transaction::in_parallel_mode() {
         return Err(fail(
             PgSqlErrorCode::ERRCODE_INVALID_TRANSACTION_STATE,

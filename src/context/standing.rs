@@ -14,6 +14,7 @@ use super::settings::{self, ONE_ORG_PER_TRANSACTION, Setting};
 use super::token::{self, Lapsed};
 use super::{cursors, denial, seal, transaction};
 use crate::access::matrix::{Action, Level, Matrix};
+use crate::pg::key::Keys;
 use crate::pg::local::Backend;
 use crate::pg::{self, identity, identity::Runner};
 use std::cell::{Cell, RefCell};
@@ -77,8 +78,8 @@ pub enum Reason {
     Expired,
 }
 
-/// An action, and the interned organization or NULL.
-type Answer = (Box<[u8]>, *const Id);
+/// An action, and the organization's interned keys where it may be done there.
+type Answer = (Box<[u8]>, Option<&'static Keys>);
 
 /// Answers remembered at most: an action may be computed per row.
 const ANSWERS: usize = 64;
@@ -111,8 +112,18 @@ impl Standing {
         self.org.is_some() && self.level(action) == Level::Allow
     }
 
-    /// The organization's interned id if the context may do the action, else NULL; the slow way is asked once for each.
-    pub fn answer(&self, action: &[u8], slowly: impl FnOnce() -> *const Id) -> *const Id {
+    /// The organization in every form that a table's column may name it by.
+    #[inline]
+    pub fn keys(&self) -> Option<&'static Keys> {
+        self.org.as_ref().map(|o| o.keys())
+    }
+
+    /// The organization's interned keys if the context may do the action there; the slow way is asked once for each.
+    pub fn answer(
+        &self,
+        action: &[u8],
+        slowly: impl FnOnce() -> Option<&'static Keys>,
+    ) -> Option<&'static Keys> {
         let known = self
             .answers
             .borrow()
@@ -134,7 +145,7 @@ impl Standing {
         let answers = self.answers.borrow();
         answers
             .iter()
-            .any(|(known, org)| !org.is_null() && **known == *action.as_bytes())
+            .any(|(known, org)| org.is_some() && **known == *action.as_bytes())
     }
 
     fn expired(&self) -> bool {

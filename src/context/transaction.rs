@@ -64,6 +64,7 @@ unsafe extern "C-unwind" fn at_end(event: pg_sys::XactEvent::Type, _arg: *mut st
             SERIAL.set(SERIAL.get() + 1);
             PIN.set(None);
             super::seal::at_transaction_end();
+            super::migration::at_transaction_end();
             token::at_transaction_end(matches!(event, XACT_EVENT_COMMIT | XACT_EVENT_PREPARE));
             crate::pg::error::discreet_no_more();
             standing::transaction_ended(true);
@@ -91,6 +92,7 @@ unsafe extern "C-unwind" fn at_subtransaction_end(
                 PIN.set(None);
             }
             token::at_subtransaction_abort(level);
+            super::migration::at_subtransaction_abort(level);
             crate::pg::error::discreet_no_more();
             standing::transaction_ended(false);
             crate::hooks::cascade::abandon(level);
@@ -110,6 +112,7 @@ unsafe extern "C-unwind" fn at_subtransaction_end(
                 }));
             }
             token::at_subtransaction_commit(level);
+            super::migration::at_subtransaction_commit(level);
             crate::isolation::at_subtransaction_commit(level);
             crate::audit::at_subtransaction_commit(level);
         }

@@ -3,6 +3,7 @@
 
 pub mod cascade;
 mod discretion;
+mod migration;
 mod planner;
 mod statement;
 mod utility;

@@ -9,12 +9,14 @@
 //!
 //! Both need the library before planning begins, which is what preloading gives a session's first statement.
 
+use super::migration;
 use crate::context;
 use crate::isolation::{self, leakproof};
 use crate::pg::bound::Binder;
+use crate::pg::key::KeyType;
 use crate::pg::local::Backend;
 use crate::pg::plan::Ours;
-use crate::pg::{catalog, modify, paths, plan};
+use crate::pg::{catalog, identity, modify, paths, plan};
 use pgrx::prelude::*;
 use std::cell::Cell;
 use std::ffi::{c_char, c_int};
@@ -45,11 +47,13 @@ unsafe extern "C-unwind" fn planner(
 ) -> *mut pg_sys::PlannedStmt {
     let outer = PLANNED.replace(query);
     // SAFETY: as the function's own.
-    unsafe {
+    let lifted = unsafe {
+        let lifted = context::migration::is_on() && migration::lift(query);
         if !(*query).withCheckOptions.is_null() {
             check_once(query);
         }
-    }
+        lifted
+    };
     // SAFETY: either the hook that was there before, or PostgreSQL's own function.
     unsafe {
         let plan = match PLANNER {
@@ -57,11 +61,31 @@ unsafe extern "C-unwind" fn planner(
             None => standard_planner(query, text, options, params),
         };
         PLANNED.set(outer);
+        if lifted && (*plan).dependsOnRole {
+            migration::refuse_inlined();
+        }
+        if !identity::row_security() {
+            note_break_glass(plan);
+        }
         // The plan and not the query: the body of a SQL function may have come in meanwhile (attack C-2).
         if (*query).hasRowSecurity || (*plan).dependsOnRole {
             put_in_order(plan);
         }
         plan
+    }
+}
+
+/// SAFETY: a plan just made, where row_security is off.
+#[pg_guard]
+unsafe extern "C-unwind" fn note_break_glass(plan: *mut pg_sys::PlannedStmt) {
+    // SAFETY: as the function's own.
+    let tables = unsafe { super::statement::relations(plan) };
+    // The catalog's own tables are none: looking one up plans a query, too.
+    if identity::break_glass()
+        && catalog::find_house().is_some()
+        && tables.into_iter().any(isolation::is_protected)
+    {
+        context::note_break_glass();
     }
 }
 
@@ -81,10 +105,8 @@ unsafe extern "C-unwind" fn put_in_order(statement: *mut pg_sys::PlannedStmt) {
     let number = |call: *mut pg_sys::FuncExpr| {
         // SAFETY: a call in the plan.
         unsafe {
-            if (*call).funcid != ours.org_if {
-                return None;
-            }
-            plan::action_of(call).and_then(context::number_of)
+            let kind = ours.org_if.kind_of((*call).funcid)?;
+            plan::action_of(call).and_then(|action| context::number_of(action, kind))
         }
     };
     // SAFETY: as the function's own; nobody uses the plan yet.
@@ -157,7 +179,7 @@ fn ours() -> Option<Ours> {
     Some(Ours {
         schema: house.schema,
         org_if: house.org_if,
-        knows: |action| context::number_of(action).is_some(),
+        knows: |action| context::number_of(action, KeyType::Uuid).is_some(),
     })
 }
 

@@ -156,7 +156,7 @@ unsafe extern "C-unwind" fn look_at(query: *mut pg_sys::QueryDesc, inside: bool)
 /// Every table in the plan's range table, those below views included.
 ///
 /// SAFETY: `plan` is a valid plan.
-unsafe fn relations(plan: *mut pg_sys::PlannedStmt) -> Vec<pg_sys::Oid> {
+pub(super) unsafe fn relations(plan: *mut pg_sys::PlannedStmt) -> Vec<pg_sys::Oid> {
     // SAFETY: as the function's own.
     unsafe {
         entries(plan)
@@ -388,11 +388,11 @@ unsafe extern "C-unwind" fn give_organization(query: *mut pg_sys::QueryDesc) {
         let first = !(*query).already_executed;
         transaction::accept_invalidations_unguarded();
         bound::give(query, |number, before| {
-            let now = context::org_for_number(number);
-            if first || now.cast() == before {
-                now.cast()
-            } else {
-                std::ptr::null()
+            let now = context::form_for_number(number);
+            let same = !before.isnull && now.value.value() == before.value.value();
+            pg_sys::NullableDatum {
+                isnull: now.isnull || !first && !same,
+                ..now
             }
         });
     }

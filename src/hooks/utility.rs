@@ -1,8 +1,8 @@
 //! ProcessUtility: keeps cursors WITH HOLD to the context they were opened in, and discards the token with the rest.
 
-use crate::context::{check_seal, cursors, token};
+use crate::context::{self, check_seal, cursors, migration, token};
 use crate::isolation;
-use crate::pg::catalog;
+use crate::pg::{catalog, event, identity};
 use pgrx::pg_sys::panic::ErrorReportable;
 use pgrx::prelude::*;
 use std::ffi::{CStr, c_char};
@@ -103,6 +103,10 @@ unsafe extern "C-unwind" fn before(node: *mut pg_sys::Node) {
             pg_sys::NodeTag::T_DeclareCursorStmt => {
                 let declare = node.cast::<pg_sys::DeclareCursorStmt>();
                 let hold = (*declare).options & pg_sys::CURSOR_OPT_HOLD as i32 != 0;
+                // Its rows would outlive the migration.
+                if hold {
+                    migration::forbid("declare a cursor WITH HOLD").unwrap_or_report();
+                }
                 cursors::declared(CStr::from_ptr((*declare).portalname), hold);
             }
             // CLOSE ALL has no name; what it closes is missed at the next statement.
@@ -117,6 +121,10 @@ unsafe extern "C-unwind" fn before(node: *mut pg_sys::Node) {
                 cursors::at_statement();
                 cursors::check(CStr::from_ptr(name)).unwrap_or_report();
             }
+            // Which is not planned where row security leaves the table alone.
+            pg_sys::NodeTag::T_CopyStmt if !identity::row_security() => {
+                note_break_glass((*node.cast::<pg_sys::CopyStmt>()).relation);
+            }
             // Their code may fetch without a statement of its own.
             pg_sys::NodeTag::T_DoStmt | pg_sys::NodeTag::T_CallStmt
                 if catalog::find_house().is_some() =>
@@ -125,6 +133,18 @@ unsafe extern "C-unwind" fn before(node: *mut pg_sys::Node) {
             }
             _ => {}
         }
+    }
+}
+
+/// SAFETY: the table that a COPY names, or NULL where it has a query.
+unsafe fn note_break_glass(relation: *mut pg_sys::RangeVar) {
+    if relation.is_null() || !identity::break_glass() || catalog::find_house().is_none() {
+        return;
+    }
+    // SAFETY: as the function's own; a name that is gone answers InvalidOid.
+    let table = unsafe { event::find(relation) };
+    if isolation::is_protected(table) {
+        context::note_break_glass();
     }
 }
 

@@ -103,7 +103,7 @@ fn add(step: &Step, org_column: &str) -> pg::Result<Work> {
         }
     }
     let parent_column = match table::org_column_of(parent) {
-        Some(attnum) => column_name(parent, attnum),
+        Some(column) => column_name(parent, column.attnum),
         None => org_column.to_string(),
     };
     let type_name = type_of(parent, &parent_column);

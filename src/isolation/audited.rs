@@ -5,6 +5,7 @@ use super::facts::{Facts, column_exists, current_options, facts, require_owner};
 use super::plan::{self, Options, Quoted};
 use super::protect::{as_it_stands, change, not_protected, require_root, with_own_ddl};
 use super::{table, tree};
+use crate::pg::key::KeyType;
 use crate::pg::query::{Arg, run};
 use crate::pg::{self, error, fail};
 use pgrx::pg_sys::panic::ErrorReport;
@@ -65,6 +66,8 @@ fn set_audit(
             let quoted = Quoted {
                 table: &name,
                 org_column: &column,
+                // The triggers are the same for all kinds.
+                kind: KeyType::default(),
                 literal: &|text| spi::quote_literal(text),
                 partitioned: table.is_partitioned(),
             };
@@ -95,7 +98,7 @@ fn check<'a>(table: &Facts, columns: impl Iterator<Item = &'a String>) -> pg::Re
         &[Arg::Oid(table.relid)],
         |row| row.get::<String>(1).unwrap_or_default(),
     );
-    let org = table::org_column_of(table.relid);
+    let org = table::org_column_of(table.relid).map(|column| column.attnum);
     for column in columns {
         if !column_exists(table, column) {
             return Err(fail(

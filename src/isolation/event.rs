@@ -1,7 +1,8 @@
 //! What follows CREATE TABLE and ALTER TABLE, at the end of the command and within it: new partitions and children are
 //! protected like their parent, and foreign keys that are new or newly valid are checked across all organizations.
 
-use super::{adopt, audited, newcomer, protect, validate};
+use super::{adopt, audited, drift, newcomer, protect, validate};
+use crate::pg::evaluated;
 use crate::pg::event::{self, Detached};
 use crate::pg::query::run;
 use crate::pg::{self, identity};
@@ -39,8 +40,8 @@ pub extern "C" fn pg_finfo_tenancy_before_table_ddl() -> &'static pg_sys::Pg_fin
     &V1
 }
 
-/// The event trigger before ALTER TABLE: a partition that is detached concurrently is gone by the end of the command, in a
-/// transaction of its own.
+/// The event trigger before ALTER TABLE and what evaluates expressions on the rows that are there. A partition that is
+/// detached concurrently is gone by the end of the command, in a transaction of its own.
 ///
 /// SAFETY: called by PostgreSQL's function manager.
 #[unsafe(no_mangle)]
@@ -49,11 +50,13 @@ pub unsafe extern "C-unwind" fn tenancy_before_table_ddl(
     fcinfo: pg_sys::FunctionCallInfo,
 ) -> pg_sys::Datum {
     // SAFETY: as the function's own.
-    let detached = unsafe {
-        event::is_event_trigger(fcinfo)
-            .then(|| event::detached(fcinfo))
-            .flatten()
+    let (detached, evaluated) = unsafe {
+        if !event::is_event_trigger(fcinfo) || protect::is_own_ddl() {
+            return pg_sys::Datum::from(0);
+        }
+        (event::detached(fcinfo), evaluated::evaluated(fcinfo))
     };
+    drift::check_evaluated(evaluated).unwrap_or_report();
     if let Some(detached) = detached.filter(|d| d.concurrently)
         && !identity::break_glass()
     {

@@ -3,6 +3,7 @@
 use super::plan::{Before, Options};
 use super::table;
 use crate::context;
+use crate::pg::key::KeyType;
 use crate::pg::query::{Arg, run};
 use crate::pg::{self, catalog, fail, identity};
 use pgrx::pg_sys::panic::ErrorReport;
@@ -145,6 +146,7 @@ pub fn require_kind(table: &Facts) -> pg::Result<()> {
 /// The organization column as it is now.
 pub struct OrgColumn {
     pub attnum: i16,
+    pub kind: KeyType,
     pub quoted: String,
     pub before: Before,
     pub indexed: bool,
@@ -158,7 +160,11 @@ pub fn org_column(table: &Facts, name: &str) -> pg::Result<OrgColumn> {
                 pg_catalog.pg_get_expr(d.adbin, d.adrelid), a.attstattarget::pg_catalog.int4,
                 EXISTS (SELECT FROM pg_catalog.pg_index AS i
                         WHERE i.indrelid OPERATOR(pg_catalog.=) a.attrelid AND i.indisvalid AND i.indpred IS NULL
-                          AND i.indkey[0] OPERATOR(pg_catalog.=) a.attnum)
+                          AND i.indkey[0] OPERATOR(pg_catalog.=) a.attnum
+                          AND i.indcollation[0] OPERATOR(pg_catalog.=) a.attcollation),
+                a.attidentity::pg_catalog.text,
+                (SELECT NOT c.collisdeterministic FROM pg_catalog.pg_collation AS c
+                 WHERE c.oid OPERATOR(pg_catalog.=) a.attcollation)
          FROM pg_catalog.pg_attribute AS a
               LEFT JOIN pg_catalog.pg_attrdef AS d ON d.adrelid OPERATOR(pg_catalog.=) a.attrelid
                                                   AND d.adnum OPERATOR(pg_catalog.=) a.attnum
@@ -174,6 +180,8 @@ pub fn org_column(table: &Facts, name: &str) -> pg::Result<OrgColumn> {
                 row.get::<String>(5),
                 row.get::<i32>(6).unwrap_or(-1),
                 row.get::<bool>(7).unwrap_or_default(),
+                row.get::<String>(8).unwrap_or_default(),
+                row.get::<bool>(9).unwrap_or_default(),
             )
         },
     )
@@ -182,7 +190,17 @@ pub fn org_column(table: &Facts, name: &str) -> pg::Result<OrgColumn> {
     if !column_exists(table, name) {
         found = None;
     }
-    let Some((type_id, type_name, not_null, generated, default, statistics, indexed)) = found
+    let Some((
+        type_id,
+        type_name,
+        not_null,
+        generated,
+        default,
+        statistics,
+        indexed,
+        identity,
+        lax,
+    )) = found
     else {
         return Err(fail(
             PgSqlErrorCode::ERRCODE_UNDEFINED_COLUMN,
@@ -191,30 +209,44 @@ pub fn org_column(table: &Facts, name: &str) -> pg::Result<OrgColumn> {
         .set_detail("A protected table says in a column of its own which organization each row belongs to.")
         .set_hint("Name the column with org_column => '...', or add one: ALTER TABLE ... ADD COLUMN org_id uuid."));
     };
-    if type_id != pg_sys::UUIDOID {
+    let Some(kind) = KeyType::of(type_id) else {
         return Err(fail(
             PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
             format!(
-                "column \"{name}\" of table \"{}\" is of type {type_name}, not uuid",
+                "column \"{name}\" of table \"{}\" is of type {type_name}, which holds no organization's key",
                 table.name
             ),
         )
-        .set_detail("The column holds the organization's id.")
-        .set_hint("This version protects organization columns of type uuid."));
-    }
-    if !generated.is_empty() {
+        .set_detail("It holds the organization's id (uuid), or its external key (text, varchar, integer or bigint).")
+        .set_hint("Change the column's type to one of these."));
+    };
+    if !generated.is_empty() || !identity.is_empty() {
         return Err(fail(
             PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
             format!("column \"{name}\" of table \"{}\" is generated", table.name),
         )
         .set_detail("The organization of a row comes from the context.")
-        .set_hint("Use an ordinary uuid column."));
+        .set_hint("Use an ordinary column: ALTER TABLE ... ALTER COLUMN ... DROP EXPRESSION, or DROP IDENTITY."));
+    }
+    if lax {
+        return Err(fail(
+            PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+            format!(
+                "column \"{name}\" of table \"{}\" has a nondeterministic collation",
+                table.name
+            ),
+        )
+        .set_detail(
+            "Keys of two organizations that differ in letter case or accents could be equal to it.",
+        )
+        .set_hint("ALTER TABLE ... ALTER COLUMN ... TYPE ... COLLATE \"C\"."));
     }
     let default_is_ours = default
         .as_deref()
         .is_some_and(|d| d.starts_with("tenancy.current_org"));
     Ok(OrgColumn {
         attnum: number_of(&table::columns_of(table.relid), name),
+        kind,
         quoted: spi::quote_identifier(name),
         indexed,
         default_is_ours,

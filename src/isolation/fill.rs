@@ -6,10 +6,11 @@ use super::facts::facts;
 use super::table::{self, GuardedKey};
 use super::tree;
 use crate::context;
+use crate::pg::key::KeyType;
 use crate::pg::probe::Probe;
 use crate::pg::query::{execute, run};
 use crate::pg::trigger::{self, Event, RowImage};
-use crate::pg::value::{self, Value};
+use crate::pg::value::Value;
 use crate::pg::{self, lookup, partition};
 use pgrx::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -69,10 +70,14 @@ fn fill(call: &trigger::Call) -> pg_sys::Datum {
     }
     let value = new.value(org);
     if table::protected(relid).is_some() {
+        let mine = context::standing()
+            .keys()
+            .zip(KeyType::of(new.type_of(org)))
+            .and_then(|(keys, kind)| keys.datum(kind));
         if value.null
-            && let Some(id) = context::standing().org_id()
+            && let Some(mine) = mine
         {
-            return new.with(org, value::uuid_datum(&id));
+            return new.with(org, mine);
         }
         return unchanged;
     }
@@ -133,7 +138,7 @@ pub fn key_of(relid: pg_sys::Oid, name: &str) -> Option<GuardedKey> {
             for (attnum, column) in &mut key.columns {
                 *attnum = partition::column_number(relid, column);
             }
-            key.lead_to(0);
+            key.lead_to(None);
             return key.columns.iter().all(|(n, _)| *n > 0).then_some(key);
         }
         at = *tree::parents(at).first()?;

@@ -14,6 +14,7 @@ use super::held::{self, Name};
 use super::route;
 use super::table::{self, GuardedKey, Table};
 use crate::pg;
+use crate::pg::key::Keys;
 use crate::pg::local::Backend;
 use crate::pg::probe::{self, Parent};
 use crate::pg::reference;
@@ -34,7 +35,7 @@ struct Pending {
     place: pg_sys::ItemPointerData,
     storage: u32,
     constraint: pg_sys::Oid,
-    org: [u8; 16],
+    org: &'static Keys,
     key: Vec<Value>,
     text: String,
     level: i32,
@@ -51,7 +52,13 @@ static HIDDEN: Backend<Cell<usize>> = Backend::new(Cell::new(0));
 static HIDDEN_VALUES: Backend<RefCell<BTreeSet<Owed>>> =
     Backend::new(RefCell::new(BTreeSet::new()));
 
-pub fn check(table: &Table, old: Option<&RowImage>, new: &RowImage) -> pg::Result<()> {
+/// `org`: the row's, to which it was held before.
+pub fn check(
+    table: &Table,
+    org: &'static Keys,
+    old: Option<&RowImage>,
+    new: &RowImage,
+) -> pg::Result<()> {
     held::begin_row();
     for key in &table.foreign_keys {
         let values: Vec<Value> = key.columns.iter().map(|(i, _)| new.value(*i)).collect();
@@ -69,21 +76,27 @@ pub fn check(table: &Table, old: Option<&RowImage>, new: &RowImage) -> pg::Resul
         if unchanged && !is_pending(key, &values) {
             continue;
         }
-        if let Some(org) = new.value(table.org_attnum).as_uuid() {
-            check_one(table, key, values, org, new);
-        }
+        check_one(table, key, values, org, new);
     }
     Ok(())
 }
 
-fn check_one(table: &Table, key: &GuardedKey, values: Vec<Value>, org: [u8; 16], new: &RowImage) {
-    let name = Name::new(key.constraint, &org, &values);
+fn check_one(
+    table: &Table,
+    key: &GuardedKey,
+    values: Vec<Value>,
+    org: &'static Keys,
+    new: &RowImage,
+) {
+    let name = org
+        .id()
+        .and_then(|id| Name::new(key.constraint, &id, &values));
     if let Some(name) = &name
         && held::contains(name)
     {
         return held::note(key, *name);
     }
-    match route::find(&key.probe, key.leaves.as_ref(), &values, &org) {
+    match route::find(&key.probe, key.leaves.as_ref(), &values, org) {
         Parent::Held => {
             if let Some(name) = name {
                 held::insert(&name);
@@ -213,7 +226,7 @@ pub fn before_commit() {
         else {
             continue;
         };
-        if route::find(&key.probe, key.leaves.as_ref(), &pending.key, &pending.org)
+        if route::find(&key.probe, key.leaves.as_ref(), &pending.key, pending.org)
             == Parent::Foreign
         {
             reference::violation_at_commit(

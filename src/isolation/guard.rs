@@ -7,10 +7,12 @@
 
 use super::foreign_key;
 use super::moved;
+use super::plan;
 use super::table::{self, Table};
 use crate::audit;
 use crate::context::{self, Standing};
 use crate::hooks::cascade;
+use crate::pg::key::{ByKind, KeyType, Keys};
 use crate::pg::modify::Write;
 use crate::pg::trigger::{self, Call, Event, RowImage};
 use crate::pg::{self, fail, identity, transaction};
@@ -111,17 +113,29 @@ fn named(relid: pg_sys::Oid) -> String {
 fn guard_statement(call: &Call) -> pg::Result<()> {
     moved::begin();
     // A cascade needs the right on the parent only; the rows it reaches are still held to the organization.
-    if identity::is_logical_worker() || cascade::is_own_statement() || identity::break_glass() {
+    if cascade::is_own_statement() || needs_no_right() {
         return Ok(());
     }
     let table = table_of(call.relid())?;
     ask_for_right(&table, call.event)
 }
 
+/// Whether a statement is none of an organization's: replication, a migration, break-glass.
+fn needs_no_right() -> bool {
+    if identity::is_logical_worker() || context::migration::is_in_force() {
+        return true;
+    }
+    let broken_glass = identity::break_glass();
+    if broken_glass {
+        context::note_break_glass();
+    }
+    broken_glass
+}
+
 /// What `guard_statement` asks, of a statement that no trigger was called for yet.
 pub fn guard_write(relid: pg_sys::Oid, event: Event) -> pg::Result<()> {
     moved::begin();
-    if identity::is_logical_worker() || identity::break_glass() {
+    if needs_no_right() {
         return Ok(());
     }
     let table = table_of(relid)?;
@@ -144,17 +158,18 @@ fn ask_for_right(table: &Table, event: Event) -> pg::Result<()> {
     if !now.may_do(action) {
         require(&now, action, &format!("on {}", named(table.relid)))?;
     }
+    mine(&now, table.org_kind, table.relid)?;
     context::pin(&now)
 }
 
 /// Whether `guard_row` has nothing to add to what row security asks of each new row, as it is stored: the table has no
 /// foreign keys to guard, and no audit.
-pub fn is_held_by_policy(write: &Write, check_row: pg_sys::Oid) -> bool {
+pub fn is_held_by_policy(write: &Write, check_row: ByKind) -> bool {
     write.event == Event::Insert
         && table_of(write.relid).is_ok_and(|table| {
             !table.options.audit
                 && table.foreign_keys.is_empty()
-                && write.is_checked_by(check_row, table.org_attnum)
+                && write.is_checked_by(check_row.of(table.org_kind), table.org_attnum)
         })
 }
 
@@ -172,6 +187,19 @@ pub fn guard_written(relid: pg_sys::Oid) -> pg::Result<()> {
         ));
     }
     context::pin(&now)
+}
+
+/// The organization in effect, which has a key of the table's kind.
+fn mine(now: &Standing, kind: KeyType, relid: pg_sys::Oid) -> pg::Result<&'static Keys> {
+    let doing = || format!("write to {}", named(relid));
+    let keys = now
+        .keys()
+        .ok_or_else(|| context::without_context(now, &doing()))?;
+    if keys.has(kind) {
+        Ok(keys)
+    } else {
+        Err(context::without_key(now, kind, &doing()))
+    }
 }
 
 fn require(now: &Standing, action: &str, on: &str) -> pg::Result<()> {
@@ -193,9 +221,16 @@ fn guard_row(call: &Call) -> pg::Result<()> {
     let table = table_of(call.relid())?;
     let (old, new) = (call.old_row(), call.new_row());
     let broken_glass = identity::break_glass();
-    if !broken_glass {
+    let migrating = !broken_glass && is_of_migration();
+    if migrating {
+        keep_org(call, &table, old.as_ref(), new.as_ref())?;
+        if let Some(new) = &new {
+            let org = org_named_by(&table, new)?;
+            foreign_key::check(&table, org, old.as_ref(), new)?;
+        }
+    } else if !broken_glass {
         let now = context::standing();
-        hold_to_org(call, &table, &now, old.as_ref(), new.as_ref())?;
+        let org = hold_to_org(call, &table, &now, old.as_ref(), new.as_ref())?;
         match (&old, &new) {
             (Some(old), Some(new)) => check_columns(call, &table, &now, old, new)?,
             // Half of an UPDATE that moves the row to another partition.
@@ -208,7 +243,7 @@ fn guard_row(call: &Call) -> pg::Result<()> {
             (None, None) => {}
         }
         if let Some(new) = &new {
-            foreign_key::check(&table, old.as_ref(), new)?;
+            foreign_key::check(&table, org, old.as_ref(), new)?;
         }
     }
     // Before PostgreSQL's own checks of this row: the trigger's name sorts first.
@@ -216,9 +251,73 @@ fn guard_row(call: &Call) -> pg::Result<()> {
         foreign_key::parents_changed();
     }
     if table.options.audit {
-        audit::capture(&table, call.event, old.as_ref(), new.as_ref(), broken_glass);
+        let bypassed = broken_glass || migrating;
+        audit::capture(&table, call.event, old.as_ref(), new.as_ref(), bypassed);
     }
     Ok(())
+}
+
+/// Whether a row is written by a migration's own statement, or by a referential action that one set off.
+fn is_of_migration() -> bool {
+    context::migration::is_on()
+        && (context::migration::is_in_force()
+            || cascade::is_own_statement() && context::migration::set_off_action())
+}
+
+/// In a migration rows of any organization are written; none moves to another.
+fn keep_org(
+    call: &Call,
+    table: &Table,
+    old: Option<&RowImage>,
+    new: Option<&RowImage>,
+) -> pg::Result<()> {
+    let org_of = |row: &RowImage| row.value(table.org_attnum);
+    let moved = match (old, new) {
+        (Some(old), Some(new)) => !org_of(old).same(&org_of(new)),
+        (Some(old), None) => {
+            moved::left_in_migration(table, old);
+            false
+        }
+        (None, Some(new)) => moved::has_changed_org(table, new),
+        (None, None) => false,
+    };
+    if moved {
+        return Err(org_changes(call, table));
+    }
+    Ok(())
+}
+
+/// The organization of a row that is held to none.
+fn org_named_by(table: &Table, row: &RowImage) -> pg::Result<&'static Keys> {
+    let id = context::keys::whose(table.org_kind, &row.value(table.org_attnum));
+    let known = id.and_then(|id| context::authority::org_by_id(&id));
+    match (known, id) {
+        (Some(org), _) => Ok(org.keys()),
+        (None, Some(id)) => Ok(context::keys::intern(id, None)),
+        (None, None) => Err(denied(
+            format!(
+                "permission denied: the row in {} is of no organization",
+                named(table.relid)
+            ),
+            format!(
+                "Column \"{}\" holds the external key of none.",
+                table.options.org_column
+            ),
+            "Create the organization first.",
+        )),
+    }
+}
+
+fn org_changes(call: &Call, table: &Table) -> ErrorReport {
+    denied(
+        format!(
+            "permission denied: column \"{}\" of table \"{}\" never changes",
+            table.options.org_column,
+            call.relation_name()
+        ),
+        "A row belongs to one organization for good.",
+        "Insert the row under the other organization, in a context of its own.",
+    )
 }
 
 fn hold_to_org(
@@ -227,43 +326,34 @@ fn hold_to_org(
     now: &Standing,
     old: Option<&RowImage>,
     new: Option<&RowImage>,
-) -> pg::Result<()> {
-    let Some(org) = now.org_id() else {
-        return Err(context::without_context(
-            now,
-            &format!("write to table \"{}\"", call.relation_name()),
-        ));
-    };
-    let org_of = |row: &RowImage| row.value(table.org_attnum).as_uuid();
+) -> pg::Result<&'static Keys> {
+    let key_of = |row: &RowImage| row.value(table.org_attnum);
     if let (Some(old), Some(new)) = (old, new)
-        && org_of(old) != org_of(new)
+        && !key_of(old).same(&key_of(new))
     {
-        return Err(denied(
-            format!(
-                "permission denied: column \"{}\" of table \"{}\" never changes",
-                table.options.org_column,
-                call.relation_name()
-            ),
-            "A row belongs to one organization for good.",
-            "Insert the row under the other organization, in a context of its own.",
-        ));
+        return Err(org_changes(call, table));
     }
+    let org = match now.keys() {
+        Some(keys) if keys.has(table.org_kind) => keys,
+        _ => mine(now, table.org_kind, table.relid)?,
+    };
     for row in [old, new].into_iter().flatten() {
-        if org_of(row) != Some(org) {
+        if !org.is(table.org_kind, &key_of(row)) {
             return Err(denied(
                 format!(
                     "permission denied: the row in table \"{}\" is not of the current organization",
                     call.relation_name()
                 ),
                 format!(
-                    "Column \"{}\" must hold tenancy.current_org().",
-                    table.options.org_column
+                    "Column \"{}\" must hold {}.",
+                    table.options.org_column,
+                    plan::current(table.org_kind)
                 ),
                 "Leave the column out: its default fills it. A superuser who means it says SET row_security = off first.",
             ));
         }
     }
-    Ok(())
+    Ok(org)
 }
 
 /// Columns with an action of their own compare old and new, so that saving a whole row with them unchanged passes.
@@ -334,6 +424,9 @@ fn guard_audit(call: &Call) -> pg::Result<()> {
 
 /// A locking SELECT by a role that may not update: an error, as UPDATE gives, instead of no rows (spec 5.4).
 pub fn check_locking_read(relid: pg_sys::Oid) -> pg::Result<()> {
+    if context::migration::is_in_force() {
+        return Ok(());
+    }
     let Some(table) = table::protected(relid) else {
         return Ok(());
     };
@@ -356,7 +449,7 @@ pub fn check_locking_read(relid: pg_sys::Oid) -> pg::Result<()> {
 }
 
 /// What a WITH CHECK refuses: no organization, no right, or a row of another organization (spec 5.4).
-pub fn refused_row(relid: pg_sys::Oid, action: &str) -> ErrorReport {
+pub fn refused_row(relid: pg_sys::Oid, kind: KeyType, action: &str) -> ErrorReport {
     let now = context::standing();
     let on = format!("table \"{}\"", pg::catalog::relation_name(relid));
     if now.org.is_none() {
@@ -365,16 +458,22 @@ pub fn refused_row(relid: pg_sys::Oid, action: &str) -> ErrorReport {
     if let Err(lacking) = require(&now, action, &format!("on {on}")) {
         return lacking;
     }
+    if let Err(lacking) = mine(&now, kind, relid) {
+        return lacking;
+    }
     denied(
         format!("permission denied: the new row in {on} is not of the current organization"),
-        "Its organization column must hold tenancy.current_org().",
+        format!("Its organization column must hold {}.", plan::current(kind)),
         "Leave the column out: its default fills it.",
     )
 }
 
 /// A MERGE into a protected table that reads none of its columns: PostgreSQL would match every organization's rows.
 pub fn check_unread_merge(relid: pg_sys::Oid) -> pg::Result<()> {
-    if identity::break_glass() || table::protected(relid).is_none() {
+    if identity::break_glass()
+        || context::migration::is_in_force()
+        || table::protected(relid).is_none()
+    {
         return Ok(());
     }
     Err(denied(

@@ -27,6 +27,7 @@ mod tree;
 mod uninstall;
 mod validate;
 mod way;
+mod whose;
 
 use pgrx::pg_sys::panic::ErrorReportable;
 
@@ -36,9 +37,9 @@ pub use guard::{
     guard_write, guard_written, is_held_by_policy, pin_for, refused_row,
 };
 pub use held::any as holds_any;
-pub use table::Table;
 #[cfg(feature = "pg_test")]
 pub use table::protected;
+pub use table::{Table, keyed_by_external_keys};
 pub use tree::members;
 
 /// From the invalidation callback: no catalog access, no waiting.

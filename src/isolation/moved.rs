@@ -22,12 +22,27 @@ pub fn left(table: &Table, old: &RowImage) {
     if table.column_actions.is_empty() || !old.has_moved() {
         return;
     }
+    let columns = table.column_actions.iter();
+    remember(
+        table,
+        columns
+            .map(|(attnum, name, _)| (name.clone(), contents(old, *attnum)))
+            .collect(),
+    );
+}
+
+/// A migration is held to no organization: whether the row is still of its own when it arrives is looked at there.
+pub fn left_in_migration(table: &Table, old: &RowImage) {
+    if old.has_moved() {
+        remember(
+            table,
+            vec![(String::new(), contents(old, table.org_attnum))],
+        );
+    }
+}
+
+fn remember(table: &Table, values: Vec<(String, Option<Vec<u8>>)>) {
     let depth = trigger::depth();
-    let values = table
-        .column_actions
-        .iter()
-        .map(|(attnum, name, _)| (name.clone(), contents(old, *attnum)))
-        .collect();
     LEFT.with_borrow_mut(|all| {
         all.retain(|one| one.depth < depth);
         all.push(Left {
@@ -38,15 +53,26 @@ pub fn left(table: &Table, old: &RowImage) {
     });
 }
 
-/// The columns with an action that changed on the way.
-pub fn arrived<'a>(table: &'a Table, new: &RowImage) -> Vec<&'a (i16, String, String)> {
+/// Whether a row that a migration moves between partitions is another organization's now.
+pub fn has_changed_org(table: &Table, new: &RowImage) -> bool {
+    arrival(table).is_some_and(|left| {
+        let before = left.values.iter().find(|(name, _)| name.is_empty());
+        before.is_some_and(|(_, org)| *org != contents(new, table.org_attnum))
+    })
+}
+
+/// What left for the row that arrives now, if it does not just come in.
+fn arrival(table: &Table) -> Option<Left> {
     if LEFT.with_borrow(Vec::is_empty) {
-        return vec![];
+        return None;
     }
     let depth = trigger::depth();
-    let Some(left) =
-        LEFT.with_borrow_mut(|all| all.pop_if(|one| one.depth == depth && one.root == table.root))
-    else {
+    LEFT.with_borrow_mut(|all| all.pop_if(|one| one.depth == depth && one.root == table.root))
+}
+
+/// The columns with an action that changed on the way.
+pub fn arrived<'a>(table: &'a Table, new: &RowImage) -> Vec<&'a (i16, String, String)> {
+    let Some(left) = arrival(table) else {
         return vec![];
     };
     table

@@ -32,23 +32,29 @@ pub fn after(relid: pg_sys::Oid) -> pg::Result<()> {
             continue;
         }
         for member in tree::members(child) {
-            let Some(org) = table::org_column_of(member) else {
-                continue;
-            };
-            let own = context::standing().org_id();
             let member = facts(member)?;
-            let mut strange = false;
-            identity::as_table_owner(member.owner, || {
-                scan::for_each_row(member.relid, |row| {
-                    strange |= own.is_none() || row.value(org).as_uuid() != own;
-                });
-            });
-            if strange {
+            if holds_others_rows(&member) {
                 return Err(smuggled(&member, &facts(parent)?));
             }
         }
     }
     Ok(())
+}
+
+/// Whether a protected table holds rows that are not of the current organization.
+pub fn holds_others_rows(table: &Facts) -> bool {
+    let Some(org) = table::org_column_of(table.relid) else {
+        return false;
+    };
+    let now = context::standing();
+    let own = now.keys();
+    let mut strange = false;
+    identity::as_table_owner(table.owner, || {
+        scan::for_each_row(table.relid, |row| {
+            strange |= !own.is_some_and(|own| own.is(org.kind, &row.value(org.attnum)));
+        });
+    });
+    strange
 }
 
 /// Child and parent of each place in a tree that this transaction made, this table being one of them.
@@ -91,7 +97,11 @@ fn smuggled(table: &Facts, parent: &Facts) -> ErrorReport {
 /// A partition that foreign keys lead to leaves: PostgreSQL looks for references to its rows under row security, and who
 /// is held to one organization would leave the others' references dangling (attack D3).
 pub fn check_detached(parent: pg_sys::Oid, detached: &Detached) -> pg::Result<()> {
-    if identity::may_bypass_row_security() || current_options(parent).is_none() {
+    // A migration's role sees the rows of all, or PostgreSQL's look at the referring table is refused.
+    if identity::may_bypass_row_security()
+        || context::migration::is_in_force()
+        || current_options(parent).is_none()
+    {
         return Ok(());
     }
     let mut at = Some(parent);

@@ -1,6 +1,7 @@
 //! A protected table as plain data: what was asked for, what the table looks like, and the statements that lead from
 //! the one to the other. No server in here; names arrive quoted by PostgreSQL.
 
+use crate::pg::key::KeyType;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -106,10 +107,32 @@ impl Options {
 pub struct Quoted<'a> {
     pub table: &'a str,
     pub org_column: &'a str,
+    pub kind: KeyType,
     /// `literal(text)` is PostgreSQL's quote_literal.
     pub literal: &'a dyn Fn(&str) -> String,
     /// A partitioned table stores no rows: they are its partitions'.
     pub partitioned: bool,
+}
+
+/// The function that fills a column of the kind, as an expression.
+pub fn current(kind: KeyType) -> &'static str {
+    match kind {
+        KeyType::Uuid => "tenancy.current_org()",
+        KeyType::Text => "tenancy.current_org_key()",
+        KeyType::Integer => "tenancy.current_org_key_integer()",
+        KeyType::Bigint => "tenancy.current_org_key_bigint()",
+    }
+}
+
+/// The function that policies compare a column of the kind with: in the column's own type, since a cast of the column
+/// would cost the index.
+fn org_if(kind: KeyType) -> &'static str {
+    match kind {
+        KeyType::Uuid => "tenancy.org_if",
+        KeyType::Text => "tenancy.org_key_if",
+        KeyType::Integer => "tenancy.org_key_integer_if",
+        KeyType::Bigint => "tenancy.org_key_bigint_if",
+    }
 }
 
 /// Commands with the action that each needs, and whether its policy has USING and WITH CHECK.
@@ -135,14 +158,15 @@ pub fn policy_names() -> impl Iterator<Item = String> {
 pub fn protect(o: &Options, q: &Quoted, needs_index: bool) -> Vec<String> {
     let (table, org) = (q.table, q.org_column);
     let mut sql = vec![format!(
-        "ALTER TABLE ONLY {table} ALTER COLUMN {org} SET DEFAULT tenancy.current_org(), \
-         ALTER COLUMN {org} SET NOT NULL, ALTER COLUMN {org} SET STATISTICS 1000"
+        "ALTER TABLE ONLY {table} ALTER COLUMN {org} SET DEFAULT {}, \
+         ALTER COLUMN {org} SET NOT NULL, ALTER COLUMN {org} SET STATISTICS 1000",
+        current(q.kind)
     )];
     if needs_index {
         sql.push(format!("CREATE INDEX ON {table} ({org})"));
     }
     for (command, action, using, check) in commands(o) {
-        let predicate = format!("({org} = tenancy.org_if({}))", (q.literal)(action));
+        let predicate = format!("({org} = {}({}))", org_if(q.kind), (q.literal)(action));
         let mut clauses = String::new();
         if using {
             clauses.push_str(&format!(" USING {predicate}"));
@@ -281,6 +305,7 @@ mod tests {
         Quoted {
             table: "public.servers",
             org_column: "org_id",
+            kind: KeyType::Uuid,
             literal,
             partitioned: false,
         }
@@ -334,6 +359,35 @@ mod tests {
                 .iter()
                 .any(|s| s.starts_with("CREATE INDEX"))
         );
+    }
+
+    #[test]
+    fn default_and_predicate_are_of_the_columns_own_type() {
+        let o = options();
+        for (kind, default, predicate) in [
+            (KeyType::Text, "current_org_key()", "org_key_if("),
+            (
+                KeyType::Integer,
+                "current_org_key_integer()",
+                "org_key_integer_if(",
+            ),
+            (
+                KeyType::Bigint,
+                "current_org_key_bigint()",
+                "org_key_bigint_if(",
+            ),
+        ] {
+            let mut q = quoted(&literal);
+            q.kind = kind;
+            let sql = protect(&o, &q, false).join(";");
+            assert!(sql.contains(&format!("SET DEFAULT tenancy.{default},")));
+            assert_eq!(
+                sql.matches(&format!("USING (org_id = tenancy.{predicate}"))
+                    .count(),
+                6
+            );
+            assert!(!sql.contains("tenancy.org_if("));
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ use super::survey::{Target, survey};
 use super::{exempt, table, tree};
 use crate::access;
 use crate::context::authority;
+use crate::pg::key::{KeyColumn, KeyType};
 use crate::pg::query::{self, Arg, execute, run};
 use crate::pg::{self, error, fail, identity};
 use pgrx::pg_sys::panic::ErrorReport;
@@ -33,12 +34,13 @@ pub fn given_permissions(given: JsonB) -> pg::Result<Permissions> {
 /// write guard, foreign-key guard and audit. Partitions and inheritance children come along, on every level, and so do
 /// those made or attached later.
 ///
-/// `org_column`: a uuid column. `permissions`: the action needed to select, insert, update and delete (defaults
+/// `org_column`: a column that holds the organization's id (uuid), or its external key (text, varchar, integer, bigint).
+/// `permissions`: the action needed to select, insert, update and delete (defaults
 /// data:read and data:write) and, under columns, to change a column. `audit`: whether writes are logged. For the
 /// table's owner and the DBA. Protecting a table again in the same way changes nothing, but partitions that lack
 /// protection get it.
 /// Errors, before anything is changed: 42501 not the owner, 42809 no table that can be protected, or one below an
-/// unprotected parent, 42703 no such column, 42804 not uuid, 22023 unknown action or key, 23502 rows without
+/// unprotected parent, 42703 no such column, 42804 of another type, 0A000 a nondeterministic collation, 22023 unknown action or key, 23502 rows without
 /// organization, 23503 references that cross organizations, 42710 protected already in another way.
 #[pg_extern(sql = r#"
 CREATE FUNCTION protect(
@@ -97,7 +99,10 @@ impl Planned<'_> {
     pub fn target(&self) -> Target<'_> {
         Target {
             table: self.table,
-            org: self.column.attnum,
+            org: KeyColumn {
+                attnum: self.column.attnum,
+                kind: self.column.kind,
+            },
         }
     }
 }
@@ -231,6 +236,7 @@ pub fn apply(planned: &Planned) {
     let quoted = Quoted {
         table: &name,
         org_column: &column.quoted,
+        kind: column.kind,
         literal: &literal,
         partitioned: table.is_partitioned(),
     };
@@ -352,6 +358,7 @@ fn take_away(table: &Facts, mut options: Options) {
     let quoted = Quoted {
         table: &name,
         org_column: &column,
+        kind: KeyType::default(),
         literal: &literal,
         partitioned: table.is_partitioned(),
     };
@@ -383,11 +390,11 @@ fn take_away(table: &Facts, mut options: Options) {
 /// another table's.
 pub fn as_it_stands(table: &Facts, mut options: Options) -> Options {
     options.org_column = table::org_column_of(table.relid)
-        .and_then(|attnum| {
+        .and_then(|column| {
             run(
                 "SELECT attname::pg_catalog.text FROM pg_catalog.pg_attribute
                  WHERE attrelid OPERATOR(pg_catalog.=) $1 AND attnum OPERATOR(pg_catalog.=) $2::pg_catalog.int8",
-                &[Arg::Oid(table.relid), Arg::Oid(pg_sys::Oid::from(attnum as u32))],
+                &[Arg::Oid(table.relid), Arg::Oid(pg_sys::Oid::from(column.attnum as u32))],
                 |row| row.get::<String>(1),
             )
             .pop()

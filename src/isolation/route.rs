@@ -2,6 +2,7 @@
 //! the row, and that one's part of the index is asked.
 
 use super::table;
+use crate::pg::key::{KeyColumn, Keys};
 use crate::pg::partition::{self, Leaf, Part};
 use crate::pg::probe::{self, Parent, Probe};
 use crate::pg::value::Value;
@@ -23,7 +24,7 @@ impl Leaves {
         partition::is_partitioned(probe.parent).then(|| Leaves {
             org_column: table::columns_of(probe.parent)
                 .into_iter()
-                .find(|(attnum, _)| *attnum == probe.org_attnum)
+                .find(|(attnum, _)| probe.org.is_some_and(|org| org.attnum == *attnum))
                 .map(|(_, name)| name)
                 .unwrap_or_default(),
             known: RefCell::default(),
@@ -55,9 +56,10 @@ impl Leaves {
         let name = (u32::from(leaf.table), u32::from(leaf.index));
         let known = self.known.borrow().get(&name).cloned();
         known.unwrap_or_else(|| {
-            let probe = Rc::new(
-                whole.for_partition(leaf, partition::column_number(leaf.table, &self.org_column)),
-            );
+            let attnum = partition::column_number(leaf.table, &self.org_column);
+            let org = whole.org.filter(|_| attnum > 0);
+            let org = org.map(|org| KeyColumn { attnum, ..org });
+            let probe = Rc::new(whole.for_partition(leaf, org));
             self.known.borrow_mut().insert(name, probe.clone());
             probe
         })
@@ -65,7 +67,7 @@ impl Leaves {
 }
 
 /// `probe::find()` wherever the parent's rows are.
-pub fn find(probe: &Probe, leaves: Option<&Leaves>, key: &[Value], org: &[u8; 16]) -> Parent {
+pub fn find(probe: &Probe, leaves: Option<&Leaves>, key: &[Value], org: &Keys) -> Parent {
     // A key that cannot be looked up is told apart there.
     let Some(leaves) = leaves.filter(|_| probe.is_known()) else {
         return probe::find(probe, key, org);
@@ -79,7 +81,7 @@ pub fn find(probe: &Probe, leaves: Option<&Leaves>, key: &[Value], org: &[u8; 16
 }
 
 /// What stands at the other end of an existing reference, without a lock.
-pub fn peek(probe: &Probe, leaves: Option<&Leaves>, key: &[Value], org: &[u8; 16]) -> Parent {
+pub fn peek(probe: &Probe, leaves: Option<&Leaves>, key: &[Value], org: &Keys) -> Parent {
     let Some(leaves) = leaves.filter(|_| probe.is_known()) else {
         return probe::peek(probe, key, org);
     };

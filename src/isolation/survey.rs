@@ -6,6 +6,8 @@ use super::facts::{Facts, current_options, facts};
 use super::protect::Planned;
 use super::route;
 use super::table::{self, GuardedKey};
+use super::whose::Directory;
+use crate::pg::key::KeyColumn;
 use crate::pg::probe::Parent;
 use crate::pg::query::{Arg, run};
 use crate::pg::value::Value;
@@ -24,7 +26,8 @@ pub struct Finding {
 pub enum Problem {
     /// Without an organization.
     Homeless,
-    /// Of an organization that does not exist: nobody will see them, and nothing else is wrong with them.
+    /// Of an organization that does not exist, or with a key that is nobody's external key: nobody will see them, and
+    /// nothing else is wrong with them.
     Unknown,
     /// A foreign key's references to another organization's rows.
     Crossing {
@@ -36,27 +39,24 @@ pub enum Problem {
 /// A table with the column that says whose each row is.
 pub struct Target<'a> {
     pub table: &'a Facts,
-    pub org: i16,
+    pub org: KeyColumn,
 }
 
 /// Looks through the tables that are about to be protected, each read once, and through those already protected that
 /// refer to them. `seen` hears of each table that is done.
 pub fn look(targets: &[Target], mut seen: impl FnMut()) -> pg::Result<Vec<Finding>> {
-    let planned: HashMap<pg_sys::Oid, i16> =
+    let planned: HashMap<pg_sys::Oid, KeyColumn> =
         targets.iter().map(|t| (t.table.relid, t.org)).collect();
     let org_of = |relid: pg_sys::Oid| match planned.get(&relid) {
         Some(org) => Some(*org),
         None => current_options(relid).and(table::org_column_of(relid)),
     };
-    let known: HashSet<[u8; 16]> = run("SELECT id FROM tenancy.orgs", &[], |row| row.uuid(1))
-        .into_iter()
-        .flatten()
-        .collect();
+    let mut all = Directory::read();
     let mut findings = vec![];
     for target in targets {
         if !target.table.is_partitioned() {
             let keys = guarded_keys(target.table.relid, org_of, |_| true);
-            findings.extend(look_at(target, &keys, Some(&known)));
+            findings.extend(look_at(target, &keys, &mut all, true));
         }
         seen();
     }
@@ -67,13 +67,13 @@ pub fn look(targets: &[Target], mut seen: impl FnMut()) -> pg::Result<Vec<Findin
         };
         let keys = guarded_keys(child.relid, org_of, |parent| planned.contains_key(&parent));
         let target = Target { table: &child, org };
-        findings.extend(look_at(&target, &keys, None));
+        findings.extend(look_at(&target, &keys, &mut all, false));
     }
     Ok(findings)
 }
 
 /// The protected tables with rows of their own that refer to one of these and are none of them.
-fn referring(planned: &HashMap<pg_sys::Oid, i16>) -> Vec<pg_sys::Oid> {
+fn referring(planned: &HashMap<pg_sys::Oid, KeyColumn>) -> Vec<pg_sys::Oid> {
     let mut children = HashSet::new();
     for parent in planned.keys() {
         children.extend(
@@ -98,40 +98,39 @@ fn referring(planned: &HashMap<pg_sys::Oid, i16>) -> Vec<pg_sys::Oid> {
 /// The foreign keys of a table to parents that say whose their rows are.
 fn guarded_keys(
     child: pg_sys::Oid,
-    org_of: impl Fn(pg_sys::Oid) -> Option<i16>,
+    org_of: impl Fn(pg_sys::Oid) -> Option<KeyColumn>,
     concerns: impl Fn(pg_sys::Oid) -> bool,
 ) -> Vec<GuardedKey> {
     table::all_keys(child, &table::columns_of(child))
         .into_iter()
         .filter(|key| concerns(key.probe.parent))
         .filter_map(|mut key| {
-            key.lead_to(org_of(key.probe.parent)?);
+            key.lead_to(Some(org_of(key.probe.parent)?));
             Some(key)
         })
         .collect()
 }
 
-/// One pass over a table's rows. Whose organization exists is asked where `known` is given.
+/// One pass over a table's rows; `of_rows`: what they themselves lack counts too.
 fn look_at(
     target: &Target,
     keys: &[GuardedKey],
-    known: Option<&HashSet<[u8; 16]>>,
+    all: &mut Directory,
+    of_rows: bool,
 ) -> Vec<Finding> {
     let (mut homeless, mut unknown) = (0_u64, 0_u64);
     let mut crossing = vec![0_u64; keys.len()];
     identity::as_table_owner(target.table.owner, || {
         scan::for_each_row(target.table.relid, |row| {
-            let Some(org) = row.value(target.org).as_uuid() else {
+            let Some(org) = all.whose(target.org.kind, &row.value(target.org.attnum)) else {
                 homeless += 1;
                 return;
             };
-            if known.is_some_and(|known| !known.contains(&org)) {
-                unknown += 1;
-            }
+            unknown += u64::from(!org.known);
             for (key, count) in keys.iter().zip(&mut crossing) {
                 let values: Vec<Value> = key.columns.iter().map(|(i, _)| row.value(*i)).collect();
                 if values.iter().all(|v| !v.null)
-                    && route::peek(&key.probe, key.leaves.as_ref(), &values, &org)
+                    && route::peek(&key.probe, key.leaves.as_ref(), &values, &org.keys)
                         == Parent::Foreign
                 {
                     *count += 1;
@@ -140,7 +139,7 @@ fn look_at(
         });
     });
     let mut found = vec![];
-    if known.is_some() {
+    if of_rows {
         found.extend([(Problem::Homeless, homeless), (Problem::Unknown, unknown)]);
     }
     found.extend(keys.iter().zip(crossing).map(|(key, rows)| {

@@ -8,6 +8,7 @@ use super::plan::Options;
 use super::route::Leaves;
 use crate::audit::Captured;
 use crate::pg::catalog;
+use crate::pg::key::{KeyColumn, KeyType};
 use crate::pg::local::Backend;
 use crate::pg::probe::{self, Cast, Probe, ProbeKey};
 use crate::pg::query::{Arg, latest};
@@ -55,8 +56,8 @@ impl GuardedKey {
     }
 
     /// Says which column of the parent holds the organization.
-    pub fn lead_to(&mut self, org_attnum: i16) {
-        self.probe.org_attnum = org_attnum;
+    pub fn lead_to(&mut self, org: Option<KeyColumn>) {
+        self.probe.org = org;
         self.leaves = Leaves::of(&self.probe);
     }
 }
@@ -68,7 +69,9 @@ pub struct Table {
     pub root: pg_sys::Oid,
     /// schema.table of the root, quoted where needed: what it is called in the log.
     pub object: String,
+    /// The organization column; 0 where it is not what protect() made of it.
     pub org_attnum: i16,
+    pub org_kind: KeyType,
     pub options: Options,
     /// Columns with an action of their own.
     pub column_actions: Vec<(i16, String, String)>,
@@ -178,14 +181,15 @@ fn read(relid: pg_sys::Oid) -> Option<Table> {
         .collect();
     // A column with an action of its own that is not found is no reason to let it be written freely.
     let whole = column_actions.len() == options.columns.len();
-    let org_attnum = org_column_of(relid).filter(|_| whole).unwrap_or(0);
+    let org = org_column_of(relid).filter(|_| whole);
     let (foreign_keys, mut parents) = foreign_keys(relid, &columns);
     parents.push(root);
     Some(Table {
         relid,
         root,
         object,
-        org_attnum,
+        org_attnum: org.map_or(0, |o| o.attnum),
+        org_kind: org.map_or(KeyType::Uuid, |o| o.kind),
         column_actions,
         key,
         foreign_keys,
@@ -198,26 +202,53 @@ fn read(relid: pg_sys::Oid) -> Option<Table> {
 }
 
 /// The column that our policies compare, by their recorded dependency: right also after it was renamed. None where it
-/// is not one uuid column: what the guards then read would not be an id.
-pub fn org_column_of(relid: pg_sys::Oid) -> Option<i16> {
+/// is not one column of a type that holds keys: what the guards then read would not be a key.
+pub fn org_column_of(relid: pg_sys::Oid) -> Option<KeyColumn> {
     let columns = latest(
-        "SELECT DISTINCT d.refobjsubid::pg_catalog.int2
+        "SELECT DISTINCT d.refobjsubid::pg_catalog.int2, a.atttypid
          FROM pg_catalog.pg_policy AS p
               JOIN pg_catalog.pg_depend AS d ON d.objid OPERATOR(pg_catalog.=) p.oid
               JOIN pg_catalog.pg_attribute AS a ON a.attrelid OPERATOR(pg_catalog.=) p.polrelid
                                                AND a.attnum OPERATOR(pg_catalog.=) d.refobjsubid
-                                               AND a.atttypid OPERATOR(pg_catalog.=) 'pg_catalog.uuid'::pg_catalog.regtype
          WHERE p.polrelid OPERATOR(pg_catalog.=) $1 AND p.polname OPERATOR(pg_catalog.=) 'tenancy_select_boundary'
            AND d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_policy'::pg_catalog.regclass
            AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass
            AND d.refobjid OPERATOR(pg_catalog.=) $1 AND d.refobjsubid OPERATOR(pg_catalog.>) 0",
         &[Arg::Oid(relid)],
-        |row| row.get::<i16>(1),
+        |row| {
+            Some(KeyColumn {
+                attnum: row.get(1)?,
+                kind: KeyType::of(row.get(2)?)?,
+            })
+        },
     );
     match columns.as_slice() {
         [one] => *one,
         _ => None,
     }
+}
+
+/// A protected table whose column holds external keys, if there is one.
+pub fn keyed_by_external_keys() -> Option<String> {
+    latest(
+        "SELECT c.oid::pg_catalog.regclass::pg_catalog.text
+         FROM pg_catalog.pg_policy AS p
+              JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) p.polrelid
+              JOIN pg_catalog.pg_depend AS d ON d.objid OPERATOR(pg_catalog.=) p.oid
+                                            AND d.refobjid OPERATOR(pg_catalog.=) p.polrelid
+              JOIN pg_catalog.pg_attribute AS a ON a.attrelid OPERATOR(pg_catalog.=) p.polrelid
+                                               AND a.attnum OPERATOR(pg_catalog.=) d.refobjsubid
+         WHERE p.polname OPERATOR(pg_catalog.=) 'tenancy_select_boundary'
+           AND d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_policy'::pg_catalog.regclass
+           AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass
+           AND d.refobjsubid OPERATOR(pg_catalog.>) 0
+           AND a.atttypid OPERATOR(pg_catalog.<>) 'pg_catalog.uuid'::pg_catalog.regtype
+         ORDER BY c.oid LIMIT 1",
+        &[],
+        |row| row.get::<String>(1),
+    )
+    .pop()
+    .flatten()
 }
 
 /// The foreign keys of a table that lead to protected ones, and every table that any of its keys leads to.
@@ -245,7 +276,7 @@ fn foreign_keys(
     .collect();
     keys.retain(|key| protected.contains(&key.probe.parent));
     for key in &mut keys {
-        key.lead_to(org_column_of(key.probe.parent).unwrap_or(0));
+        key.lead_to(org_column_of(key.probe.parent));
     }
     let unmistakable: Vec<bool> = keys
         .iter()
@@ -304,7 +335,7 @@ pub fn all_keys(relid: pg_sys::Oid, columns: &[(i16, String)]) -> Vec<GuardedKey
                     constraint: row.get(1).unwrap_or(pg_sys::InvalidOid),
                     parent: row.get(3).unwrap_or(pg_sys::InvalidOid),
                     index: row.get(4).unwrap_or(pg_sys::InvalidOid),
-                    org_attnum: 0,
+                    org: None,
                     keys: (0..parent.len())
                         .map(|i| ProbeKey {
                             index_column: index.iter().position(|k| *k == parent[i]).unwrap_or(0) as i16 + 1,

@@ -6,6 +6,7 @@ use super::facts::{current_options, facts};
 use super::route;
 use super::table::{self, GuardedKey};
 use super::tree;
+use super::whose::Directory;
 use crate::pg::local::Backend;
 use crate::pg::probe::Parent;
 use crate::pg::query::{Arg, run};
@@ -72,7 +73,7 @@ enum Broken {
 }
 
 fn check(child: pg_sys::Oid, new: &[(pg_sys::Oid, bool)]) -> pg::Result<()> {
-    let Some(org_attnum) = table::org_column_of(child) else {
+    let Some(org_column) = table::org_column_of(child) else {
         return Ok(());
     };
     let keys: Vec<Checked> = table::all_keys(child, &table::columns_of(child))
@@ -81,19 +82,16 @@ fn check(child: pg_sys::Oid, new: &[(pg_sys::Oid, bool)]) -> pg::Result<()> {
             let (_, full) = *new.iter().find(|(oid, _)| *oid == key.constraint)?;
             let parent = key.probe.parent;
             let guarded = current_options(parent).is_some();
-            key.lead_to(
-                table::org_column_of(parent)
-                    .filter(|_| guarded)
-                    .unwrap_or(0),
-            );
+            key.lead_to(table::org_column_of(parent).filter(|_| guarded));
             Some(Checked { key, full, guarded })
         })
         .collect();
     let facts = facts(child)?;
+    let mut all = Directory::read();
     let mut broken = None;
     identity::as_table_owner(facts.owner, || {
         scan::for_each_row(child, |row| {
-            let Some(org) = row.value(org_attnum).as_uuid() else {
+            let Some(org) = all.whose(org_column.kind, &row.value(org_column.attnum)) else {
                 return;
             };
             for (i, Checked { key, full, guarded }) in keys.iter().enumerate() {
@@ -108,7 +106,7 @@ fn check(child: pg_sys::Oid, new: &[(pg_sys::Oid, bool)]) -> pg::Result<()> {
                     }
                     continue;
                 }
-                let holds = match route::peek(&key.probe, key.leaves.as_ref(), &values, &org) {
+                let holds = match route::peek(&key.probe, key.leaves.as_ref(), &values, &org.keys) {
                     Parent::Held => true,
                     Parent::Foreign => !guarded,
                     Parent::Missing => false,

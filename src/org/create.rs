@@ -1,6 +1,6 @@
 //! New users and organizations.
 
-use super::{id_text, invalid};
+use super::{external_key, id_text, invalid};
 use crate::audit::{self, Act};
 use crate::context::{self, Principal, settings};
 use crate::pg::query::{Arg, run};
@@ -115,6 +115,7 @@ fn create_org(
         .set_detail("An application enters organizations by its own keys; whoever takes a key first receives its rows.")
         .set_hint("Leave external_key out."));
     }
+    trimmed(external_key).map_or(Ok(()), external_key::check)?;
     check_owned(owner.as_bytes())?;
     let dedicated = audit::has_room_for_dedicated();
     let id = run(

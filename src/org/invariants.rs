@@ -1,7 +1,7 @@
 //! Exactly one owner per organization, also for whoever writes our tables directly (spec 3.2). orgs.owner_id is the
 //! truth; the triggers here keep the membership rows its mirror.
 
-use super::{id_text, owner_rule};
+use super::{external_key, id_text, owner_rule};
 use crate::pg::identity;
 use crate::pg::query::{Arg, execute, run};
 use pgrx::datum::Uuid;
@@ -112,7 +112,7 @@ fn raise(message: &str) {
     .report(PgLogLevel::ERROR);
 }
 
-/// Keeps an organization's id and slug as they were made (spec 3.1).
+/// Keeps an organization's id and slug as they were made (spec 3.1), and its external key while rows go by it (spec 5).
 #[pg_trigger]
 fn check_org<'a>(
     trigger: &'a PgTrigger<'a>,
@@ -127,6 +127,13 @@ fn check_org<'a>(
         .set_detail("Rows, links and audit logs name the organization by them.")
         .set_hint("Change its name instead.")
         .report(PgLogLevel::ERROR);
+    }
+    if let (Some(old), Some(new)) = (trigger.old(), trigger.new()) {
+        let [old, new] =
+            [old, new].map(|row| row.get_by_name::<String>("external_key").ok().flatten());
+        if let Some(refusal) = external_key::held(old.as_deref(), new.as_deref()) {
+            refusal.report(PgLogLevel::ERROR);
+        }
     }
     Ok(trigger.new())
 }

@@ -1,6 +1,7 @@
 //! An organization's life: people, organizations, members, ownership, and the logins that speak for them (spec 3, 4).
 
 mod create;
+mod external_key;
 pub mod invariants;
 mod logins;
 mod members;

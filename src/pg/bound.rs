@@ -9,7 +9,7 @@
 
 use super::plan::elements;
 use pgrx::prelude::*;
-use std::ffi::{c_int, c_void};
+use std::ffi::c_int;
 
 /// The plan says by entries among the objects whose change invalidates it which parameters are ours: the entries are
 /// copied with the plan, and the number is none of a catalog cache, so PostgreSQL never finds them changed.
@@ -195,16 +195,21 @@ pub unsafe fn is_in(plan: *mut pg_sys::PlannedStmt) -> bool {
 /// SAFETY: a started query whose plan has parameters of ours. Owns nothing.
 pub unsafe fn withhold(query: *mut pg_sys::QueryDesc) {
     // SAFETY: as the function's own.
-    unsafe { give(query, |_, _| std::ptr::null()) }
+    unsafe {
+        give(query, |_, _| pg_sys::NullableDatum {
+            value: pg_sys::Datum::from(0),
+            isnull: true,
+        })
+    }
 }
 
-/// Gives each of a statement's parameters what `value` says: a pointer that outlives the statement, or NULL. It gets the
-/// number and the present value.
+/// Gives each of a statement's parameters what `value` says: NULL, a number, or a pointer that outlives the statement. It
+/// gets the number and the present value.
 ///
 /// SAFETY: a started query whose plan has parameters of ours.
 pub unsafe fn give(
     query: *mut pg_sys::QueryDesc,
-    mut value: impl FnMut(u16, *const c_void) -> *const c_void,
+    mut value: impl FnMut(u16, pg_sys::NullableDatum) -> pg_sys::NullableDatum,
 ) {
     // SAFETY: as the function's own; the executor made room for as many values as the plan has parameters.
     unsafe {
@@ -219,14 +224,13 @@ pub unsafe fn give(
             }
             let mark = (*item).hashValue;
             let place = values.add((mark & ((1 << ID_BITS) - 1)) as usize);
-            let now = if (*place).isnull {
-                std::ptr::null()
-            } else {
-                (*place).value.value() as *const c_void
+            let now = pg_sys::NullableDatum {
+                value: (*place).value,
+                isnull: (*place).isnull,
             };
             let new = value((mark >> ID_BITS) as u16, now);
-            (*place).value = pg_sys::Datum::from(new as usize);
-            (*place).isnull = new.is_null();
+            (*place).value = new.value;
+            (*place).isnull = new.isnull;
         }
     }
 }

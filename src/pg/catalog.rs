@@ -1,6 +1,7 @@
 //! Object ids of our own things, looked up once per backend and forgotten when they change.
 
 use super::error::fail;
+use super::key::{ByKind, KeyType};
 use super::local::Backend;
 use pgrx::prelude::*;
 use std::cell::Cell;
@@ -15,8 +16,8 @@ pub struct House {
     pub guard_row: pg_sys::Oid,
     pub guard_statement: pg_sys::Oid,
     pub schema: pg_sys::Oid,
-    pub org_if: pg_sys::Oid,
-    pub check_row: pg_sys::Oid,
+    pub org_if: ByKind,
+    pub check_row: ByKind,
 }
 
 static HOUSE: Backend<Cell<Option<House>>> = Backend::new(Cell::new(None));
@@ -51,16 +52,23 @@ pub fn find_house() -> Option<House> {
         guard_row: function_in(c"tenancy", c"guard_row").unwrap_or(pg_sys::InvalidOid),
         guard_statement: function_in(c"tenancy", c"guard_statement").unwrap_or(pg_sys::InvalidOid),
         schema,
-        org_if: function_of(c"tenancy", c"org_if", &[pg_sys::TEXTOID])
-            .unwrap_or(pg_sys::InvalidOid),
-        check_row: function_of(
-            c"tenancy",
-            c"check_row",
-            &[pg_sys::OIDOID, pg_sys::UUIDOID, pg_sys::TEXTOID],
-        )
-        .unwrap_or(pg_sys::InvalidOid),
+        org_if: ByKind::new(|kind| {
+            let name = match kind {
+                KeyType::Uuid => c"org_if",
+                KeyType::Text => c"org_key_if",
+                KeyType::Integer => c"org_key_integer_if",
+                KeyType::Bigint => c"org_key_bigint_if",
+            };
+            function_of(c"tenancy", name, &[pg_sys::TEXTOID])
+        }),
+        check_row: ByKind::new(|kind| {
+            let arguments = [pg_sys::OIDOID, kind.type_id(), pg_sys::TEXTOID];
+            function_of(c"tenancy", c"check_row", &arguments)
+        }),
     };
-    if ![house.guard_row, house.guard_statement, house.org_if].contains(&pg_sys::InvalidOid) {
+    if ![house.guard_row, house.guard_statement].contains(&pg_sys::InvalidOid)
+        && house.org_if.are_all_there()
+    {
         HOUSE.set(Some(house));
     }
     Some(house)

@@ -44,7 +44,7 @@ pub unsafe fn dropped(fcinfo: pg_sys::FunctionCallInfo) -> Dropped {
 }
 
 /// SAFETY: a list of nodes, or NULL.
-unsafe fn nodes(list: *mut pg_sys::List) -> Vec<*mut pg_sys::Node> {
+pub(super) unsafe fn nodes(list: *mut pg_sys::List) -> Vec<*mut pg_sys::Node> {
     if list.is_null() {
         return vec![];
     }
@@ -106,6 +106,22 @@ pub struct Detached {
     pub concurrently: bool,
 }
 
+/// The relation of this name now, without a lock; InvalidOid where there is none.
+///
+/// SAFETY: a RangeVar.
+pub unsafe fn find(name: *mut pg_sys::RangeVar) -> pg_sys::Oid {
+    // SAFETY: as the function's own.
+    unsafe {
+        pg_sys::RangeVarGetRelidExtended(
+            name,
+            pg_sys::NoLock as i32,
+            pg_sys::RVROption::RVR_MISSING_OK,
+            None,
+            std::ptr::null_mut(),
+        )
+    }
+}
+
 /// SAFETY: `fcinfo` is that of an event trigger.
 pub unsafe fn detached(fcinfo: pg_sys::FunctionCallInfo) -> Option<Detached> {
     // SAFETY: node tags say what the pointers point to; a missing table answers InvalidOid, without a lock.
@@ -122,20 +138,34 @@ pub unsafe fn detached(fcinfo: pg_sys::FunctionCallInfo) -> Option<Detached> {
         let partition = (*command.cast::<pg_sys::AlterTableCmd>())
             .def
             .cast::<pg_sys::PartitionCmd>();
-        let find = |name: *mut pg_sys::RangeVar| {
-            pg_sys::RangeVarGetRelidExtended(
-                name,
-                pg_sys::NoLock as i32,
-                pg_sys::RVROption::RVR_MISSING_OK,
-                None,
-                std::ptr::null_mut(),
-            )
-        };
         Some(Detached {
             table: find((*statement).relation),
             partition: find((*partition).name),
             concurrently: (*partition).concurrent,
         })
+    }
+}
+
+/// The tables whose indexes a DROP INDEX names.
+///
+/// SAFETY: the call of an event trigger.
+pub unsafe fn losing_an_index(fcinfo: pg_sys::FunctionCallInfo) -> Vec<pg_sys::Oid> {
+    // SAFETY: node tags say what the pointers point to; an index is named by a list of String nodes.
+    unsafe {
+        let tree = (*(*fcinfo).context.cast::<pg_sys::EventTriggerData>()).parsetree;
+        if tree.is_null() || (*tree).type_ != pg_sys::NodeTag::T_DropStmt {
+            return vec![];
+        }
+        let statement = tree.cast::<pg_sys::DropStmt>();
+        if (*statement).removeType != pg_sys::ObjectType::OBJECT_INDEX {
+            return vec![];
+        }
+        nodes((*statement).objects)
+            .into_iter()
+            .map(|name| find(pg_sys::makeRangeVarFromNameList(name.cast())))
+            .map(|index| pg_sys::IndexGetRelation(index, true))
+            .filter(|table| *table != pg_sys::InvalidOid)
+            .collect()
     }
 }
 
@@ -160,21 +190,21 @@ pub unsafe fn like(fcinfo: pg_sys::FunctionCallInfo) -> Vec<pg_sys::Oid> {
     // SAFETY: node tags say what the pointers point to; a name that is gone answers InvalidOid.
     unsafe {
         let tree = (*(*fcinfo).context.cast::<pg_sys::EventTriggerData>()).parsetree;
-        if tree.is_null() || (*tree).type_ != pg_sys::NodeTag::T_CreateStmt {
+        if tree.is_null() {
             return vec![];
         }
-        nodes((*tree.cast::<pg_sys::CreateStmt>()).tableElts)
+        let tables = match (*tree).type_ {
+            pg_sys::NodeTag::T_CreateSchemaStmt => {
+                nodes((*tree.cast::<pg_sys::CreateSchemaStmt>()).schemaElts)
+            }
+            _ => vec![tree],
+        };
+        tables
             .into_iter()
+            .filter(|table| (**table).type_ == pg_sys::NodeTag::T_CreateStmt)
+            .flat_map(|table| nodes((*table.cast::<pg_sys::CreateStmt>()).tableElts))
             .filter(|node| (**node).type_ == pg_sys::NodeTag::T_TableLikeClause)
-            .map(|node| {
-                pg_sys::RangeVarGetRelidExtended(
-                    (*node.cast::<pg_sys::TableLikeClause>()).relation,
-                    pg_sys::NoLock as i32,
-                    pg_sys::RVROption::RVR_MISSING_OK,
-                    None,
-                    std::ptr::null_mut(),
-                )
-            })
+            .map(|node| find((*node.cast::<pg_sys::TableLikeClause>()).relation))
             .collect()
     }
 }

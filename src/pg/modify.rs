@@ -3,6 +3,7 @@
 //! The executor works on a copy of the table's triggers of its own (InitResultRelInfo), so one that has nothing left to do
 //! in this statement can be left out of it, and nobody else sees that.
 
+use super::key::ByKind;
 use super::plan::elements;
 use super::trigger::Event;
 use pgrx::prelude::*;
@@ -174,8 +175,20 @@ unsafe fn has_column(node: *mut pg_sys::Node, function: pg_sys::Oid, column: i16
         let call = node.cast::<pg_sys::FuncExpr>();
         (*call).funcid == function
             && matches!(*elements::<pg_sys::Node>((*call).args), [_, org, _]
-                if (*org).type_ == pg_sys::NodeTag::T_Var
-                    && (*org.cast::<pg_sys::Var>()).varattno == column)
+                if is_column(org, column))
+    }
+}
+
+/// Whether an expression is a column as it is; a varchar one is relabelled as text.
+///
+/// SAFETY: an expression.
+unsafe fn is_column(mut node: *mut pg_sys::Node, column: i16) -> bool {
+    // SAFETY: as the function's own; the nodes' tags say what they are.
+    unsafe {
+        if (*node).type_ == pg_sys::NodeTag::T_RelabelType {
+            node = (*node.cast::<pg_sys::RelabelType>()).arg.cast();
+        }
+        (*node).type_ == pg_sys::NodeTag::T_Var && (*node.cast::<pg_sys::Var>()).varattno == column
     }
 }
 
@@ -183,7 +196,7 @@ unsafe fn has_column(node: *mut pg_sys::Node, function: pg_sys::Oid, column: i16
 /// same of every row.
 ///
 /// SAFETY: a query that is about to be planned.
-pub unsafe fn check_once(query: *mut pg_sys::Query, check: pg_sys::Oid) {
+pub unsafe fn check_once(query: *mut pg_sys::Query, check: ByKind) {
     // SAFETY: as the function's own; the list holds row checks.
     unsafe {
         let options = elements::<pg_sys::WithCheckOption>((*query).withCheckOptions);
@@ -192,7 +205,9 @@ pub unsafe fn check_once(query: *mut pg_sys::Query, check: pg_sys::Oid) {
             let node = (*this).qual;
             !node.is_null()
                 && (*node).type_ == pg_sys::NodeTag::T_FuncExpr
-                && (*node.cast::<pg_sys::FuncExpr>()).funcid == check
+                && check
+                    .kind_of((*node.cast::<pg_sys::FuncExpr>()).funcid)
+                    .is_some()
                 && options[..i].iter().any(|that| {
                     (**that).kind == (*this).kind
                         && pg_sys::equal((**that).qual.cast(), node.cast())

@@ -1,5 +1,6 @@
 //! Expressions and finished plans: which conditions tell nothing by being evaluated, and putting those first.
 
+use super::key::ByKind;
 use pgrx::prelude::*;
 
 /// The elements of a list of pointers, or nothing.
@@ -39,20 +40,21 @@ fn is_pure(function: pg_sys::Oid) -> bool {
 pub struct Ours {
     /// Our schema, in which nobody else makes functions.
     pub schema: pg_sys::Oid,
-    pub org_if: pg_sys::Oid,
+    /// `org_if()` and its like, by the type that they answer.
+    pub org_if: ByKind,
     /// Whether an action is known: `org_if()` raises for another, and what raises is not silent.
     pub knows: fn(&[u8]) -> bool,
 }
 
-/// The functions that policies of ours are made of: `org_if('...')`, `current_org()`, `current_user_id()`,
-/// `sees_user(column)`. None raises for what a row holds, and none is called leakproof: `org_if(column)` would be run on
+/// The functions that policies of ours are made of: `org_if('...')` and `current_org()` with those of other key types,
+/// `current_user_id()`, `sees_user(column)`. None raises for what a row holds, and none is called leakproof: `org_if(column)` would be run on
 /// other organizations' rows and say their values in its error (attack C-1).
 ///
 /// SAFETY: a FuncExpr.
 unsafe fn is_ours(call: *mut pg_sys::FuncExpr, ours: Ours) -> bool {
     // SAFETY: as the function's own; the arguments are nodes.
     unsafe {
-        if (*call).funcid == ours.org_if {
+        if ours.org_if.kind_of((*call).funcid).is_some() {
             return action_of(call).is_some_and(ours.knows);
         }
         if pg_sys::get_func_namespace((*call).funcid) != ours.schema {
@@ -60,7 +62,15 @@ unsafe fn is_ours(call: *mut pg_sys::FuncExpr, ours: Ours) -> bool {
         }
         let name = std::ffi::CStr::from_ptr(pg_sys::get_func_name((*call).funcid));
         match (name.to_bytes(), elements::<pg_sys::Node>((*call).args)) {
-            (b"current_org" | b"current_user_id", []) => true,
+            (
+                b"current_org"
+                | b"current_org_key"
+                | b"current_org_key_integer"
+                | b"current_org_key_bigint"
+                | b"current_user_id"
+                | b"sees_bypasses",
+                [],
+            ) => true,
             (b"sees_user", [user]) => (**user).type_ == pg_sys::NodeTag::T_Var,
             _ => false,
         }

@@ -1,5 +1,6 @@
 //! Looking a foreign key's parent up directly in its unique index, and holding it.
 
+use super::key::{KeyColumn, Keys};
 use super::local::Backend;
 use super::partition::Leaf;
 use super::value::Value;
@@ -13,7 +14,7 @@ pub struct Probe {
     pub constraint: pg_sys::Oid,
     pub parent: pg_sys::Oid,
     pub index: pg_sys::Oid,
-    pub org_attnum: i16,
+    pub org: Option<KeyColumn>,
     /// For each column of the key: its place in the index, and the operator that compares parent and child.
     pub keys: Vec<ProbeKey>,
 }
@@ -152,12 +153,12 @@ static OPEN: Backend<RefCell<Vec<Open>>> = Backend::new(RefCell::new(Vec::new())
 ///
 /// A snapshot kept from an earlier row of the statement is good enough to find a parent, since the lock says whether it
 /// still lives; before a parent counts as missing or foreign the newest one is asked.
-pub fn find(probe: &Probe, key: &[Value], org: &[u8; 16]) -> Parent {
+pub fn find(probe: &Probe, key: &[Value], org: &Keys) -> Parent {
     look_up(probe, key, org, true)
 }
 
 /// `find()` without the lock: what stands at the other end of an existing reference.
-pub fn peek(probe: &Probe, key: &[Value], org: &[u8; 16]) -> Parent {
+pub fn peek(probe: &Probe, key: &[Value], org: &Keys) -> Parent {
     look_up(probe, key, org, false)
 }
 
@@ -178,18 +179,18 @@ impl Probe {
     }
 
     /// The same key in one partition of its parent.
-    pub fn for_partition(&self, leaf: Leaf, org_attnum: i16) -> Probe {
+    pub fn for_partition(&self, leaf: Leaf, org: Option<KeyColumn>) -> Probe {
         Probe {
             constraint: self.constraint,
             parent: leaf.table,
             index: leaf.index,
-            org_attnum,
+            org,
             keys: self.keys.clone(),
         }
     }
 }
 
-fn look_up(probe: &Probe, key: &[Value], org: &[u8; 16], lock: bool) -> Parent {
+fn look_up(probe: &Probe, key: &[Value], org: &Keys, lock: bool) -> Parent {
     // A key that we cannot look up is not vouched for: PostgreSQL's check will find no parent either.
     if probe.keys.iter().any(|k| k.cast == Cast::Unknown) {
         return Parent::Foreign;
@@ -212,9 +213,8 @@ fn look_up(probe: &Probe, key: &[Value], org: &[u8; 16], lock: bool) -> Parent {
     let mut answer = Parent::Missing;
     for _ in 0..ATTEMPTS {
         // SAFETY: what is open belongs to the transaction; the closure owns nothing.
-        let told = unsafe {
-            pg_sys::ffi::pg_guard_ffi_boundary(|| look(&mut open, probe.org_attnum, org, lock))
-        };
+        let told =
+            unsafe { pg_sys::ffi::pg_guard_ffi_boundary(|| look(&mut open, probe.org, org, lock)) };
         match told {
             Some(Parent::Held) => {
                 answer = Parent::Held;
@@ -379,7 +379,12 @@ unsafe fn renew(open: &mut Open) {
 /// One look; None where the row changed under us.
 ///
 /// SAFETY: under a guard, in frames that own nothing; what is open is open.
-unsafe fn look(open: &mut Open, org_attnum: i16, org: &[u8; 16], lock: bool) -> Option<Parent> {
+unsafe fn look(
+    open: &mut Open,
+    column: Option<KeyColumn>,
+    org: &Keys,
+    lock: bool,
+) -> Option<Parent> {
     // SAFETY: as the function's own. The scan's own memory and pins are the transaction's.
     unsafe {
         let (owner, memory) = (pg_sys::CurrentResourceOwner, pg_sys::CurrentMemoryContext);
@@ -398,7 +403,7 @@ unsafe fn look(open: &mut Open, org_attnum: i16, org: &[u8; 16], lock: bool) -> 
             open.slot,
         ) {
             Some(Parent::Missing)
-        } else if !is_of(open.slot, org_attnum, org) {
+        } else if !is_of(open.slot, column, org) {
             Some(Parent::Foreign)
         } else if !lock || hold(open) {
             Some(Parent::Held)
@@ -422,18 +427,17 @@ unsafe fn look(open: &mut Open, org_attnum: i16, org: &[u8; 16], lock: bool) -> 
 /// knows then whose the row is.
 ///
 /// SAFETY: under a guard; the slot holds a row.
-unsafe fn is_of(slot: *mut pg_sys::TupleTableSlot, org_attnum: i16, org: &[u8; 16]) -> bool {
-    if org_attnum < 1 {
+unsafe fn is_of(slot: *mut pg_sys::TupleTableSlot, column: Option<KeyColumn>, org: &Keys) -> bool {
+    let Some(KeyColumn { attnum, kind }) = column else {
         return false;
-    }
-    // SAFETY: as the function's own; the column is a uuid.
+    };
+    // SAFETY: as the function's own; the column is of the kind.
     unsafe {
-        if (*slot).tts_nvalid < org_attnum {
-            slot_getsomeattrs_int(slot, i32::from(org_attnum));
+        if (*slot).tts_nvalid < attnum {
+            slot_getsomeattrs_int(slot, i32::from(attnum));
         }
-        let at = org_attnum as usize - 1;
-        !*(*slot).tts_isnull.add(at)
-            && *(*(*slot).tts_values.add(at)).cast_mut_ptr::<[u8; 16]>() == *org
+        let at = attnum as usize - 1;
+        !*(*slot).tts_isnull.add(at) && org.is_datum(kind, *(*slot).tts_values.add(at))
     }
 }
 

@@ -289,6 +289,11 @@ impl Text {
         Text(bytes)
     }
 
+    #[inline]
+    pub fn content(&self) -> &[u8] {
+        &self.0[HEADER..]
+    }
+
     /// Valid as long as the text is.
     pub fn datum(&self) -> pg_sys::Datum {
         pg_sys::Datum::from(self.0.as_ptr())

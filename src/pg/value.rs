@@ -10,20 +10,19 @@ use std::collections::HashMap;
 /// SAFETY: a valid varlena datum.
 #[inline]
 pub unsafe fn plain_bytes<'a>(pointer: *mut pg_sys::varlena) -> &'a [u8] {
-    // SAFETY: as the function's own; the header says how long it is. The detoasted copy lives in the current memory.
+    // SAFETY: as the function's own. The detoasted copy lives in the current memory.
     unsafe {
-        let plain = if varlena::varatt_is_4b_u(pointer)
-            || varlena::varatt_is_1b(pointer) && !varlena::varatt_is_1b_e(pointer)
-        {
-            pointer
-        } else {
-            pg_sys::pg_detoast_datum_packed(pointer)
-        };
-        std::slice::from_raw_parts(
-            varlena::vardata_any(plain).cast::<u8>(),
-            varlena::varsize_any_exhdr(plain),
-        )
+        bytes_if_plain(pointer).unwrap_or_else(|| content(pg_sys::pg_detoast_datum_packed(pointer)))
     }
+}
+
+/// `plain_bytes` where nothing needs to be detoasted.
+///
+/// SAFETY: a valid varlena datum.
+#[inline]
+pub unsafe fn bytes_if_plain<'a>(pointer: *mut pg_sys::varlena) -> Option<&'a [u8]> {
+    // SAFETY: as the function's own.
+    unsafe { is_plain(pointer).then(|| content(pointer)) }
 }
 
 /// A column's value and what is needed to handle it.
@@ -46,13 +45,14 @@ impl Value {
         }
     }
 
-    /// A column's of type uuid.
-    pub fn uuid(datum: pg_sys::Datum, null: bool) -> Value {
+    /// One that is not NULL, of a type whose length the reader knows.
+    #[inline]
+    pub fn word(datum: pg_sys::Datum) -> Value {
         Value {
             datum,
-            null,
-            length: 16,
-            by_value: false,
+            null: false,
+            length: 8,
+            by_value: true,
         }
     }
 
@@ -200,13 +200,6 @@ pub unsafe fn prepared_to_jsonb(type_id: pg_sys::Oid) -> *mut pg_sys::FmgrInfo {
     }
 }
 
-/// A uuid datum in the present memory.
-pub fn uuid_datum(id: &[u8; 16]) -> pg_sys::Datum {
-    pgrx::datum::Uuid::from_bytes(*id)
-        .into_datum()
-        .expect("a uuid is never NULL")
-}
-
 /// SAFETY: a variable-length value, not NULL.
 unsafe fn as_it_stands<'a>(pointer: *const pg_sys::varlena) -> &'a [u8] {
     // SAFETY: as the function's own.
@@ -216,6 +209,7 @@ unsafe fn as_it_stands<'a>(pointer: *const pg_sys::varlena) -> &'a [u8] {
 /// Neither compressed nor stored elsewhere.
 ///
 /// SAFETY: as above.
+#[inline]
 unsafe fn is_plain(pointer: *const pg_sys::varlena) -> bool {
     // SAFETY: as the function's own.
     unsafe {
@@ -225,6 +219,7 @@ unsafe fn is_plain(pointer: *const pg_sys::varlena) -> bool {
 }
 
 /// SAFETY: as above, and plain.
+#[inline]
 unsafe fn content<'a>(pointer: *const pg_sys::varlena) -> &'a [u8] {
     // SAFETY: as the function's own.
     unsafe {

@@ -87,7 +87,9 @@ fn writers_race_with_changes_of_the_table() {
                 ));
                 dba.run(if round % 4 == 0 { "ROLLBACK" } else { "COMMIT" });
                 if round % 5 == 1 {
-                    dba.run(&format!("ALTER TABLE things DROP COLUMN IF EXISTS c{round}"));
+                    dba.run(&format!(
+                        "ALTER TABLE things DROP COLUMN IF EXISTS c{round}"
+                    ));
                 }
             }
         })

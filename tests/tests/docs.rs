@@ -214,6 +214,12 @@ fn c4_definer_functions_are_closed_to_search_path_tricks() {
 const OPEN_TO_EVERYBODY: &[&str] = &[
     // Who am I, where may I go.
     "current_org()",
+    "current_org_key()",
+    "current_org_key_integer()",
+    "current_org_key_bigint()",
+    "org_key_if(text)",
+    "org_key_integer_if(text)",
+    "org_key_bigint_if(text)",
     "current_user_id()",
     "current_role_name()",
     "org_if(text)",
@@ -224,7 +230,11 @@ const OPEN_TO_EVERYBODY: &[&str] = &[
     "leave()",
     // In the policies: says why a row is refused, and does nothing else.
     "check_row(oid,uuid,text)",
+    "check_row(oid,text,text)",
+    "check_row(oid,integer,text)",
+    "check_row(oid,bigint,text)",
     "sees_user(uuid)",
+    "sees_bypasses()",
     // Tokens: whoever holds one; keys and who needs one are the DBA's.
     "authenticate(text,text)",
     "add_signing_key(text,text,bytea,text,text,text)",
@@ -240,12 +250,14 @@ const OPEN_TO_EVERYBODY: &[&str] = &[
     // Acts that check the caller's right themselves.
     "create_user(text,text,text,text)",
     "create_org(text,text,uuid,text)",
+    "set_external_key(uuid,text)",
     "add_member(uuid,uuid,text,timestamp with time zone)",
     "set_member_role(uuid,uuid,text)",
     "remove_member(uuid,uuid)",
     "transfer_ownership(uuid,uuid)",
     "protect(regclass,text,jsonb,boolean)",
     "unprotect(regclass)",
+    "begin_migration(text)",
     "watch_schema(text,text)",
     "unwatch_schema(text)",
     "protect_schema(text,text,jsonb,boolean,boolean)",
@@ -264,6 +276,15 @@ const OPEN_TO_EVERYBODY: &[&str] = &[
     "verify_completeness(regclass,uuid)",
     "list_audit_keys()",
     "rotate_audit_key()",
+    "history(text,jsonb)",
+    "as_of(text,jsonb,timestamp with time zone)",
+    "export_audit(text,timestamp with time zone,timestamp with time zone,boolean)",
+    "read_audit_dba(timestamp with time zone,timestamp with time zone,uuid,text,text,bigint,uuid)",
+    "set_audit(regclass,boolean,text[],text[])",
+    "erase_audit(text,jsonb,text)",
+    "set_audit_retention(integer)",
+    "set_legal_hold(boolean,text)",
+    "purge_audit()",
     // The DBA's, which administrators who are no superusers run as well.
     "bind_login(text,uuid)",
     "unbind_login(text)",
@@ -346,7 +367,11 @@ fn tables_are_readable_under_row_security_and_never_writable() {
             "actions SELECT",
             "audit_heads SELECT",
             "audit_log SELECT",
+            "audit_retention SELECT",
             "audit_seal_status SELECT",
+            "audit_dba SELECT",
+            "audit_log SELECT",
+            "bypass_ledger SELECT",
             "exempt_tables SELECT",
             "exemptions SELECT",
             "leakproof_vouched SELECT",
@@ -375,12 +400,20 @@ fn the_hot_functions_are_what_the_planner_needs() {
     assert_eq!(
         dba.rows(
             "SELECT oid::regprocedure::text, provolatile, proparallel, proleakproof FROM pg_proc
-             WHERE oid IN ('tenancy.org_if(text)'::regprocedure, 'tenancy.current_org()'::regprocedure) ORDER BY 1"
+             WHERE pronamespace = 'tenancy'::regnamespace AND proname ~ '^(org_|current_org)' ORDER BY 1"
         ),
         // org_if() raises and names its argument, so it must not be evaluated on rows that the policies withhold (C-1).
-        [("tenancy.current_org()", "t"), ("tenancy.org_if(text)", "f")].map(|(name, leakproof)| {
-            [name, "s", "s", leakproof].map(|text| Some(text.to_string()))
-        })
+        [
+            ("tenancy.current_org()", "t"),
+            ("tenancy.current_org_key()", "t"),
+            ("tenancy.current_org_key_bigint()", "t"),
+            ("tenancy.current_org_key_integer()", "t"),
+            ("tenancy.org_if(text)", "f"),
+            ("tenancy.org_key_bigint_if(text)", "f"),
+            ("tenancy.org_key_if(text)", "f"),
+            ("tenancy.org_key_integer_if(text)", "f"),
+        ]
+        .map(|(name, leakproof)| [name, "s", "s", leakproof].map(|text| Some(text.to_string())))
     );
     // Whatever reads the context is stable and may run in a worker; nothing is immutable, since plans outlive contexts.
     assert_eq!(
@@ -425,6 +458,7 @@ fn arguments_have_the_names_of_the_contract() {
             "set_member_role(uuid,uuid,text)",
             &["org", "user_id", "role"],
         ),
+        ("set_external_key(uuid,text)", &["org", "external_key"]),
         ("remove_member(uuid,uuid)", &["org", "user_id"]),
         ("transfer_ownership(uuid,uuid)", &["org", "new_owner"]),
         ("enter(uuid,uuid,boolean)", &["org", "user_id", "seal"]),

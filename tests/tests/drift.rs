@@ -456,3 +456,128 @@ fn leaving_is_not_drift() {
     dba.run("SELECT tenancy.watch_schema('public'); SELECT tenancy.uninstall(); DROP EXTENSION pg_tenancy");
     dba.run("CREATE TABLE t (id int, org_id uuid); CREATE VIEW v AS SELECT * FROM servers; ALTER TABLE servers ENABLE ROW LEVEL SECURITY");
 }
+
+/// Evaluated on every organization's rows: what the owner's own functions, and casts that fail, would tell of them.
+const TELLING: &[&str] = &[
+    "ALTER TABLE servers ADD CHECK (lk(name) IS NOT NULL)",
+    "ALTER TABLE servers ADD CHECK (lk(name) IS NOT NULL) NOT VALID",
+    "ALTER TABLE servers ADD CHECK (name::int > 0)",
+    "ALTER TABLE servers ADD CHECK (CAST(name AS date) > now() AND cpus > 0)",
+    "ALTER TABLE servers ADD CHECK (name <<< 'x')",
+    "ALTER TABLE servers ADD CHECK (cpus > 0 AND (CASE WHEN name > 'b' THEN lk(name) END) IS NULL)",
+    "ALTER TABLE servers ADD CHECK (set_config('my.loot', name, false) <> '')",
+    "ALTER TABLE servers ADD COLUMN seen text GENERATED ALWAYS AS (lk(name)) STORED",
+    "ALTER TABLE servers ADD COLUMN seen int CHECK (lk(name) IS NOT NULL)",
+    "ALTER TABLE servers ALTER name TYPE text USING lk(name)",
+    "ALTER TABLE servers ALTER name TYPE int USING name::int",
+    "ALTER TABLE servers ALTER name TYPE mine USING name",
+    "ALTER TABLE servers ADD EXCLUDE USING btree (lk(name) WITH =)",
+    "ALTER TABLE servers ADD EXCLUDE USING btree (id WITH =) WHERE (lk(name) <> '')",
+    "CREATE INDEX ON servers (lk(name))",
+    "CREATE INDEX ON servers (id) WHERE lk(name) <> ''",
+    "CREATE INDEX ON servers (lower(name), pg_temp.lower(name))",
+    "CREATE STATISTICS s ON (lk(name)), id FROM servers",
+    "DO $$ BEGIN CREATE INDEX ON servers (lk(name)); END $$",
+];
+
+#[test]
+fn b1_an_owners_ddl_does_not_read_other_organizations_rows() {
+    let world = world();
+    let mut session = owner(&world);
+    let mut dba = world.superuser();
+    dba.run(&format!(
+        "CREATE TABLE loot (value text); GRANT ALL ON loot TO PUBLIC; GRANT TEMP ON DATABASE {} TO PUBLIC",
+        world.db.name
+    ));
+    session.run(
+        "CREATE FUNCTION lk(v text) RETURNS text IMMUTABLE LANGUAGE plpgsql AS $$BEGIN RAISE NOTICE '%', v; RETURN v; END$$;
+         CREATE FUNCTION lko(a text, b text) RETURNS boolean IMMUTABLE LANGUAGE sql AS 'SELECT lk(a) IS NOT NULL';
+         CREATE OPERATOR <<< (FUNCTION = lko, LEFTARG = text, RIGHTARG = text);
+         CREATE DOMAIN mine AS text CHECK (lk(VALUE) IS NOT NULL);
+         CREATE FUNCTION pg_temp.lower(v text) RETURNS text IMMUTABLE LANGUAGE sql AS 'SELECT v'",
+    );
+    for sql in TELLING {
+        let error = refused(session.attempt(sql), "42501");
+        assert!(
+            error.message().contains("other organizations"),
+            "{sql}: {error:?}"
+        );
+    }
+    // What tells nothing of a row goes through.
+    for sql in [
+        "ALTER TABLE servers ADD CONSTRAINT c CHECK (cpus > 0 AND length(name) BETWEEN 1 AND 50 AND region IN ('eu', 'us')); ALTER TABLE servers DROP CONSTRAINT c",
+        "ALTER TABLE servers ADD CONSTRAINT c CHECK (coalesce(lower(name), '') <> '' OR region IS NULL) NOT VALID; ALTER TABLE servers VALIDATE CONSTRAINT c",
+        "CREATE INDEX ON servers (lower(name)) WHERE cpus > 0",
+        "ALTER TABLE servers ADD COLUMN doubled int GENERATED ALWAYS AS (cpus * 2) STORED",
+        "ALTER TABLE servers ADD COLUMN since date DEFAULT '2024-01-01'::date CHECK (since > '2000-01-01'::date)",
+        "ALTER TABLE sites ALTER name TYPE varchar(100)",
+        "ALTER TABLE regions ADD CHECK (lk(title) IS NOT NULL)",
+    ] {
+        session.run(sql);
+    }
+    // Nor where all rows are one's own, or nobody's yet.
+    session.run(
+        "CREATE TABLE fresh (id int, org_id uuid, v text); SELECT tenancy.protect('fresh'); CREATE INDEX ON fresh (lk(v))",
+    );
+    // An administrator sees them all anyway.
+    dba.run(&format!(
+        "SELECT tenancy.grant_administration('{}')",
+        world.table_owner()
+    ));
+    session.run(
+        "ALTER TABLE servers ADD CHECK (lk(name) IS NOT NULL); CREATE INDEX ON servers (lk(name))",
+    );
+    dba.run("ALTER TABLE servers ADD CHECK (lk(name) <> '')");
+}
+
+#[test]
+fn an_index_on_the_organization_that_goes_is_warned_of() {
+    let world = world();
+    let warned = || {
+        world
+            .db
+            .cluster
+            .log()
+            .matches("protected table public.servers has no index on its organization column")
+            .count()
+    };
+    let mut session = owner(&world);
+    let index = session.text("SELECT indexrelid::regclass FROM pg_index WHERE indrelid = 'servers'::regclass AND NOT indisprimary");
+    let before = warned();
+    session.run("CREATE INDEX other ON servers (name); DROP INDEX other; ALTER TABLE servers ADD UNIQUE (name); ALTER TABLE servers DROP CONSTRAINT servers_name_key");
+    assert_eq!(warned(), before);
+    session.run(&format!("DROP INDEX {index}"));
+    assert_eq!(warned(), before + 1);
+    session.run("ALTER TABLE servers ADD CONSTRAINT pair UNIQUE (org_id, name)");
+    session.run("ALTER TABLE servers DROP CONSTRAINT pair");
+    assert_eq!(warned(), before + 2);
+}
+
+#[test]
+fn what_postgresql_refuses_itself_stays_refused() {
+    let world = world();
+    for mut session in [owner(&world), world.superuser()] {
+        for (sql, code) in [
+            ("ALTER TABLE servers ALTER org_id TYPE text", "0A000"),
+            ("ALTER TABLE servers DROP COLUMN org_id", "2BP01"),
+            ("DROP FUNCTION tenancy.org_if(text)", "2BP01"),
+        ] {
+            let error = session.attempt(sql).expect_err(sql);
+            let found = error.code().map_or("", |c| c.code()).to_string();
+            assert!(found == code || found == "42501", "{sql}: {error:?}");
+        }
+    }
+}
+
+#[test]
+fn c3_a_table_like_a_protected_one_in_a_new_schema_is_warned_of() {
+    let world = world();
+    owner(&world).run("CREATE SCHEMA other CREATE TABLE likeness (LIKE public.servers)");
+    assert!(
+        world
+            .db
+            .cluster
+            .log()
+            .contains("table other.likeness is not protected")
+    );
+}

@@ -9,10 +9,10 @@ mod refusal;
 mod verify;
 
 use super::authority::{self, Binding, SigningKey};
-use super::denial;
 use super::principal::Principal;
 use super::settings::TOKEN_LEEWAY;
 use super::standing::{self, Reason};
+use super::{denial, migration};
 use crate::pg::{self, error, fail, identity, transaction};
 pub use force::{
     Lapsed, Token, at_subtransaction_abort, at_subtransaction_commit, at_transaction_end, discard,
@@ -71,6 +71,7 @@ fn unknown_scope() -> pgrx::pg_sys::panic::ErrorReport {
 }
 
 fn may_authenticate(session_scope: bool) -> pg::Result<()> {
+    migration::forbid("authenticate")?;
     if transaction::in_parallel_mode() {
         return Err(fail(
             PgSqlErrorCode::ERRCODE_INVALID_TRANSACTION_STATE,

@@ -4,11 +4,13 @@
 //!
 //! Break-glass passes, since a restore builds tables step by step, and is written to the server's log.
 
+mod evaluate;
 mod readers;
 mod state;
 mod watch;
 
 use super::plan;
+use crate::context;
 use crate::context::settings::{ON_DRIFT, OnDrift};
 use crate::pg::event;
 use crate::pg::local::Backend;
@@ -16,14 +18,18 @@ use crate::pg::query::{Arg, run};
 use crate::pg::{self, catalog, error, fail, identity};
 use pgrx::pg_sys::panic::{ErrorReport, ErrorReportable};
 use pgrx::prelude::*;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 
+pub use evaluate::check as check_evaluated;
 pub use readers::{is_noting, note_reading};
 pub use watch::{at_subtransaction_abort, at_subtransaction_commit, before_commit, forget};
 
 /// The table that protect() or unprotect() is changing with a statement of its own. A table and no mere flag: what runs
 /// inside such a statement (functions in the table's own indexes and checks) is free to change no other.
 static CHANGING: Backend<Cell<pg_sys::Oid>> = Backend::new(Cell::new(pg_sys::InvalidOid));
+
+/// The tables whose indexes the running DROP INDEX names: once they are dropped nobody can say whose they were.
+static LOSING: Backend<RefCell<Vec<pg_sys::Oid>>> = Backend::new(RefCell::new(vec![]));
 
 /// Runs a statement of ours that changes the protection of a table.
 pub fn changing<T>(table: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
@@ -59,7 +65,12 @@ fn judge(drift: Drift) -> pg::Result<()> {
         error::server_log(&format!("break-glass: {}", drift.message), &drift.detail);
         return Ok(());
     }
-    match (ON_DRIFT.get(), drift.mend.is_some()) {
+    // A migration may do on the way what must not stay.
+    let mode = match ON_DRIFT.get() {
+        OnDrift::Refuse if context::migration::is_in_force() => OnDrift::Mend,
+        mode => mode,
+    };
+    match (mode, drift.mend.is_some()) {
         (OnDrift::Warn, _) => {
             error::server_log(&drift.message, &drift.detail);
             drift
@@ -70,7 +81,7 @@ fn judge(drift: Drift) -> pg::Result<()> {
         (OnDrift::Mend, true) => {
             let notice = drift
                 .report(PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION)
-                .set_hint("It was mended, as tenancy.on_drift says.");
+                .set_hint("It was mended, as tenancy.on_drift says, or as a migration is.");
             if let Some(mend) = drift.mend {
                 mend()?;
             }
@@ -129,6 +140,7 @@ pub unsafe extern "C-unwind" fn tenancy_drift_begins(
             if event::fills_a_table(fcinfo) {
                 readers::start_noting();
             } else {
+                LOSING.set(event::losing_an_index(fcinfo));
                 watch::created_like(event::like(fcinfo));
             }
         }
@@ -243,9 +255,10 @@ fn dropped() -> pg::Result<()> {
         &[],
         |row| row.get::<pg_sys::Oid>(1),
     );
-    for table in tables.into_iter().flatten() {
+    for table in tables.into_iter().flatten().chain(LOSING.take()) {
         if table != CHANGING.get() {
             state::check(table)?;
+            state::warn_of_index(table);
         }
     }
     Ok(())

@@ -4,7 +4,7 @@ use super::{Drift, changing, judge, name_of};
 use crate::isolation::plan::{self, ROW_TRIGGER, TRIGGERS};
 use crate::isolation::table;
 use crate::pg::query::{self, Arg, run};
-use crate::pg::{self, identity};
+use crate::pg::{self, fail, identity};
 use pgrx::prelude::*;
 use pgrx::spi;
 
@@ -129,7 +129,7 @@ fn column<'a>(
     name: &str,
     mendable: &dyn Fn(&str, String) -> Drift<'a>,
 ) -> pg::Result<()> {
-    let Some(attnum) = table::org_column_of(relid) else {
+    let Some(org) = table::org_column_of(relid) else {
         return Ok(());
     };
     let Some((column, not_null, default)) = run(
@@ -137,7 +137,7 @@ fn column<'a>(
          WHERE attrelid OPERATOR(pg_catalog.=) $1 AND attnum OPERATOR(pg_catalog.=) $2::pg_catalog.int8",
         &[
             Arg::Oid(relid),
-            Arg::Oid(pg_sys::Oid::from(attnum.max(0) as u32)),
+            Arg::Oid(pg_sys::Oid::from(org.attnum.max(0) as u32)),
         ],
         |row| {
             (
@@ -161,10 +161,39 @@ fn column<'a>(
     if !default {
         judge(mendable(
             "the organization column is no longer filled from the context in",
-            format!("{alter} SET DEFAULT tenancy.current_org()"),
+            format!("{alter} SET DEFAULT {}", plan::current(org.kind)),
         ))?;
     }
     Ok(())
+}
+
+/// A table without an index on the organization is read whole by everybody.
+pub fn warn_of_index(relid: pg_sys::Oid) {
+    let (Some(column), Some(name)) = (table::org_column_of(relid), name_of(relid)) else {
+        return;
+    };
+    let lacks = !run(
+        "SELECT 1 FROM pg_catalog.pg_class AS c
+         WHERE c.oid OPERATOR(pg_catalog.=) $1 AND c.relkind OPERATOR(pg_catalog.=) 'r'::pg_catalog.\"char\"
+           AND NOT EXISTS (SELECT FROM pg_catalog.pg_index AS i
+                           WHERE i.indrelid OPERATOR(pg_catalog.=) c.oid AND i.indisvalid AND i.indpred IS NULL
+                             AND i.indkey[0] OPERATOR(pg_catalog.=) $2::pg_catalog.int8)",
+        &[
+            Arg::Oid(relid),
+            Arg::Oid(pg_sys::Oid::from(column.attnum.max(0) as u32)),
+        ],
+        |_| (),
+    )
+    .is_empty();
+    if lacks {
+        fail(
+            PgSqlErrorCode::ERRCODE_WARNING,
+            format!("protected table {name} has no index on its organization column any more"),
+        )
+        .set_detail("Every query of an organization reads the rows of all.")
+        .set_hint("CREATE INDEX ON the table, the organization column first.")
+        .report(PgLogLevel::WARNING);
+    }
 }
 
 /// ALTER POLICY on one of ours, whatever it changed.

@@ -1,0 +1,52 @@
+-- COPY in every direction, and EXPLAIN in every form.
+CREATE TABLE t (id int PRIMARY KEY, org_id uuid, v text DEFAULT 'd', n int CHECK (n < 100)); CREATE TABLE parts (id int, k int) PARTITION BY LIST (k); CREATE TABLE parts1 PARTITION OF parts FOR VALUES IN (1); CREATE TABLE kids (t int REFERENCES t ON DELETE CASCADE);
+CREATE FUNCTION tr() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN new.v := upper(new.v); RETURN new; END$$; CREATE TRIGGER tr BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION tr();
+COPY t FROM STDIN;
+1	\N	one	1
+2	123e4567-e89b-12d3-a456-426614174000	two	\N
+\.
+COPY t (id, v) FROM STDIN WITH (FORMAT csv, HEADER, NULL 'nil');
+id,v
+3,"three, four"
+4,nil
+\.
+COPY t (id, n) FROM STDIN;
+5	500
+\.
+COPY t (id) FROM STDIN;
+1
+\.
+COPY t (id) FROM STDIN;
+x
+\.
+COPY t (id, v) FROM STDIN WHERE id > 6;
+6	six
+7	seven
+\.
+COPY parts FROM STDIN;
+1	1
+\.
+COPY parts FROM STDIN;
+1	2
+\.
+COPY kids FROM STDIN;
+1
+9
+\.
+COPY kids FROM STDIN;
+1
+2
+\.
+BEGIN;
+COPY kids FROM STDIN (FREEZE);
+1
+\.
+ROLLBACK;
+COPY t TO STDOUT; COPY t (v, id) TO STDOUT (FORMAT csv, HEADER, FORCE_QUOTE *); COPY (SELECT id, n FROM t ORDER BY id DESC) TO STDOUT; COPY parts TO STDOUT; COPY (DELETE FROM t WHERE id = 2 RETURNING id) TO STDOUT; SELECT * FROM kids;
+COPY (SELECT * FROM parts) TO STDOUT (DELIMITER '|'); COPY t TO '/nowhere/at/all'; COPY none TO STDOUT;
+\copy t (id) to stdout
+ANALYZE t; EXPLAIN (COSTS OFF) SELECT * FROM t WHERE id = 1; EXPLAIN (COSTS OFF, VERBOSE) UPDATE t SET n = 1 WHERE id = 1 RETURNING *; EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF) SELECT * FROM t JOIN kids ON t.id = kids.t; EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF) INSERT INTO kids SELECT id FROM t WHERE id < 5; EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF) DELETE FROM t WHERE id = 1; EXPLAIN (COSTS OFF, FORMAT JSON) SELECT count(*) FROM t; EXPLAIN SELECT * FROM t; EXPLAIN (COSTS OFF) MERGE INTO t USING kids ON t.id = kids.t WHEN MATCHED THEN DELETE; EXPLAIN (COSTS OFF) INSERT INTO t VALUES (1) ON CONFLICT (id) DO UPDATE SET n = 2; EXPLAIN (COSTS OFF) CREATE TABLE x AS SELECT * FROM t; EXPLAIN (COSTS OFF) DECLARE c CURSOR FOR SELECT * FROM t;
+SELECT relname, n_tup_ins >= 0 FROM pg_stat_xact_user_tables WHERE relname = 't'; SET enable_seqscan = off; EXPLAIN (COSTS OFF) SELECT id FROM t ORDER BY id LIMIT 1; EXPLAIN (COSTS OFF) SELECT * FROM t WHERE ctid = '(0,1)'; SET enable_indexscan = off; EXPLAIN (COSTS OFF) SELECT * FROM t WHERE id IN (1, 2); RESET ALL; EXPLAIN (COSTS OFF) SELECT * FROM t WHERE v LIKE 'x%' AND n > 3 OR id = (SELECT max(t) FROM kids); EXPLAIN (COSTS OFF) SELECT (SELECT v FROM t WHERE id = k.t) FROM kids k WHERE EXISTS (SELECT FROM t WHERE n = k.t);
+SELECT lo_create(424242); SELECT lo_put(424242, 0, 'x'); SELECT lo_get(424242); SELECT lo_unlink(424242);
+SELECT pg_advisory_lock(5), pg_try_advisory_lock(5); SELECT pg_advisory_unlock_all(); SELECT pg_get_viewdef('pg_roles'::regclass) IS NOT NULL; SELECT has_table_privilege('t', 'select'), row_security_active('t');
+DROP TABLE t, kids, parts; DROP FUNCTION tr();

@@ -53,7 +53,7 @@ pub fn insert_all(table: &str, parent: &str) -> String {
 }
 
 /// One row, with an id and a parent given.
-fn insert_one(table: &str, org: &Uuid) -> String {
+pub fn insert_one(table: &str, org: &Uuid) -> String {
     format!(
         "INSERT INTO {table} ({COLUMNS}) VALUES ($1::bigint, '{org}', $2::bigint, 'server-12345', 'running', 'eu-west', 8,
              25.50, '2026-01-01', 'd3d9446802a44259755d38e6d163e820c4ca4238a0b923820dcc509a6f75849b')"

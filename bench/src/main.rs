@@ -16,6 +16,7 @@ mod reads;
 mod report;
 mod rounds;
 mod scale;
+mod seal;
 mod server;
 mod world;
 
@@ -113,7 +114,7 @@ fn measure(
     let mut world = World::create(server, database, scale.orgs, Store::Dedicated)?;
     say(&format!("loading {} rows twice", scale.rows));
     reads::load(&world, scale)?;
-    if scale.wants("fk") || scale.wants("insert") || scale.wants("audit") {
+    if scale.wants("fk") || scale.wants("insert") || scale.wants("audit") || scale.wants("seal") {
         guards::load(&world, scale)?;
     }
 
@@ -133,6 +134,7 @@ fn measure(
                 audit::load(&world)?;
                 audit::measure(&world, scale, report)?;
             }
+            "seal" => seal::measure(&world, scale, report)?,
             "growth" => growth::measure(server, scale, report)?,
             _ => leakproof::measure(&world, scale, report)?,
         }

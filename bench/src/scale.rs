@@ -8,6 +8,7 @@ pub const PARTS: &[&str] = &[
     "fk",
     "insert",
     "audit",
+    "seal",
     "growth",
     "leakproof",
 ];

@@ -7,12 +7,12 @@ use super::seal;
 use crate::context::authority::Id;
 use crate::context::settings::SEAL_INTERVAL;
 use crate::pg::{self, catalog, horizon};
+use pgrx::PgAtomic;
 use pgrx::bgworkers::{
     BackgroundWorker, BackgroundWorkerBuilder, BgWorkerStartTime, SignalWakeFlags,
 };
 use pgrx::pg_shmem_init;
 use pgrx::prelude::*;
-use pgrx::{PgAtomic, PgSharedMemoryInitialization};
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -28,6 +28,10 @@ const QUIET: u32 = 2;
 /// A database without the extension is asked again after this.
 const ABSENT: Duration = Duration::from_secs(60);
 
+#[allow(
+    unexpected_cfgs,
+    reason = "pgrx's macro asks for versions that we do not build for"
+)]
 pub fn init() {
     // SAFETY: reads a variable of the postmaster's start.
     if !unsafe { pg_sys::process_shared_preload_libraries_in_progress } {
@@ -42,6 +46,11 @@ pub fn init() {
         .set_start_time(BgWorkerStartTime::RecoveryFinished)
         .set_restart_time(Some(Duration::from_secs(10)))
         .load();
+}
+
+unsafe extern "C-unwind" {
+    // A signal's handler, so it is handed on as it is.
+    fn die(signal: i32);
 }
 
 #[derive(Default)]
@@ -145,7 +154,7 @@ fn databases() -> Vec<pg_sys::Oid> {
 pub extern "C-unwind" fn tenancy_seal_database(database: pg_sys::Datum) {
     // SAFETY: what a backend does with SIGTERM: it ends at the next point where it may.
     unsafe {
-        pg_sys::pqsignal(pg_sys::SIGTERM as i32, Some(pg_sys::die));
+        pg_sys::pqsignal(pg_sys::SIGTERM as i32, Some(die));
         pg_sys::BackgroundWorkerUnblockSignals();
     }
     let id = pg_sys::Oid::from(database.value() as u32);
@@ -195,14 +204,13 @@ fn attempt(work: impl FnOnce() -> pg::Result<()>) -> bool {
         false
     }))
     .catch_others(|error| {
-        if let pg_sys::panic::CaughtError::PostgresError(report)
-        | pg_sys::panic::CaughtError::ErrorReport(report)
-        | pg_sys::panic::CaughtError::RustPanic {
+        use pg_sys::panic::CaughtError::{ErrorReport, PostgresError, RustPanic};
+        let (PostgresError(report)
+        | ErrorReport(report)
+        | RustPanic {
             ereport: report, ..
-        } = &error
-        {
-            pg::error::log(report.message(), report.detail().unwrap_or_default());
-        }
+        }) = &error;
+        pg::error::log(report.message(), report.detail().unwrap_or_default());
         true
     })
     .execute();

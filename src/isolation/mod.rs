@@ -37,7 +37,6 @@ pub use guard::{
     guard_write, guard_written, is_held_by_policy, pin_for, refused_row,
 };
 pub use held::any as holds_any;
-#[cfg(feature = "pg_test")]
 pub use table::protected;
 pub use table::{Table, keyed_by_external_keys};
 pub use tree::members;

@@ -19,7 +19,6 @@ pub enum Arg<'a> {
     Flag(bool),
     Name(&'a str),
     Int(i32),
-    Long(i64),
     Xid(u64),
 }
 
@@ -34,7 +33,6 @@ impl Arg<'_> {
             Arg::Timestamp(at) => (at.map(pg_sys::Datum::from), pg_sys::TIMESTAMPTZOID),
             Arg::Oid(oid) => (Some((*oid).into()), pg_sys::OIDOID),
             Arg::Int(n) => (Some((*n).into()), pg_sys::INT4OID),
-            Arg::Long(n) => (Some((*n).into()), pg_sys::INT8OID),
             Arg::Xid(xid) => (Some((*xid).into()), pg_sys::XID8OID),
             Arg::Flag(flag) => (Some((*flag).into()), pg_sys::BOOLOID),
         }

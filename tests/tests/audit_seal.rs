@@ -4,10 +4,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use pg_tenancy_audit_format::Digest;
+use pg_tenancy_audit_format::erase::erase;
 use pg_tenancy_audit_format::head::{Signed, VerifyingKey, parse_verifier};
+use pg_tenancy_audit_format::read::Reader;
 use pg_tenancy_audit_format::tree;
-use pg_tenancy_tests::{Org, Session, World, fails, quote, refused};
+use pg_tenancy_audit_format::{Author, Column, Digest, Layout, Moment, shape};
+use pg_tenancy_tests::{Org, Session, Uuid, World, fails, quote, refused};
 use serde_json::Value;
 
 fn store(org: Org) -> String {
@@ -783,4 +785,75 @@ fn a_new_key_signs_and_the_old_one_still_verifies() {
             .count("SELECT count(*) FROM tenancy.audit_keys WHERE secret IS NOT NULL"),
         1
     );
+}
+
+/// A line whose values somebody took away leaves its hash as it was: only the act tells an erasure from a theft.
+#[test]
+fn f1_values_taken_away_without_a_record_are_named() {
+    let world = World::new();
+    write(&world, 3);
+    seal(&world);
+    let (note, last) = (head(&world), size(&world));
+    let table = store(world.acme);
+    let mut vandal = vandal(&world);
+    let layouts: Vec<Layout> = vandal
+        .json("SELECT object, columns, encodings, org_column, key FROM tenancy_audit.layouts")
+        .iter()
+        .map(|l| {
+            let texts = |name: &str| -> Vec<String> {
+                serde_json::from_value(l[name].clone()).expect("texts")
+            };
+            let columns = texts("columns").into_iter().zip(texts("encodings"));
+            let columns = columns.map(|(name, encoding)| Column {
+                shape: shape(&encoding).expect("known"),
+                encoding,
+                is_org: l["org_column"] == name.as_str(),
+                is_key: texts("key").contains(&name),
+                name,
+            });
+            Layout::new(l["object"].as_str().unwrap(), columns.collect())
+        })
+        .collect();
+    let chunk = format!("(SELECT ctid FROM {table} ORDER BY xid DESC, n LIMIT 1)");
+    let row = vandal
+        .query_one(
+            &format!(
+                "SELECT payload, (extract(epoch FROM at) * 1000000)::bigint - 946684800000000, xid::text, n, lines, actor_id,
+                     actor_type, db_role, result, request_id
+                 FROM {table} WHERE ctid = {chunk}"
+            ),
+            &[],
+        )
+        .unwrap();
+    let payload: Vec<u8> = row.get(0);
+    let first = Moment {
+        at: row.get(1),
+        xid: row.get::<_, String>(2).parse().unwrap(),
+        n: row.get(3),
+    };
+    let author = Author {
+        actor: row.get::<_, Option<Uuid>>(5).map(|u| *u.as_bytes()),
+        actor_type: row.get(6),
+        db_role: row.get(7),
+        result: row.get(8),
+        request_id: row.get(9),
+        ..Author::default()
+    };
+    let reader = Reader::new(&payload, first, row.get(4)).unwrap();
+    let contexts: Vec<Digest> = reader
+        .layouts
+        .iter()
+        .map(|id| layouts.iter().find(|l| l.id() == *id).expect("recorded"))
+        .map(|layout| author.context(&layout.digest, world.acme.id.as_bytes()))
+        .collect();
+    let erased = erase(&payload, first, row.get(4), &contexts, |_| true)
+        .unwrap()
+        .expect("something to erase");
+    vandal
+        .execute(
+            &format!("UPDATE {table} SET payload = $1 WHERE ctid = {chunk}"),
+            &[&erased],
+        )
+        .unwrap();
+    assert_eq!(findings(&world, Some(&note)), [format!("erased {last}")]);
 }

@@ -365,12 +365,11 @@ fn tables_are_readable_under_row_security_and_never_writable() {
         ),
         [
             "actions SELECT",
+            "audit_dba SELECT",
             "audit_heads SELECT",
             "audit_log SELECT",
             "audit_retention SELECT",
             "audit_seal_status SELECT",
-            "audit_dba SELECT",
-            "audit_log SELECT",
             "bypass_ledger SELECT",
             "exempt_tables SELECT",
             "exemptions SELECT",

@@ -1,6 +1,11 @@
 //! What an export ends with, so that it can be checked without the database: the newest head, and the hashes that whoever
 //! holds the exported lines lacks to compute its root.
 
+#![allow(
+    dead_code,
+    reason = "called by retention and export, which come from another branch"
+)]
+
 use super::{api, heads, leaves};
 use crate::context::authority::Id;
 use crate::pg;

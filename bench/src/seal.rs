@@ -1,0 +1,157 @@
+//! Sealing: what it costs the writers of one busy organization where commits are slow (spec 6.4: nothing may wait for the
+//! chain), and how fast it goes.
+
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::time::{Duration, Instant};
+
+use postgres::{Client, Statement};
+use serde_json::Value;
+
+use crate::report::Report;
+use crate::rounds::{Side, Stat, interleave};
+use crate::scale::Scale;
+use crate::world::World;
+use crate::{Result, items};
+
+const PART: &str = "seal";
+const OFF: &str = "protected, no audit";
+const OURS: &str = "pg_tenancy, sealed meanwhile";
+const WRITERS: usize = 16;
+/// Of each writer and round.
+const COMMITS: usize = 100;
+/// Above the other parts' ids.
+static ID: AtomicI64 = AtomicI64::new(100_000_000);
+
+pub fn measure(world: &World, scale: &Scale, report: &mut Report) -> Result<()> {
+    let mut admin = world.superuser()?;
+    admin.batch_execute("CREATE SCHEMA z; GRANT USAGE ON SCHEMA z TO PUBLIC")?;
+    for table in ["z.off", "z.ours", "z.bulk"] {
+        items::create(&mut admin, table, "")?;
+    }
+    admin.batch_execute(
+        "SELECT tenancy.protect('z.off', audit => false); SELECT tenancy.protect('z.ours'); SELECT tenancy.protect('z.bulk')",
+    )?;
+    throughput(world, scale, report)?;
+    rate(world, scale, report)
+}
+
+/// 16 writers on one organization, each commit waiting 3 ms for its flush.
+fn throughput(world: &World, scale: &Scale, report: &mut Report) -> Result<()> {
+    let slow = |on: bool| -> Result<()> {
+        let mut admin = world.superuser()?;
+        for (name, value) in [
+            ("fsync", if on { "on" } else { "off" }),
+            ("commit_delay", if on { "3000" } else { "0" }),
+            ("commit_siblings", if on { "0" } else { "5" }),
+        ] {
+            admin.batch_execute(&format!("ALTER SYSTEM SET {name} = {value}"))?;
+        }
+        admin.batch_execute("SELECT pg_reload_conf()")?;
+        std::thread::sleep(Duration::from_millis(300));
+        Ok(())
+    };
+    slow(true)?;
+    let mut off = writers(world, "z.off")?;
+    let mut ours = writers(world, "z.ours")?;
+    let mut sealer = world.superuser()?;
+    let commits = WRITERS * COMMITS;
+    let samples = interleave(
+        scale.bulk_rounds.max(5),
+        vec![
+            Side::bulk(OFF, commits, || all(&mut off)),
+            Side::bulk(OURS, commits, || {
+                let done = AtomicBool::new(false);
+                std::thread::scope(|scope| {
+                    let sealing = scope.spawn(|| seal_until(&mut sealer, &done));
+                    let time = all(&mut ours);
+                    done.store(true, Ordering::Relaxed);
+                    sealing.join().expect("it does not panic")?;
+                    time
+                })
+            }),
+        ],
+    )?;
+    slow(false)?;
+    let name = format!("{WRITERS} writers on one organization, commits of 3 ms");
+    report.samples(PART, &name, &samples, Value::Null);
+    // 95 percent of the throughput.
+    report.bound(PART, &name, OFF, samples.ratio(OURS, OFF), 1.0 / 0.95);
+    Ok(())
+}
+
+fn writers(world: &World, table: &str) -> Result<Vec<(Client, Statement)>> {
+    (0..WRITERS)
+        .map(|_| {
+            let mut client = world.app("z", &world.large())?;
+            let statement = client.prepare(&items::insert_one(table, &world.large()))?;
+            Ok((client, statement))
+        })
+        .collect()
+}
+
+/// Every writer's commits, at once.
+fn all(writers: &mut [(Client, Statement)]) -> Result<Duration> {
+    let start = Instant::now();
+    std::thread::scope(|scope| {
+        let running: Vec<_> = writers
+            .iter_mut()
+            .map(|(client, insert)| {
+                scope.spawn(move || -> Result<()> {
+                    for _ in 0..COMMITS {
+                        let id = ID.fetch_add(1, Ordering::Relaxed);
+                        client.execute(&*insert, &[&id, &None::<i64>])?;
+                    }
+                    Ok(())
+                })
+            })
+            .collect();
+        running
+            .into_iter()
+            .try_for_each(|w| w.join().expect("it does not panic"))
+    })?;
+    Ok(start.elapsed())
+}
+
+/// Ten times a second: a hundred times as often as the sealer does by itself.
+fn seal_until(sealer: &mut Client, done: &AtomicBool) -> Result<()> {
+    while !done.load(Ordering::Relaxed) {
+        sealer.batch_execute("SELECT * FROM tenancy.seal_audit()")?;
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    Ok(())
+}
+
+/// Lines a second, of a bulk statement's.
+fn rate(world: &World, scale: &Scale, report: &mut Report) -> Result<()> {
+    let mut client = world.app("z", &world.large())?;
+    let mut admin = world.superuser()?;
+    let org = world.large();
+    let (mut sealing, mut verifying) = (vec![], vec![]);
+    admin.batch_execute("SELECT * FROM tenancy.seal_audit()")?;
+    for _ in 0..scale.bulk_rounds.min(5) {
+        client.batch_execute(&items::insert_all("z.bulk", "random"))?;
+        let lines = scale.bulk() as f64;
+        let time = items::timed(
+            &mut admin,
+            &format!("SELECT * FROM tenancy.seal_audit('{org}')"),
+        )?;
+        sealing.push(lines / time.as_secs_f64());
+        let sealed: i64 = admin
+            .query_one(
+                &format!("SELECT sealed_lines FROM tenancy.list_seal_status('{org}')"),
+                &[],
+            )?
+            .get(0);
+        let time = items::timed(
+            &mut admin,
+            &format!("SELECT * FROM tenancy.verify_audit('{org}')"),
+        )?;
+        verifying.push(sealed as f64 / time.as_secs_f64());
+        items::truncate(&mut admin, "z.bulk")?;
+        admin.batch_execute("RESET row_security")?;
+    }
+    for (measure, rates) in [("seal_audit()", sealing), ("verify_audit()", verifying)] {
+        report.figure(PART, measure, "", Stat::of(rates), "lines/s");
+    }
+    Ok(())
+}

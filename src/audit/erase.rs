@@ -7,7 +7,7 @@ use super::history::{About, object};
 use super::read::{for_each_chunk, may, require_primary};
 use super::retention::require_no_hold;
 use crate::pg::{self, fail, heap, raw};
-use pg_tenancy_audit_format::Moment;
+use pg_tenancy_audit_format::{Moment, iso_time};
 use pg_tenancy_audit_format::erase::erase;
 use pgrx::JsonB;
 use pgrx::prelude::*;
@@ -79,7 +79,8 @@ fn erase_audit(
     for some in erased.chunks(NAMED) {
         let lines: Vec<Json> = some
             .iter()
-            .map(|m| json!([pg_tenancy_audit_format::iso_time(m.at), m.xid, m.n]))
+            // An id of 64 bits is a text in JSON.
+            .map(|m| json!({ "at": iso_time(m.at), "xid": m.xid.to_string(), "n": m.n }))
             .collect();
         record(&Act {
             org,

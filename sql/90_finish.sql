@@ -98,7 +98,7 @@ COMMENT ON FUNCTION tenancy.enter(uuid, uuid, boolean) IS
 COMMENT ON FUNCTION tenancy.seal_context() IS
     'Freezes the context until the transaction ends (spec 4)';
 COMMENT ON FUNCTION tenancy.leave() IS
-    'Unsets the context: no protected row is visible after it (spec 4)';
+    'Unsets the context: no protected row is visible after it; a token that it takes away gives the login nothing back before the transaction ends (spec 4)';
 COMMENT ON FUNCTION tenancy.whoami() IS
     'Who the session acts as, for which organization, with which role, or the reason there is none (spec 4)';
 COMMENT ON FUNCTION tenancy.my_orgs() IS

@@ -45,11 +45,6 @@ pub unsafe extern "C-unwind" fn tenancy_read_audit(
     pg_sys::Datum::from(0)
 }
 
-/// The organization whose log the context may read.
-pub fn may_read() -> pg::Result<Id> {
-    may("org:audit", "read an audit log")
-}
-
 /// The organization with whose log the context may do this.
 pub fn may(action: &str, doing: &str) -> pg::Result<Id> {
     let now = context::standing();

@@ -70,6 +70,8 @@ fn seal_context() -> pg::Result<()> {
 }
 
 /// Unsets the context: organization, user and token (spec 4). Anyone may call it. After it no protected row is visible.
+/// A login that could do more without the token (a trusted application's) does not get that back by it: it is nobody
+/// until the transaction ends, or after a token of scope session until DISCARD ALL or another token.
 #[pg_extern(volatile, parallel_unsafe)]
 fn leave() {
     let local = transaction::in_block();

@@ -27,6 +27,8 @@ impl Reason {
             Reason::NoToken(Some(Lapsed::Expired)) => "The token that this session brought has expired.".into(),
             Reason::NoToken(Some(Lapsed::KeyRetired)) => "The key that signed this session's token has been retired.".into(),
             Reason::NoToken(Some(Lapsed::OtherLogin)) => "The token was brought by another login than the one in force now.".into(),
+            Reason::NoToken(Some(Lapsed::Scope)) => "This session's token was for the session, and the login's scope is transaction now.".into(),
+            Reason::NoToken(Some(Lapsed::Left)) => "The token that this session brought was left, and the login is nobody in its place.".into(),
             Reason::OtherUser => "The login or its token says which user this is, and app.current_user_id names another.".into(),
             Reason::OtherOrg => "The token is for one organization, and app.current_org names another.".into(),
             Reason::Expired => "The membership has expired.".into(),
@@ -54,8 +56,11 @@ impl Reason {
             Reason::NoToken(None) => {
                 "SELECT tenancy.authenticate('<token>') first, after BEGIN in the same transaction."
             }
+            Reason::NoToken(Some(Lapsed::Left)) => {
+                "End the transaction, or DISCARD ALL after a token of scope session; or bring another token."
+            }
             Reason::NoToken(Some(_)) => {
-                "SELECT tenancy.authenticate() with a new token, or tenancy.leave()."
+                "SELECT tenancy.authenticate() with a new token, or DISCARD ALL."
             }
             Reason::OtherUser => "Leave app.current_user_id unset.",
             Reason::OtherOrg => {
@@ -154,6 +159,26 @@ pub fn second_org() -> ErrorReport {
     )
     .set_detail("The first protected statement of a transaction fixes its organization and user until the end.")
     .set_hint("COMMIT or ROLLBACK, then enter the other organization in a new transaction.")
+}
+
+/// Under a seal: PostgreSQL's statistics, which hold values of rows.
+pub fn sealed_statistics() -> ErrorReport {
+    let message = "permission denied: statistics are not read in a sealed transaction";
+    let detail = "They hold values of every organization, and show them by the role in force, which a statement may change as it runs.";
+    server_log(message, detail);
+    fail(NO_RIGHT, message)
+        .set_detail(detail)
+        .set_hint("Read pg_stats in a transaction of its own, without the seal.")
+}
+
+/// Under a seal or a token: a role or a default setting is altered.
+pub fn lasting_change() -> ErrorReport {
+    let message = "permission denied: roles and their settings are not altered in a sealed transaction or one of a token";
+    let detail = "The change would outlast the context, and meet the login's other sessions.";
+    server_log(message, detail);
+    fail(NO_RIGHT, message)
+        .set_detail(detail)
+        .set_hint("A DBA alters roles, in a session of his own.")
 }
 
 /// The context is not the sealed one any more; `ended`: because its transaction is over.

@@ -20,11 +20,14 @@ pub mod token;
 mod transaction;
 
 pub use api::known_org;
-pub use denial::{no_right, owner_only, refused, stranger, without_context, without_key};
+pub use denial::{
+    lasting_change, no_right, owner_only, refused, sealed_statistics, stranger, without_context,
+    without_key,
+};
 pub use entry::{form_for_number, number_of};
 pub use ledger::note_break_glass;
 pub use principal::{Principal, is_administrator, is_superuser};
-pub use seal::{check as check_seal, is_on as may_be_sealed};
+pub use seal::{before_transaction_control, check as check_seal, is_on as may_be_sealed};
 pub use standing::{
     Standing, honoured, login, names_a_user, pin, refresh, standing, stays_here, version,
     watch_the_clock,
@@ -38,6 +41,16 @@ pub fn principal() -> Principal {
 /// Whether the transaction worked for an organization already.
 pub fn is_pinned() -> bool {
     transaction::pinned().is_some()
+}
+
+/// Whether the session speaks for somebody whom its login alone is not: sealed, or held to tokens. Then nothing may be left
+/// behind for the login's other sessions.
+pub fn is_shared() -> bool {
+    seal::is_on()
+        || matches!(
+            principal(),
+            Principal::Token { .. } | Principal::Tokenless { .. }
+        )
 }
 
 pub fn init() {

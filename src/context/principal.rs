@@ -75,9 +75,13 @@ pub fn principal() -> Principal {
     if let Some(principal) = token::principal() {
         return principal;
     }
+    let left = Principal::Tokenless {
+        lapsed: Some(Lapsed::Left),
+    };
     match binding {
         Some(Binding::User { user }) => Principal::User { user },
         Some(Binding::Token { .. }) => Principal::Tokenless { lapsed: None },
+        Some(Binding::Application { .. }) if token::was_brought() => left,
         Some(Binding::Application {
             session_scope,
             service_role,
@@ -86,7 +90,13 @@ pub fn principal() -> Principal {
             service_role,
         },
         // A weaker role's definer function that a superuser calls does not become the DBA by it.
-        None if identity::is_superuser(session) && !identity::is_lent() => Principal::Dba,
+        None if identity::is_superuser(session) && !identity::is_lent() => {
+            if token::was_brought() {
+                left
+            } else {
+                Principal::Dba
+            }
+        }
         None => Principal::Nobody { login },
     }
 }

@@ -11,6 +11,7 @@
 use super::principal::Principal;
 use super::settings::{self, Setting};
 use super::standing::{self, Reason, Standing};
+use super::token::Lapsed;
 use super::{authority::Id, denial, migration};
 use crate::pg::local::Backend;
 use crate::pg::{self, fail, identity, transaction};
@@ -120,7 +121,10 @@ fn differs(seal: &Seal, now: &Standing, or_none: bool) -> Option<Broken> {
 
 /// Whether the authority changed and not the session: it says what it said, and brought the token it had.
 fn was_shut_out(seal: &Seal, now: &Standing) -> bool {
-    let by_itself = matches!(now.reason, Some(Reason::NoClaim | Reason::NoToken(None)));
+    let by_itself = matches!(
+        now.reason,
+        Some(Reason::NoClaim | Reason::NoToken(None | Some(Lapsed::Left)))
+    );
     !by_itself && claims() == seal.claims
 }
 
@@ -168,6 +172,18 @@ pub fn seal() -> pg::Result<()> {
 /// Whether this transaction's context is sealed.
 pub fn is_sealed() -> bool {
     SEAL.with_borrow(|seal| seal.as_ref().is_some_and(|s| s.ended_in.is_none()))
+}
+
+/// Before BEGIN, COMMIT, ROLLBACK and the like. An error ends a transaction at once, for us, and its block only when it is
+/// left: the message that leaves it is held as the one that ends a transaction (attack H-1).
+pub fn before_transaction_control() {
+    if is_on() && transaction::is_failed_block() {
+        SEAL.with_borrow_mut(|seal| {
+            if let Some(seal) = seal.as_mut().filter(|s| s.ended_in.is_some()) {
+                seal.ended_in = Some(transaction::message());
+            }
+        });
+    }
 }
 
 /// What would outlast the transaction (SET ROLE, SET SESSION AUTHORIZATION) is not committed.

@@ -401,7 +401,7 @@ fn actor_type(principal: &Principal, has_user: bool) -> &'static str {
 /// Holds the transaction to its first organization and user (spec 4): deferred triggers, open cursors and audit rows
 /// would otherwise see another one than the statement that made them.
 pub fn pin(standing: &Standing) -> pg::Result<()> {
-    if let (Some(org), None) = (standing.org_id(), transaction::pinned()) {
+    if let Some(org) = standing.org_id() {
         transaction::pin(org, standing.user);
     }
     hold_to_pin(standing)

@@ -32,14 +32,18 @@ pub fn pinned() -> Option<Pin> {
     PIN.get()
 }
 
+/// Pins the transaction, or makes the same pin outlast more savepoints. What a cursor reads lasts as long as the cursor,
+/// which ROLLBACK TO a savepoint after it leaves open (attack H-3).
 #[inline]
 pub fn pin(org: [u8; 16], user: Option<[u8; 16]>) {
-    if PIN.get().is_none() {
-        PIN.set(Some(Pin {
-            org,
-            user,
-            level: crate::pg::transaction::nest_level(),
-        }));
+    let pin = PIN.get();
+    if pin.is_some_and(|p| p.level <= 1 || (p.org, p.user) != (org, user)) {
+        return;
+    }
+    let now = crate::pg::transaction::nest_level();
+    let level = crate::pg::cursor::level_of_running().map_or(now, |opened| opened.min(now));
+    if pin.is_none_or(|p| level < p.level) {
+        PIN.set(Some(Pin { org, user, level }));
     }
 }
 

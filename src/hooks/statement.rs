@@ -39,7 +39,7 @@ unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryDesc, flags:
             transaction::accept_invalidations_unguarded();
             context::watch_the_clock();
             if context::may_be_sealed() {
-                check_seal();
+                check_seal(query);
             }
             let inside = identity::in_referential_action();
             if inside && isolation::holds_any() && is_answered(query) {
@@ -58,9 +58,23 @@ unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryDesc, flags:
     }
 }
 
+/// Where the values of the statistics views come from. They ask which role is in force while they run, and the statement
+/// that reads them can change it for a moment, between two comparisons with the seal (attack H-2).
+const STATISTICS: [pg_sys::Oid; 2] = [
+    pg_sys::StatisticRelationId,
+    // pg_statistic_ext_data
+    pg_sys::Oid::from_u32(3429),
+];
+
+/// SAFETY: `query` is the descriptor of a statement about to start.
 #[pg_guard]
-extern "C-unwind" fn check_seal() {
+unsafe extern "C-unwind" fn check_seal(query: *mut pg_sys::QueryDesc) {
     context::check_seal();
+    // SAFETY: as the function's own.
+    let tables = unsafe { relations((*query).plannedstmt) };
+    if context::may_be_sealed() && tables.iter().any(|table| STATISTICS.contains(table)) {
+        Err(context::sealed_statistics()).unwrap_or_report()
+    }
 }
 
 /// Whether this is a foreign key's own check, `SELECT 1 FROM parent WHERE key = $1 FOR KEY SHARE`, of a parent that the

@@ -94,7 +94,9 @@ unsafe extern "C-unwind" fn before(node: *mut pg_sys::Node) {
             return;
         }
         // Ending the transaction is the way out of a broken seal.
-        if (*node).type_ != pg_sys::NodeTag::T_TransactionStmt {
+        if (*node).type_ == pg_sys::NodeTag::T_TransactionStmt {
+            context::before_transaction_control();
+        } else {
             check_seal();
         }
         // A table that is open cannot be altered.
@@ -124,6 +126,16 @@ unsafe extern "C-unwind" fn before(node: *mut pg_sys::Node) {
             // Which is not planned where row security leaves the table alone.
             pg_sys::NodeTag::T_CopyStmt if !identity::row_security() => {
                 note_break_glass((*node.cast::<pg_sys::CopyStmt>()).relation);
+            }
+            // SET ROLE would be compared; what the login's next session starts with is out of sight by then (attack H-4).
+            pg_sys::NodeTag::T_AlterRoleStmt
+            | pg_sys::NodeTag::T_AlterRoleSetStmt
+            | pg_sys::NodeTag::T_AlterDatabaseSetStmt
+            | pg_sys::NodeTag::T_CreateRoleStmt
+            | pg_sys::NodeTag::T_GrantRoleStmt
+                if catalog::find_house().is_some() && context::is_shared() =>
+            {
+                Err(context::lasting_change()).unwrap_or_report()
             }
             // Their code may fetch without a statement of its own.
             pg_sys::NodeTag::T_DoStmt | pg_sys::NodeTag::T_CallStmt

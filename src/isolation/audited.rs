@@ -5,7 +5,6 @@ use super::facts::{Facts, column_exists, current_options, facts, require_owner};
 use super::plan::{self, Options, Quoted};
 use super::protect::{as_it_stands, change, not_protected, require_root, with_own_ddl};
 use super::{table, tree};
-use crate::pg::key::KeyType;
 use crate::pg::query::{Arg, run};
 use crate::pg::{self, error, fail};
 use pgrx::pg_sys::panic::ErrorReport;
@@ -66,8 +65,8 @@ fn set_audit(
             let quoted = Quoted {
                 table: &name,
                 org_column: &column,
-                // The triggers are the same for all kinds.
-                kind: KeyType::default(),
+                kind: table::org_column_of(table.relid)
+                    .map_or_else(Default::default, |org| org.kind),
                 literal: &|text| spi::quote_literal(text),
                 partitioned: table.is_partitioned(),
             };
@@ -98,7 +97,7 @@ fn check<'a>(table: &Facts, columns: impl Iterator<Item = &'a String>) -> pg::Re
         &[Arg::Oid(table.relid)],
         |row| row.get::<String>(1).unwrap_or_default(),
     );
-    let org = table::org_column_of(table.relid).map(|column| column.attnum);
+    let org = table::org_column_of(table.relid);
     for column in columns {
         if !column_exists(table, column) {
             return Err(fail(
@@ -119,7 +118,7 @@ fn check<'a>(table: &Facts, columns: impl Iterator<Item = &'a String>) -> pg::Re
         }
         if table::columns_of(table.relid)
             .iter()
-            .any(|(n, name)| Some(*n) == org && name == column)
+            .any(|(n, name)| org.is_some_and(|org| org.attnum == *n) && name == column)
         {
             return Err(invalid(column, "holds the organization, whose log it is"));
         }

@@ -115,6 +115,15 @@ pub fn close(name: &CStr) {
     }
 }
 
+/// The nesting level at which the cursor that is running was opened; None where no cursor is.
+pub fn level_of_running() -> Option<i32> {
+    // SAFETY: the active portal is valid while it runs; its name is NUL-terminated, and empty for an ordinary statement.
+    unsafe {
+        let portal = pg_sys::ActivePortal;
+        (!portal.is_null() && *(*portal).name != 0).then(|| (*portal).createLevel)
+    }
+}
+
 /// Whether a cursor of PostgreSQL's own naming is starting, as a procedural language opens them for a loop.
 ///
 /// SAFETY: in ExecutorStart.

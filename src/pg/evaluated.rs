@@ -69,18 +69,18 @@ unsafe fn elements_of(elements: Vec<*mut pg_sys::Node>) -> Option<String> {
 
 /// SAFETY: a part of an ALTER TABLE.
 unsafe fn altered(command: *mut pg_sys::AlterTableCmd) -> Option<String> {
-    use pg_sys::AlterTableType::*;
+    use pg_sys::AlterTableType as Kind;
     // SAFETY: the subtype says what the definition is.
     unsafe {
         match (*command).subtype {
-            AT_AddConstraint => constraint((*command).def.cast()),
-            AT_AddColumn => {
+            Kind::AT_AddConstraint => constraint((*command).def.cast()),
+            Kind::AT_AddColumn => {
                 let column = (*command).def.cast::<pg_sys::ColumnDef>();
                 nodes((*column).constraints)
                     .into_iter()
                     .find_map(|one| constraint(one.cast()))
             }
-            AT_AlterColumnType => {
+            Kind::AT_AlterColumnType => {
                 let column = (*command).def.cast::<pg_sys::ColumnDef>();
                 telling((*column).raw_default)
                     .or_else(|| own_type((*column).typeName).map(|_| "a type of its own".into()))

@@ -64,7 +64,7 @@ unsafe fn from_query(query: *mut pg_sys::Query, lifting: &mut Lifting) {
             }
             let is_result = (*query).resultRelation == i as i32 + 1;
             if (*entry).securityQuals.is_null()
-                && !(is_result && !(*query).withCheckOptions.is_null())
+                && (!is_result || (*query).withCheckOptions.is_null())
             {
                 continue;
             }

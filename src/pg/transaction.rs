@@ -19,6 +19,12 @@ pub fn in_block() -> bool {
     unsafe { pg_sys::IsTransactionBlock() }
 }
 
+/// Whether the transaction failed as a whole, and its block is still to be left.
+pub fn is_failed_block() -> bool {
+    // SAFETY: reads backend state.
+    nest_level() == 1 && unsafe { pg_sys::IsAbortedTransactionBlockState() }
+}
+
 pub fn nest_level() -> i32 {
     // SAFETY: reads backend state.
     unsafe { GetCurrentTransactionNestLevel() }

@@ -88,7 +88,11 @@ impl World {
 
     /// Orgs, users and logins only.
     pub fn people() -> World {
-        let db = Db::fresh();
+        World::people_in(Db::fresh())
+    }
+
+    /// The same in a database that has the extension.
+    pub fn people_in(db: Db) -> World {
         let mut dba = db.superuser();
         let mut users = BTreeMap::new();
         let org = |name, slug, key| Org {

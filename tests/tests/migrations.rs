@@ -231,7 +231,11 @@ fn it_is_recorded() {
     let told = "SELECT kind || ': ' || reason || ' (' || login || ')' FROM tenancy.bypass_ledger";
     let expected = format!("migration: split the names ({})", world.table_owner());
     for who in ["acme.owner", "acme.admin", "globex.owner"] {
-        assert_eq!(world.session(who).column(told), [expected.clone()], "{who}");
+        assert_eq!(
+            world.session(who).column(told),
+            std::slice::from_ref(&expected),
+            "{who}"
+        );
     }
     assert_eq!(m.column(told), [expected]);
     for mut session in [

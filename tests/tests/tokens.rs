@@ -780,9 +780,133 @@ fn a_lapsed_token_does_not_fall_back_to_what_the_login_may() {
         app.attempt("SELECT tenancy.create_user('x@example.test', 'X')"),
         "42501",
     );
-    app.run("SELECT tenancy.leave()");
+    app.run("DISCARD ALL");
     app.run(&format!("SET app.current_org = '{}'", world.acme.id));
     assert_eq!(world.seen(&mut app, "servers"), ACME);
+}
+
+/// A trusted application's own rights are out of reach of what runs under a token that it brought: attack C-13.
+#[test]
+fn a1_a_token_that_was_left_does_not_fall_back_to_what_the_login_may() {
+    let gate = Gate::new();
+    let world = &gate.world;
+    let mut app = world.app();
+    let viewer = gate.acme("acme.viewer");
+    let claim = world.claim(world.globex, "globex.owner");
+    let authenticated = format!("SELECT tenancy.authenticate('{viewer}')");
+    for escape in [
+        "SELECT tenancy.leave()".to_string(),
+        "ROLLBACK TO before".into(),
+        "SELECT tenancy.leave(); SELECT tenancy.leave(); SAVEPOINT x".into(),
+        "DO $$ BEGIN PERFORM tenancy.leave(); END $$".into(),
+        "SAVEPOINT x; SELECT tenancy.leave(); RELEASE x".into(),
+        format!(
+            "ROLLBACK TO before; DO $$ BEGIN PERFORM tenancy.authenticate('{viewer}'); RAISE 'no'; EXCEPTION WHEN OTHERS THEN END $$"
+        ),
+    ] {
+        app.run(&format!("BEGIN; SAVEPOINT before; {authenticated}"));
+        assert_eq!(world.seen(&mut app, "sites"), (6, 0));
+        app.run(&format!("{escape}; SAVEPOINT after"));
+        for claim in [
+            &claim,
+            &world.claim(world.acme, "acme.owner"),
+            "SET LOCAL app.current_org = 'customer-8'",
+        ] {
+            app.run(claim);
+            assert_nobody(world, &mut app, "left");
+            refused(app.attempt("UPDATE servers SET cpus = 99"), "42501");
+            app.run("ROLLBACK TO after");
+            refused(
+                app.attempt("SELECT tenancy.create_user('x@example.test', 'X')"),
+                "42501",
+            );
+            app.run("ROLLBACK TO after");
+        }
+        // Another token, of the same user.
+        app.run(&authenticated);
+        assert_eq!(world.seen(&mut app, "servers"), ACME, "{escape}");
+        // With the transaction it is over.
+        app.run(&format!("COMMIT; BEGIN; {claim}"));
+        assert_eq!(world.seen(&mut app, "servers"), GLOBEX, "{escape}");
+        app.run("ROLLBACK");
+    }
+    // Also where the token is gone with its savepoint and nobody looked in between.
+    app.run(&format!(
+        "BEGIN; SAVEPOINT before; {authenticated}; ROLLBACK TO before; {claim}"
+    ));
+    assert_nobody(world, &mut app, "left");
+    app.run(&format!("ROLLBACK; BEGIN; {claim}"));
+    assert_eq!(world.seen(&mut app, "servers"), GLOBEX);
+    app.run("ROLLBACK");
+    // Sealed as well, it cannot even be left; nor does a COMMIT in the same message help.
+    for escape in ["SELECT tenancy.leave()", "ROLLBACK TO before", "COMMIT"] {
+        app.run(&format!(
+            "BEGIN; SAVEPOINT before; {authenticated}; SELECT tenancy.seal_context()"
+        ));
+        assert_eq!(world.seen(&mut app, "servers"), ACME);
+        let error = fails(
+            app.attempt(&format!("{escape}; {claim}; SELECT name FROM servers")),
+            "42501",
+        );
+        assert!(error.message().contains("sealed"), "{escape}: {error:?}");
+        app.run("ROLLBACK");
+    }
+    // A session's token: until DISCARD ALL, which no injected statement can run.
+    let mut app = world.session_app();
+    app.run(&for_session(&viewer));
+    app.run("SELECT tenancy.leave(), set_config('app.current_org', 'customer-8', false), set_config('app.current_user_id', 'key-of-globex.owner', false)");
+    assert_nobody(world, &mut app, "left");
+    app.run("BEGIN; SELECT tenancy.leave(); COMMIT; RESET ALL");
+    app.run("SET app.current_org = 'customer-8'");
+    assert_nobody(world, &mut app, "left");
+    fails(app.attempt("SELECT 1; DISCARD ALL"), "25001");
+    app.run("DISCARD ALL; ");
+    app.run("SET app.current_org = 'customer-8'");
+    assert_eq!(world.seen(&mut app, "servers"), GLOBEX);
+    // One that was never committed was never the session's.
+    app.run("RESET ALL");
+    app.run(&format!("BEGIN; {}; ROLLBACK", for_session(&viewer)));
+    app.run("SET app.current_org = 'customer-8'");
+    assert_eq!(world.seen(&mut app, "servers"), GLOBEX);
+    // The DBA's own rights likewise.
+    let mut dba = world.superuser();
+    dba.run(&format!(
+        "BEGIN; {authenticated}; SELECT tenancy.leave(); SET LOCAL app.current_org = 'customer-8'"
+    ));
+    assert!(dba.whoami()["reason"].as_str().unwrap().contains("left"));
+    dba.run("COMMIT; SET app.current_org = 'customer-8'");
+    assert_eq!(dba.whoami()["principal"], "dba");
+}
+
+#[test]
+fn a_session_token_ends_with_the_logins_right_to_one() {
+    let gate = Gate::new();
+    let world = &gate.world;
+    let mut dba = world.superuser();
+    let login = world.db.role("session_gate");
+    let mut session = gate.login("session_gate");
+    session.run(&for_session(&gate.acme("acme.viewer")));
+    assert_eq!(world.seen(&mut session, "servers"), ACME);
+    for (change, back) in [
+        (
+            format!("SELECT tenancy.require_token('{login}')"),
+            format!("SELECT tenancy.require_token('{login}', scope => 'session')"),
+        ),
+        (
+            format!("SELECT tenancy.waive_token('{login}')"),
+            format!("SELECT tenancy.require_token('{login}', scope => 'session')"),
+        ),
+    ] {
+        dba.run(&change);
+        assert_nobody(world, &mut session, "scope");
+        // One for the transaction lies over it.
+        begin(&mut session, &gate.acme("acme.owner"));
+        assert_eq!(world.seen(&mut session, "servers"), ACME);
+        session.run("COMMIT");
+        assert_nobody(world, &mut session, "scope");
+        dba.run(&back);
+        assert_eq!(world.seen(&mut session, "servers"), ACME, "{change}");
+    }
 }
 
 #[test]

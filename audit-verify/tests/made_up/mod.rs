@@ -195,7 +195,7 @@ impl Log {
                 body.push(Operation::Insert as u8);
                 body.extend([0xff, 0x03]);
                 values.iter().for_each(|(bytes, _)| body.extend(bytes));
-                ("INSERT", object(&["id"]), "null".to_string(), object(&[]))
+                ("INSERT", object(&["id"]), String::from("null"), object(&[]))
             }
             2 => {
                 // cpus changed, from NULL.

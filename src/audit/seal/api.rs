@@ -2,7 +2,7 @@
 
 use super::{fold, heads, keys, leaves};
 use crate::access;
-use crate::audit::read::may_read;
+use crate::audit::read::may;
 use crate::context::{self, authority::Id};
 use crate::pg::query::latest;
 use crate::pg::{self, fail};
@@ -23,7 +23,7 @@ pub fn audited(org: Option<Uuid>) -> pg::Result<Id> {
             access::require(org.as_bytes(), "org:audit", "on the audit log")?;
             Ok(*org.as_bytes())
         }
-        None => may_read(),
+        None => may("org:audit", "read an audit log"),
     }
 }
 

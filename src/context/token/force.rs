@@ -8,7 +8,7 @@ use crate::context::standing;
 use crate::pg::local::Backend;
 use crate::pg::{identity, transaction};
 use pgrx::pg_sys;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 pub struct Token {
@@ -32,6 +32,10 @@ pub enum Lapsed {
     Expired,
     KeyRetired,
     OtherLogin,
+    /// It was for the session, which the login has no right to any more.
+    Scope,
+    /// By leave(), or by going back before the savepoint it was brought after.
+    Left,
 }
 
 impl Token {
@@ -60,6 +64,8 @@ impl Token {
             Some(Lapsed::OtherLogin)
         } else if self.until <= transaction::now() {
             Some(Lapsed::Expired)
+        } else if self.session_scope && !super::session_allowed(&standing::login()) {
+            Some(Lapsed::Scope)
         } else {
             match authority::signing_key(&self.kid) {
                 SigningKey::Good(key) if key == self.key => None,
@@ -78,6 +84,15 @@ struct Layer {
 
 static OF_SESSION: Backend<RefCell<Option<Rc<Token>>>> = Backend::new(RefCell::new(None));
 static OF_TRANSACTION: Backend<RefCell<Vec<Layer>>> = Backend::new(RefCell::new(Vec::new()));
+/// Whether a token was brought in this transaction, whatever became of it.
+static BROUGHT: Backend<Cell<bool>> = Backend::new(Cell::new(false));
+/// Whether the session had a token of its own since it began, or since DISCARD ALL.
+static SPOKEN_FOR: Backend<Cell<bool>> = Backend::new(Cell::new(false));
+
+/// Whether code runs that is not to be more than a token made of the session, though none is in force now (attack C-13).
+pub fn was_brought() -> bool {
+    BROUGHT.get() || SPOKEN_FOR.get()
+}
 
 /// The token that the session last brought, lapsed or not.
 pub fn in_force() -> Option<Rc<Token>> {
@@ -89,6 +104,7 @@ pub fn in_force() -> Option<Rc<Token>> {
 /// Puts a token in force, or with None takes away what is.
 pub fn put(token: Option<Rc<Token>>, session_scope: bool) {
     let level = transaction::nest_level();
+    BROUGHT.set(BROUGHT.get() || token.is_some());
     OF_TRANSACTION.with_borrow_mut(|layers| {
         // One of this level that the new one outlasts: a loop of authenticate() grows nothing.
         layers.retain(|l| l.level != level || (l.session_scope && !session_scope));
@@ -105,6 +121,8 @@ pub fn put(token: Option<Rc<Token>>, session_scope: bool) {
 pub fn discard() {
     OF_TRANSACTION.set(vec![]);
     OF_SESSION.set(None);
+    BROUGHT.set(false);
+    SPOKEN_FOR.set(false);
     standing::invalidate();
 }
 
@@ -119,11 +137,15 @@ fn end(ends: impl Fn(&Layer) -> bool) -> Vec<Layer> {
 }
 
 pub fn at_transaction_end(committed: bool) {
+    if BROUGHT.replace(false) {
+        standing::invalidate();
+    }
     if OF_TRANSACTION.with_borrow(Vec::is_empty) {
         return;
     }
     let kept = end(|_| true).into_iter().rfind(|layer| layer.session_scope);
     if let Some(layer) = kept.filter(|_| committed) {
+        SPOKEN_FOR.set(SPOKEN_FOR.get() || layer.token.is_some());
         OF_SESSION.set(layer.token);
     }
 }

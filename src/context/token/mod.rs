@@ -16,7 +16,7 @@ use super::{denial, migration};
 use crate::pg::{self, error, fail, identity, transaction};
 pub use force::{
     Lapsed, Token, at_subtransaction_abort, at_subtransaction_commit, at_transaction_end, discard,
-    in_force, put,
+    in_force, put, was_brought,
 };
 use pgrx::datum::Uuid;
 use pgrx::prelude::*;
@@ -70,6 +70,17 @@ fn unknown_scope() -> pgrx::pg_sys::panic::ErrorReport {
     .set_hint("Use scope => 'transaction' behind a pooler.")
 }
 
+/// Whether a token of this login may last for the session.
+fn session_allowed(login: &str) -> bool {
+    match authority::binding(login) {
+        Some(Binding::Application { session_scope, .. } | Binding::Token { session_scope }) => {
+            session_scope
+        }
+        Some(Binding::User { .. }) => false,
+        None => identity::is_superuser(identity::session_user()),
+    }
+}
+
 fn may_authenticate(session_scope: bool) -> pg::Result<()> {
     migration::forbid("authenticate")?;
     if transaction::in_parallel_mode() {
@@ -81,21 +92,15 @@ fn may_authenticate(session_scope: bool) -> pg::Result<()> {
         .set_hint("Call tenancy.authenticate() in a statement of its own."));
     }
     let login = standing::login();
-    let session_allowed = match authority::binding(&login) {
-        Some(Binding::User { .. }) => {
-            return Err(fail(
-                PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
-                "permission denied: this login is bound to a user and takes no token",
-            )
-            .set_detail("Whoever logs in with it is that user.")
-            .set_hint("Use another login for connections that speak for several users."));
-        }
-        Some(Binding::Application { session_scope, .. } | Binding::Token { session_scope }) => {
-            session_scope
-        }
-        None => identity::is_superuser(identity::session_user()),
-    };
-    if session_scope && !session_allowed {
+    if let Some(Binding::User { .. }) = authority::binding(&login) {
+        return Err(fail(
+            PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            "permission denied: this login is bound to a user and takes no token",
+        )
+        .set_detail("Whoever logs in with it is that user.")
+        .set_hint("Use another login for connections that speak for several users."));
+    }
+    if session_scope && !session_allowed(&login) {
         return Err(fail(
             PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
             "permission denied: this login authenticates for a transaction only",

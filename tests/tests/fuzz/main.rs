@@ -27,6 +27,8 @@ struct Shooter<'a> {
     session: Session,
     notices: Arc<Mutex<String>>,
     trail: Vec<String>,
+    /// The transaction failed, and its block is still open.
+    failed: bool,
     /// Messages sent, messages that succeeded, checks that saw rows.
     counts: [usize; 3],
 }
@@ -54,6 +56,7 @@ impl<'a> Shooter<'a> {
             range,
             notices,
             trail: vec![],
+            failed: false,
             counts: [0; 3],
         }
     }
@@ -106,6 +109,7 @@ impl<'a> Shooter<'a> {
     /// Asks where the session is. None where it may not ask.
     fn look(&mut self) -> Result<Option<Answer>, String> {
         let answer = self.send(WHERE)?;
+        self.failed = answer.code.as_deref() == Some("25P02");
         if let Some(code) = &answer.code {
             // A failed transaction, a second organization in it, a broken seal, a role without rights.
             return if ["25P02", "25001", "42501"].contains(&code.as_str()) {
@@ -132,11 +136,13 @@ impl<'a> Shooter<'a> {
     }
 
     /// Begins a transaction with a sealed context; what an attacker left behind may hinder that, not more.
-    fn seal(&mut self) -> Result<(), String> {
+    fn seal(&mut self, random: &mut Random) -> Result<(), String> {
         let range = self.range;
         let (org, me) = (&range.allowed[0].0, range.me());
+        // Without a savepoint an error ends the transaction as a whole.
+        let savepoint = random.one_of(&["; SAVEPOINT s", ""]);
         let begin =
-            format!("BEGIN; SELECT tenancy.enter('{org}', '{me}', seal => true); SAVEPOINT s");
+            format!("BEGIN; SELECT tenancy.enter('{org}', '{me}', seal => true){savepoint}");
         self.send("ROLLBACK")?;
         if self.send(&begin)?.code.is_some() {
             self.send("ROLLBACK")?;
@@ -152,7 +158,12 @@ impl<'a> Shooter<'a> {
     /// One message, and what may be asked after it.
     fn shoot(&mut self, message: &str, random: &mut Random) -> Result<(), String> {
         let sealed = self.range.kind == Kind::Sealed;
-        let answer = self.send(message)?;
+        let answer = if std::mem::take(&mut self.failed) {
+            let end = random.one_of(&["ROLLBACK", "COMMIT", "ROLLBACK AND CHAIN", "ABORT; BEGIN"]);
+            self.send(&format!("{end}; {message}"))?
+        } else {
+            self.send(message)?
+        };
         self.counts[0] += 1;
         self.counts[1] += usize::from(answer.code.is_none());
         let mut seen = self.look()?;
@@ -160,9 +171,16 @@ impl<'a> Shooter<'a> {
             if seen.is_none() && random.percent(30) && self.send("ROLLBACK TO s")?.code.is_none() {
                 seen = self.look()?;
             }
-            let still = seen.is_some_and(|a| a.cells[3].as_deref() == Some("true"));
-            // Else it ended with its transaction, or it is broken.
-            return if still { Ok(()) } else { self.seal() };
+            let still = seen
+                .as_ref()
+                .is_some_and(|a| a.cells[3].as_deref() == Some("true"));
+            // Else it ended with its transaction, or it is broken. The message that leaves a failed one is held, too.
+            self.failed = self.failed && random.percent(50);
+            return if still || self.failed {
+                Ok(())
+            } else {
+                self.seal(random)
+            };
         }
         if seen.is_none() && random.percent(70) {
             self.send("ROLLBACK")?;
@@ -206,7 +224,7 @@ fn play(range: &Range, seeds: &[u64]) -> Result<[usize; 3], String> {
     let mut shooter = Shooter::new(range, options);
     shooter.session.attempt(TOOLS).ok();
     let mut done = if range.kind == Kind::Sealed {
-        shooter.seal()
+        shooter.seal(&mut random)
     } else {
         shooter.prove()
     };

@@ -91,7 +91,7 @@ fn export(
         seal::tables();
     }
     // Lines, numbers and the head of one moment.
-    horizon::with_latest_snapshot(|_| {
+    let done: pg::Result<()> = horizon::with_latest_snapshot(|_| {
         read(&org, filter, |line| {
             lines += 1;
             if csv {
@@ -111,7 +111,8 @@ fn export(
             put(&mut || Ok(end.clone()))?;
         }
         Ok(())
-    })?;
+    });
+    done?;
     record(&Act {
         org,
         operation: "export_audit",

@@ -111,7 +111,14 @@ pub fn rewrite(
             datums.as_ptr().cast_mut(),
             null.as_ptr().cast_mut(),
         );
-        pg_sys::simple_heap_update(relation, &mut (*row.tuple()).t_self, tuple);
+        let place = &mut (*row.tuple()).t_self;
+        #[cfg(feature = "pg15")]
+        pg_sys::simple_heap_update(relation, place, tuple);
+        #[cfg(not(feature = "pg15"))]
+        {
+            let mut indexes = pg_sys::TU_UpdateIndexes::TU_All;
+            pg_sys::simple_heap_update(relation, place, tuple, &mut indexes);
+        }
         let mut plain = true;
         if (*(*tuple).t_data).t_infomask2 & pg_sys::HEAP_ONLY_TUPLE as u16 == 0 {
             let mut values = [pg_sys::Datum::from(0); COLUMNS];

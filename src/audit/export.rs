@@ -3,15 +3,15 @@
 use super::capture::{Act, record};
 use super::layouts::Known;
 use super::read::{Filter, may, read, require_primary};
-use super::seal::trailer::{Exported, trailer};
 use super::seal;
+use super::seal::trailer::{Exported, trailer};
 use super::show::{Chunk, Entry};
+use crate::context::authority::Id;
 use crate::pg::srf::Sink;
 use crate::pg::{self, canonical, fail, horizon};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use pg_tenancy_audit_format::read::Content;
-use crate::context::authority::Id;
 use pg_tenancy_audit_format::{Column, LayoutId, Moment};
 use pgrx::pg_sys::panic::{ErrorReport, ErrorReportable};
 use pgrx::prelude::*;

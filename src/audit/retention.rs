@@ -6,15 +6,15 @@ use super::chunk;
 use super::read::{may, require_primary};
 use super::seal;
 use super::store::{self, Store};
-use crate::context::authority::Id;
 use crate::context;
+use crate::context::authority::Id;
 use crate::pg::query::{Arg, execute, run};
 use crate::pg::scan::{Bound, Ordered};
 use crate::pg::{self, fail, heap, transaction};
 use pg_tenancy_audit_format::{Moment, iso_time};
 use pgrx::prelude::*;
 use serde_json::json;
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 
 /// Says for how many days the current organization's log is kept; NULL: for ever, as without it (spec 6.5). What is older
 /// goes when purge_audit() runs. Needs org:delete. Errors: 42501 no organization or no right, 22023 less than a day.
@@ -140,7 +140,7 @@ fn purge(org: &Id) -> pg::Result<u64> {
     };
     let until = transaction::now() - i64::from(days) * DAY;
     let k = seal::retention::prefix_before(org, until)?;
-    let mut doomed: HashSet<Moment> = HashSet::new();
+    let mut doomed: BTreeSet<Moment> = BTreeSet::new();
     seal::retention::chunks_before(org, k, |moment| {
         doomed.insert(moment);
     })?;
@@ -164,7 +164,7 @@ fn purge(org: &Id) -> pg::Result<u64> {
 }
 
 /// Removes an organization's chunks from one table; how many lines they had.
-fn remove(org: &Id, store: Store, until: i64, doomed: &HashSet<Moment>) -> pg::Result<u64> {
+fn remove(org: &Id, store: Store, until: i64, doomed: &BTreeSet<Moment>) -> pg::Result<u64> {
     let (at, org_id) = (1, 5);
     let mut bounds = vec![Bound::before(at, until)];
     if !store.own {

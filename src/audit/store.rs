@@ -368,7 +368,10 @@ pub fn drop_if_empty(table: pg_sys::Oid) {
     }
     let quoted = quote_qualified_identifier("tenancy_audit", name.as_str());
     // A writer of a transaction that began last month may be about to add to it.
-    execute(&format!("LOCK TABLE {quoted} IN ACCESS EXCLUSIVE MODE"), &[]);
+    execute(
+        &format!("LOCK TABLE {quoted} IN ACCESS EXCLUSIVE MODE"),
+        &[],
+    );
     if run(&format!("SELECT 1 FROM {quoted} LIMIT 1"), &[], |_| ()).is_empty() {
         execute(&format!("DROP TABLE {quoted}"), &[]);
     }

@@ -13,7 +13,10 @@ fn findings(world: &World) -> Vec<String> {
 
 fn seal(world: &World) -> String {
     let mut dba = world.superuser();
-    dba.rows(&format!("SELECT * FROM tenancy.seal_audit('{}')", world.acme.id));
+    dba.rows(&format!(
+        "SELECT * FROM tenancy.seal_audit('{}')",
+        world.acme.id
+    ));
     dba.text(&format!("SELECT tenancy.audit_head('{}')", world.acme.id))
 }
 
@@ -41,24 +44,53 @@ fn one_persons_values_are_erased_and_every_proof_holds() {
     assert_eq!(before.len(), 6);
     owner.run("DELETE FROM people WHERE id = 10");
     // Under the key that it had, and then under the one that it got.
-    assert_eq!(owner.count("SELECT tenancy.erase_audit('people', '1', reason => 'request 17')"), 3);
-    assert_eq!(owner.count("SELECT tenancy.erase_audit('people', '{\"id\": 10}', reason => 'request 17')"), 1);
-    assert_eq!(owner.count("SELECT tenancy.erase_audit('people', '1', reason => 'request 17')"), 0);
+    assert_eq!(
+        owner.count("SELECT tenancy.erase_audit('people', '1', reason => 'request 17')"),
+        3
+    );
+    assert_eq!(
+        owner.count("SELECT tenancy.erase_audit('people', '{\"id\": 10}', reason => 'request 17')"),
+        1
+    );
+    assert_eq!(
+        owner.count("SELECT tenancy.erase_audit('people', '1', reason => 'request 17')"),
+        0
+    );
     let after = shown(&mut owner);
     assert_eq!(after.len(), 7);
-    assert_eq!(after.iter().filter(|line| ["INSERT", "UPDATE", "DELETE"].contains(&line.as_str())).count(), 4, "{after:?}");
-    assert!(after.iter().all(|line| !line.contains("Ada") && !line.contains("ada")), "{after:?}");
+    assert_eq!(
+        after
+            .iter()
+            .filter(|line| ["INSERT", "UPDATE", "DELETE"].contains(&line.as_str()))
+            .count(),
+        4,
+        "{after:?}"
+    );
+    assert!(
+        after
+            .iter()
+            .all(|line| !line.contains("Ada") && !line.contains("ada")),
+        "{after:?}"
+    );
     assert!(after.contains(&before[1]) && after.contains(&before[2]) && after.contains(&before[5]));
     // Nothing of it is left in the rows, and an export does not know it either.
     let store = format!("tenancy_audit.org_{}", world.acme.id.simple());
     let mut dba = world.superuser();
     for (text, left) in [("ada@secret", 0), ("ada2@secret", 0), ("bob@secret", 1)] {
-        let count = dba.count(&format!("SELECT count(*) FROM {store} WHERE position('{text}'::bytea in payload) > 0"));
+        let count = dba.count(&format!(
+            "SELECT count(*) FROM {store} WHERE position('{text}'::bytea in payload) > 0"
+        ));
         assert_eq!(count, left, "{text}");
     }
     let export = owner.column("SELECT tenancy.export_audit('ndjson', evidence => true)");
     assert!(!export.iter().any(|line| line.contains("ada")));
-    assert_eq!(export.iter().filter(|line| line.contains("\"erased\":true")).count(), 4);
+    assert_eq!(
+        export
+            .iter()
+            .filter(|line| line.contains("\"erased\":true"))
+            .count(),
+        4
+    );
     // Who did what when is still there, and the log extends what was handed out before.
     assert_eq!(
         owner.count(&format!(
@@ -70,13 +102,17 @@ fn one_persons_values_are_erased_and_every_proof_holds() {
     );
     assert_eq!(findings(&world), Vec::<String>::new());
     assert_eq!(
-        dba.column(&format!("SELECT finding FROM tenancy.verify_audit('{}', against => $head${head}$head$)", world.acme.id)),
+        dba.column(&format!(
+            "SELECT finding FROM tenancy.verify_audit('{}', against => $head${head}$head$)",
+            world.acme.id
+        )),
         Vec::<String>::new()
     );
     seal(&world);
     assert_eq!(findings(&world), Vec::<String>::new());
     // The erasures are acts themselves.
-    let acts = owner.json("SELECT * FROM tenancy.audit_log WHERE operation = 'erase_audit' ORDER BY at, n");
+    let acts = owner
+        .json("SELECT * FROM tenancy.audit_log WHERE operation = 'erase_audit' ORDER BY at, n");
     assert_eq!(acts.len(), 2);
     assert_eq!(acts[0]["object"], "public.people");
     assert_eq!(acts[0]["new"]["reason"], "request 17");
@@ -96,7 +132,13 @@ fn erasing_and_purging_need_the_right_and_no_legal_hold() {
         "SELECT tenancy.set_legal_hold(true, 'r')",
         "SELECT tenancy.purge_audit()",
     ];
-    for who in ["acme.admin", "acme.member", "acme.viewer", "agency", "globex.viewer"] {
+    for who in [
+        "acme.admin",
+        "acme.member",
+        "acme.viewer",
+        "agency",
+        "globex.viewer",
+    ] {
         for sql in acts {
             refused(world.session(who).attempt(sql), "42501");
         }
@@ -107,21 +149,41 @@ fn erasing_and_purging_need_the_right_and_no_legal_hold() {
         }
     }
     let mut owner = world.session("acme.owner");
-    refused(owner.attempt("SELECT tenancy.erase_audit('people', '1', reason => ' ')"), "22023");
-    refused(owner.attempt("SELECT tenancy.set_audit_retention(0)"), "22023");
-    owner.run("SELECT tenancy.set_audit_retention(30); SELECT tenancy.set_legal_hold(true, 'case 7')");
+    refused(
+        owner.attempt("SELECT tenancy.erase_audit('people', '1', reason => ' ')"),
+        "22023",
+    );
+    refused(
+        owner.attempt("SELECT tenancy.set_audit_retention(0)"),
+        "22023",
+    );
+    owner.run(
+        "SELECT tenancy.set_audit_retention(30); SELECT tenancy.set_legal_hold(true, 'case 7')",
+    );
     refused(owner.attempt(acts[0]), "55000");
     refused(owner.attempt(acts[3]), "55000");
     assert_eq!(
         owner.rows("SELECT keep_days, legal_hold, hold_reason FROM tenancy.audit_retention"),
-        [[Some("30".to_string()), Some("t".into()), Some("case 7".into())]]
+        [[
+            Some("30".to_string()),
+            Some("t".into()),
+            Some("case 7".into())
+        ]]
     );
-    assert_eq!(world.session("globex.owner").count("SELECT count(*) FROM tenancy.audit_retention"), 0);
+    assert_eq!(
+        world
+            .session("globex.owner")
+            .count("SELECT count(*) FROM tenancy.audit_retention"),
+        0
+    );
     owner.run("SELECT tenancy.set_legal_hold(false, 'case closed')");
     assert_eq!(owner.count(acts[0]), 3);
     assert_eq!(owner.count(acts[3]), 0);
     let told = owner.column("SELECT operation FROM tenancy.audit_log WHERE operation LIKE 'set\\_%' AND object = 'tenancy.audit_retention' ORDER BY at, n");
-    assert_eq!(told, ["set_audit_retention", "set_legal_hold", "set_legal_hold"]);
+    assert_eq!(
+        told,
+        ["set_audit_retention", "set_legal_hold", "set_legal_hold"]
+    );
 }
 
 /// Puts a chunk of governance acts into acme's log, as if it were written so many days ago: nothing else is old enough.
@@ -164,7 +226,9 @@ fn what_is_older_than_it_is_kept_is_purged_and_verifies() {
     long_ago(&world, 4, 200, 7);
     long_ago(&world, 5, 20, 2);
     let mut owner = world.session("acme.owner");
-    let old = |owner: &mut Session| owner.count("SELECT count(*) FROM tenancy.audit_log WHERE operation = 'old_act'");
+    let old = |owner: &mut Session| {
+        owner.count("SELECT count(*) FROM tenancy.audit_log WHERE operation = 'old_act'")
+    };
     assert_eq!(old(&mut owner), 14);
     // Without a rule, and before it is sealed, nothing goes.
     assert_eq!(owner.count("SELECT tenancy.purge_audit()"), 0);
@@ -183,17 +247,23 @@ fn what_is_older_than_it_is_kept_is_purged_and_verifies() {
     assert_eq!(findings(&world), Vec::<String>::new());
     // The head that was handed out before still holds.
     assert_eq!(
-        dba.column(&format!("SELECT finding FROM tenancy.verify_audit('{}', against => $head${head}$head$)", world.acme.id)),
+        dba.column(&format!(
+            "SELECT finding FROM tenancy.verify_audit('{}', against => $head${head}$head$)",
+            world.acme.id
+        )),
         Vec::<String>::new()
     );
-    let acts = owner.json("SELECT * FROM tenancy.audit_log WHERE operation = 'purge_audit' ORDER BY at, n");
+    let acts = owner
+        .json("SELECT * FROM tenancy.audit_log WHERE operation = 'purge_audit' ORDER BY at, n");
     assert_eq!(acts.len(), 2);
     assert_eq!(acts[0]["new"]["lines"], 5);
     assert_eq!(acts[1]["new"]["up_to_line"], 12);
     // What somebody removes besides is named.
     let store = format!("tenancy_audit.org_{}", world.acme.id.simple());
     let mut vandal = world.break_glass();
-    vandal.run(&format!("ALTER TABLE {store} DISABLE TRIGGER USER; DELETE FROM {store} WHERE xid = '5'"));
+    vandal.run(&format!(
+        "ALTER TABLE {store} DISABLE TRIGGER USER; DELETE FROM {store} WHERE xid = '5'"
+    ));
     assert!(!findings(&world).is_empty());
 }
 

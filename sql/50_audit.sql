@@ -37,3 +37,16 @@ RETURNS SETOF text
     LANGUAGE c AS 'MODULE_PATHNAME', 'tenancy_export_audit';
 COMMENT ON FUNCTION tenancy.export_audit(text, timestamptz, timestamptz, boolean) IS
     'The current organization''s log as lines of NDJSON or CSV; needs org:audit_export, and is itself logged (spec 6.3)';
+
+CREATE TABLE tenancy.audit_retention (
+    org_id      uuid PRIMARY KEY REFERENCES tenancy.orgs (id) ON DELETE CASCADE,
+    keep_days   integer CHECK (keep_days >= 1),
+    legal_hold  boolean NOT NULL DEFAULT false,
+    hold_reason text
+);
+COMMENT ON TABLE tenancy.audit_retention IS
+    'For how many days each organization''s audit log is kept, and whether a legal hold keeps it (spec 6.5)';
+ALTER TABLE tenancy.audit_retention ENABLE ROW LEVEL SECURITY;
+GRANT SELECT ON tenancy.audit_retention TO PUBLIC;
+CREATE POLICY auditors ON tenancy.audit_retention FOR SELECT USING (org_id = tenancy.org_if('org:audit'));
+SELECT pg_catalog.pg_extension_config_dump('tenancy.audit_retention', '');

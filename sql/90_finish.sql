@@ -161,6 +161,14 @@ COMMENT ON FUNCTION tenancy.unprotect(regclass) IS
     'Takes the protection of a table away, rows stay; for the table''s owner and the DBA (spec 5)';
 COMMENT ON FUNCTION tenancy.set_audit(regclass, boolean, text[], text[]) IS
     'Says whether a protected table is audited, and which columns the log leaves out or hides; for its owner and the DBA (spec 6.5)';
+COMMENT ON FUNCTION tenancy.erase_audit(text, jsonb, text) IS
+    'Erases what the log holds of one row and keeps every proof; needs org:delete (spec 6.5)';
+COMMENT ON FUNCTION tenancy.set_audit_retention(integer) IS
+    'Says for how many days the current organization''s log is kept; needs org:delete (spec 6.5)';
+COMMENT ON FUNCTION tenancy.set_legal_hold(boolean, text) IS
+    'Keeps the current organization''s log from being purged or erased; needs org:delete (spec 6.5)';
+COMMENT ON FUNCTION tenancy.purge_audit() IS
+    'Removes what is older than the organization keeps its log; needs org:delete, or to be the DBA (spec 6.5)';
 COMMENT ON FUNCTION tenancy.protect_schema(text, text, jsonb, boolean, boolean) IS
     'Protects every table of a schema that has the organization column, all or none, and says which it left and why (spec 5)';
 COMMENT ON PROCEDURE tenancy.add_org_column(regclass, text, text[], integer) IS

@@ -40,6 +40,9 @@ pub const TYPES: [pg_sys::Oid; 14] = [
     pg_sys::BYTEAOID,
 ];
 
+/// The column that holds the lines.
+pub const PAYLOAD: i16 = 14;
+
 /// A row of this size fills its page.
 const ROW: usize = heap::LARGEST_ROW;
 /// What a chunk's row holds beside payload and texts: header with null bits, fixed columns, lengths with alignment.

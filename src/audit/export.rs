@@ -2,11 +2,12 @@
 
 use super::capture::{Act, record};
 use super::layouts::Known;
-use super::seal::trailer::Exported;
 use super::read::{Filter, may, read, require_primary};
+use super::seal;
+use super::seal::trailer::Exported;
 use super::show::{Chunk, Entry};
 use crate::pg::srf::Sink;
-use crate::pg::{self, canonical, fail};
+use crate::pg::{self, canonical, fail, horizon};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use pg_tenancy_audit_format::read::Content;
@@ -83,24 +84,32 @@ fn export(
         put(&mut || record_of(&COLUMNS.map(Some)))?;
     }
     let mut told: HashSet<LayoutId> = HashSet::new();
-    let mut exported = evidence.then(|| Exported::begin(&org)).transpose()?;
-    read(&org, filter, |line| {
-        lines += 1;
-        if csv {
-            return put(&mut || as_csv(line));
-        }
-        let (id, known) = line.layout();
-        if evidence && told.insert(id) {
-            put(&mut || Ok(layout(&id, known).to_string()))?;
-        }
-        let number = exported.as_mut().map(|e| e.number(line));
-        put(&mut || as_json(line, number))
-    })?;
-    if let Some(exported) = exported
-        && let Some(trailer) = exported.trailer()?
-    {
-        put(&mut || Ok(trailer.clone()))?;
+    if evidence {
+        seal::tables();
     }
+    // Lines, numbers and the head of one moment.
+    let done: pg::Result<()> = horizon::with_latest_snapshot(|_| {
+        let mut exported = evidence.then(|| Exported::begin(&org)).transpose()?;
+        read(&org, filter, |line| {
+            lines += 1;
+            if csv {
+                return put(&mut || as_csv(line));
+            }
+            let (id, known) = line.layout();
+            if evidence && told.insert(id) {
+                put(&mut || Ok(layout(&id, known).to_string()))?;
+            }
+            let number = exported.as_mut().map(|e| e.number(line));
+            put(&mut || as_json(line, number))
+        })?;
+        if let Some(exported) = exported
+            && let Some(trailer) = exported.trailer()?
+        {
+            put(&mut || Ok(trailer.clone()))?;
+        }
+        Ok(())
+    });
+    done?;
     record(&Act {
         org,
         operation: "export_audit",

@@ -55,7 +55,7 @@ fn history(table: Option<String>, key: Option<String>, sink: &mut Sink) -> pg::R
 }
 
 /// What the log calls a table: the partitioned table for a partition.
-fn object(name: &str) -> String {
+pub fn object(name: &str) -> String {
     run_as_is(
         "SELECT pg_catalog.quote_ident(n.nspname) OPERATOR(pg_catalog.||) '.' OPERATOR(pg_catalog.||) pg_catalog.quote_ident(c.relname)
          FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
@@ -70,14 +70,14 @@ fn object(name: &str) -> String {
 }
 
 /// A row, by its key.
-struct About {
+pub struct About {
     key: Option<String>,
     /// The key as lines of a layout have it, by the layout's address.
     wanted: HashMap<*const Known, String>,
 }
 
 /// How a line concerns a row: under which key it found it, and under which it left it.
-struct Concern {
+pub struct Concern {
     found: bool,
     left: bool,
     left_as: Option<String>,
@@ -85,14 +85,14 @@ struct Concern {
 }
 
 impl About {
-    fn new(key: Option<String>) -> About {
+    pub fn new(key: Option<String>) -> About {
         About {
             key,
             wanted: HashMap::new(),
         }
     }
 
-    fn concerns(&mut self, line: &Chunk) -> pg::Result<Option<Concern>> {
+    pub fn concerns(&mut self, line: &Chunk) -> pg::Result<Option<Concern>> {
         let Some(key) = &self.key else {
             return Ok(Some(Concern {
                 found: true,

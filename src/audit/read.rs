@@ -195,6 +195,23 @@ pub fn read(
     Ok(())
 }
 
+/// Gives `see` every chunk of an organization's log, with the row and the table that it lies in.
+pub fn for_each_chunk(
+    org: &Id,
+    mut see: impl FnMut(pg_sys::Oid, &Found, &mut Chunk) -> pg::Result<()>,
+) -> pg::Result<()> {
+    super::flush();
+    let filter = Filter::default();
+    for store in store::tables_of(org) {
+        let mut source = Source::open(store, org, &filter)?;
+        while let Some(row) = source.row {
+            see(store.table, &row, &mut Chunk::load(&row)?)?;
+            source.advance(&filter);
+        }
+    }
+    Ok(())
+}
+
 /// A table of chunks, at one of them.
 struct Source {
     scan: Ordered,

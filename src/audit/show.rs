@@ -25,6 +25,7 @@ const SHOWN: usize = 64 << 10;
 /// A chunk that is being read, at one of its lines.
 pub struct Chunk {
     first: Moment,
+    lines: i32,
     org: Id,
     author: Author,
     payload: Vec<u8>,
@@ -32,6 +33,8 @@ pub struct Chunk {
     contexts: Vec<Digest>,
     reader: Reader,
     line: Option<Line>,
+    /// How many lines were read.
+    read: u64,
 }
 
 /// Whose author a row of an audit table names, without a look at its lines.
@@ -71,12 +74,14 @@ impl Chunk {
                 .map(|known| author.context(&known.format.digest, &org))
                 .collect(),
             first,
+            lines,
             org,
             author,
             layouts,
             payload,
             reader,
             line: None,
+            read: 0,
         })
     }
 
@@ -94,6 +99,7 @@ impl Chunk {
     pub fn next(&mut self) -> pg::Result<bool> {
         let line = self.reader.next(&self.payload, &self.contexts);
         self.line = line.map_err(|what| self.damaged(what))?;
+        self.read += u64::from(self.line.is_some());
         Ok(self.line.is_some())
     }
 
@@ -133,8 +139,8 @@ impl Chunk {
 
     /// The layout of the line that it stands at.
     pub fn layout(&self) -> (LayoutId, &Known) {
-        let known = &*self.layouts[self.line().layout];
-        (known.format.id(), known)
+        let place = self.line().layout;
+        (self.reader.layouts[place], &self.layouts[place])
     }
 
     pub fn is_erased(&self) -> bool {
@@ -159,7 +165,20 @@ impl Chunk {
         }
     }
 
-    fn damaged(&self, what: Corrupt) -> ErrorReport {
+    /// Its first line, and how many lines it says that it has.
+    pub fn identity(&self) -> (Moment, i32) {
+        (self.first, self.lines)
+    }
+
+    pub fn payload(&self) -> &[u8] {
+        &self.payload
+    }
+
+    pub fn contexts(&self) -> &[Digest] {
+        &self.contexts
+    }
+
+    pub fn damaged(&self, what: Corrupt) -> ErrorReport {
         damaged(self.first, what)
     }
 

@@ -7,6 +7,7 @@
 use super::{chunk, layouts, seal};
 use crate::context::authority::{self, Id};
 use crate::context::settings::DEDICATED_AUDIT_LIMIT;
+use crate::pg::error::server_log;
 use crate::pg::query::{Arg, execute, latest, run};
 use crate::pg::{catalog, fail, heap, identity, transaction};
 use pgrx::prelude::*;
@@ -293,6 +294,16 @@ pub fn table_for(org: &Id) -> pg_sys::Oid {
         ensure(&name, |name| create(name, None));
         name
     };
+    if dedicated {
+        // One that came by replication, or by a superuser's hand, has no table yet.
+        ensure(&name, |name| {
+            create(name, Some(org));
+            server_log(
+                "audit table made",
+                &format!("Organization's table tenancy_audit.{name} was not there."),
+            );
+        });
+    }
     let table = find(&name).unwrap_or_else(|| missing(&name));
     with_found(|f| {
         f.last = Some(Last {
@@ -340,6 +351,30 @@ pub fn tables_of(org: &Id) -> Vec<Store> {
         .flatten()
         .map(|table| Store { table, own: false });
     own.into_iter().chain(shared).collect()
+}
+
+/// Drops the shared table of a past month that holds nothing any more, unless somebody uses it now.
+pub fn drop_if_empty(table: pg_sys::Oid) {
+    let name = run(
+        "SELECT c.relname::pg_catalog.text FROM pg_catalog.pg_class AS c WHERE c.oid OPERATOR(pg_catalog.=) $1",
+        &[Arg::Oid(table)],
+        |row| row.get::<String>(1),
+    );
+    let Some(name) = name.into_iter().flatten().next() else {
+        return;
+    };
+    if name >= current_shared(today()) {
+        return;
+    }
+    let quoted = quote_qualified_identifier("tenancy_audit", name.as_str());
+    // A writer of a transaction that began last month may be about to add to it.
+    execute(
+        &format!("LOCK TABLE {quoted} IN ACCESS EXCLUSIVE MODE"),
+        &[],
+    );
+    if run(&format!("SELECT 1 FROM {quoted} LIMIT 1"), &[], |_| ()).is_empty() {
+        execute(&format!("DROP TABLE {quoted}"), &[]);
+    }
 }
 
 /// A table of chunks: one organization's, or one that it shares.

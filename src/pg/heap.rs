@@ -1,5 +1,6 @@
 //! Inserting a row into a table of ours without a query: no privileges, triggers or plans are involved.
 
+use super::scan::Found;
 use pgrx::prelude::*;
 use std::cell::Cell;
 
@@ -84,6 +85,63 @@ pub fn insert<const N: usize>(
         (true, true) => {}
         (false, _) => altered("does not have the columns that it was made with"),
         (_, false) => altered("has an index with an expression or a condition"),
+    }
+}
+
+/// Puts another value into one column of a row that a scan found, in its place.
+pub fn rewrite(
+    table: pg_sys::Oid,
+    types: &[pg_sys::Oid],
+    row: &Found,
+    column: i16,
+    value: pg_sys::Datum,
+) {
+    // SAFETY: the row is one of the table's, whose columns are compared with what they must be; the new version's index
+    // entries are made of its own values, where it needs any.
+    let plain = unsafe {
+        let relation = pg_sys::table_open(table, pg_sys::RowExclusiveLock as i32);
+        let desc = (*relation).rd_att;
+        check_columns(desc, types);
+        let (columns, datums, null) = ([i32::from(column)], [value], [false]);
+        let tuple = pg_sys::heap_modify_tuple_by_cols(
+            row.tuple(),
+            desc,
+            1,
+            columns.as_ptr().cast_mut(),
+            datums.as_ptr().cast_mut(),
+            null.as_ptr().cast_mut(),
+        );
+        let place = &mut (*row.tuple()).t_self;
+        #[cfg(feature = "pg15")]
+        pg_sys::simple_heap_update(relation, place, tuple);
+        #[cfg(not(feature = "pg15"))]
+        {
+            let mut indexes = pg_sys::TU_UpdateIndexes::TU_All;
+            pg_sys::simple_heap_update(relation, place, tuple, &mut indexes);
+        }
+        let mut plain = true;
+        if (*(*tuple).t_data).t_infomask2 & pg_sys::HEAP_ONLY_TUPLE as u16 == 0 {
+            let mut values = [pg_sys::Datum::from(0); COLUMNS];
+            let mut nulls = [true; COLUMNS];
+            pg_sys::heap_deform_tuple(tuple, desc, values.as_mut_ptr(), nulls.as_mut_ptr());
+            plain = insert_into_indexes(relation, &mut (*tuple).t_self, &values, &nulls);
+        }
+        pg_sys::heap_freetuple(tuple);
+        pg_sys::table_close(relation, pg_sys::NoLock as i32);
+        plain
+    };
+    if !plain {
+        altered("has an index with an expression or a condition");
+    }
+}
+
+/// Deletes a row that a scan found.
+pub fn delete(table: pg_sys::Oid, row: &Found) {
+    // SAFETY: the row is one of the table's.
+    unsafe {
+        let relation = pg_sys::table_open(table, pg_sys::RowExclusiveLock as i32);
+        pg_sys::simple_heap_delete(relation, &mut (*row.tuple()).t_self);
+        pg_sys::table_close(relation, pg_sys::NoLock as i32);
     }
 }
 

@@ -302,6 +302,11 @@ pub struct Found {
 }
 
 impl Found {
+    /// The row as it lies in its page.
+    pub(super) fn tuple(&self) -> pg_sys::HeapTuple {
+        self.tuple
+    }
+
     /// Column `n`, from 1, copied. The caller knows its type.
     pub fn get<T: FromDatum>(&self, n: i32) -> Option<T> {
         // SAFETY: the columns' types were compared when the scan was opened.

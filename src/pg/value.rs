@@ -132,8 +132,7 @@ impl Value {
 
     pub fn as_uuid(&self) -> Option<[u8; 16]> {
         // SAFETY: a value of so many bytes. An organization column of another type, read as if it were one, is none.
-        (!self.null && self.length == 16)
-            .then(|| unsafe { *self.datum.cast_mut_ptr::<[u8; 16]>() })
+        (!self.null && self.length == 16).then(|| unsafe { *self.datum.cast_mut_ptr::<[u8; 16]>() })
     }
 
     /// The same value in memory that lasts until the transaction ends.

@@ -44,7 +44,7 @@ fn replicated() -> (World, World) {
          CREATE TABLE servers (id int PRIMARY KEY, org_id uuid, name text NOT NULL, cpus int NOT NULL DEFAULT 1,
              region text, firewall_rules text NOT NULL DEFAULT 'deny all');
          GRANT ALL ON servers TO PUBLIC;
-         SELECT tenancy.protect('servers', audit => false)",
+         SELECT tenancy.protect('servers')",
     );
     dba.run(&format!(
         "CREATE SUBSCRIPTION everything CONNECTION 'host={} port=5432 user=postgres dbname={}' PUBLICATION everything",
@@ -146,5 +146,15 @@ fn a10_what_the_publisher_revokes_is_refused_at_the_next_statement() {
         &mut applied,
         "SELECT cpus FROM servers WHERE id = 101",
         "77",
+    );
+    // What is written here is logged here, though no create_org() made the organization's table.
+    let mut owner = subscriber.session("acme.owner");
+    owner.run("UPDATE servers SET cpus = 8 WHERE id = 1");
+    assert_eq!(
+        owner.column(&format!(
+            "SELECT new ->> 'cpus' FROM tenancy.audit_log WHERE object = 'public.servers' AND actor_id = '{}'",
+            publisher.user("acme.owner")
+        )),
+        ["8"]
     );
 }

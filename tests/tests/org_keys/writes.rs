@@ -281,14 +281,30 @@ fn the_log_is_complete_and_tells_of_what_was_done_behind_its_back() {
                 "SELECT finding || ' ' || key FROM tenancy.verify_completeness('things', '{id}') ORDER BY 1"
             ))
         };
-        assert_eq!(findings(stage.world.acme.id), Vec::<String>::new(), "{kind:?}");
-        assert_eq!(findings(stage.world.globex.id), Vec::<String>::new(), "{kind:?}");
+        assert_eq!(
+            findings(stage.world.acme.id),
+            Vec::<String>::new(),
+            "{kind:?}"
+        );
+        assert_eq!(
+            findings(stage.world.globex.id),
+            Vec::<String>::new(),
+            "{kind:?}"
+        );
         stage.world.break_glass().run(
             "SET session_replication_role = replica; ALTER TABLE things DISABLE TRIGGER USER; UPDATE things SET v = 99 WHERE id = 3;
              DELETE FROM things WHERE id = 14; ALTER TABLE things ENABLE ALWAYS TRIGGER \"0_tenancy_row\"",
         );
-        assert_eq!(findings(stage.world.acme.id), ["altered {\"id\": 3}"], "{kind:?}");
-        assert_eq!(findings(stage.world.globex.id), ["vanished {\"id\": 14}"], "{kind:?}");
+        assert_eq!(
+            findings(stage.world.acme.id),
+            ["altered {\"id\": 3}"],
+            "{kind:?}"
+        );
+        assert_eq!(
+            findings(stage.world.globex.id),
+            ["vanished {\"id\": 14}"],
+            "{kind:?}"
+        );
         let mut owner = stage.world.session("acme.owner");
         assert_eq!(
             owner.count("SELECT count(*) FROM tenancy.history('things', '{\"id\": 1}')"),

@@ -267,7 +267,7 @@ fn a_rows_history_and_what_it_was_at_a_time() {
     world.break_glass().run("DROP TABLE sites");
     assert_eq!(
         admin.count("SELECT count(*) FROM tenancy.history('public.sites', '60')"),
-        6
+        5
     );
 }
 

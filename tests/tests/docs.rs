@@ -187,6 +187,35 @@ fn everything_in_the_schema_is_described() {
     );
 }
 
+/// Issue 4.5: with who may set it.
+#[test]
+fn every_setting_stands_in_the_readme_with_who_may_set_it() {
+    let readme = include_str!("../../README.md");
+    let mut dba = Db::fresh().superuser();
+    dba.run("SELECT tenancy.current_org()");
+    let settings = dba.rows(
+        "SELECT name, context FROM pg_settings WHERE name LIKE 'app.%' OR name LIKE 'tenancy.%'",
+    );
+    assert!(settings.len() > 12, "{settings:?}");
+    for setting in settings {
+        let [Some(name), Some(context)] = &setting[..] else {
+            panic!("{setting:?}")
+        };
+        let row = readme
+            .lines()
+            .find(|line| {
+                line.split('|')
+                    .nth(1)
+                    .is_some_and(|cell| cell.contains(&format!("`{name}`")))
+            })
+            .unwrap_or_else(|| panic!("README's settings leave {name} out"));
+        let who = row.trim_end_matches([' ', '|']).rsplit('|').next();
+        let only_superusers =
+            who.is_some_and(|who| who.contains("superuser") && !who.contains("counts"));
+        assert_eq!(only_superusers, context == "superuser", "{name}: {who:?}");
+    }
+}
+
 #[test]
 fn c4_definer_functions_are_closed_to_search_path_tricks() {
     let mut dba = Db::fresh().superuser();

@@ -109,6 +109,14 @@ impl Stage {
         session
     }
 
+    /// The play goes on elsewhere.
+    pub fn clear_away(self) {
+        let Stage { db, .. } = self;
+        let drop = format!("DROP DATABASE {} WITH (FORCE)", db.name);
+        let mut admin = db.cluster.superuser("postgres");
+        admin.batch_execute(&drop).expect("a database less");
+    }
+
     /// Brings everything to where the model begins.
     pub fn reset(&mut self, model: &Model) {
         for n in 0..self.sessions.len() {

@@ -275,10 +275,7 @@ fn what_cannot_be_checked_is_said_so() {
         says(&[&export], 2, why);
     }
     // A layout that says other than its id.
-    let export = folder.file(
-        "export",
-        &text.replacen("\"cpus\"", "\"gpus\"", 1),
-    );
+    let export = folder.file("export", &text.replacen("\"cpus\"", "\"gpus\"", 1));
     says(&[&export], 2, "not what its id says");
     let out = run(&["--help"]);
     assert!(String::from_utf8_lossy(&out.stdout).contains("Exit codes"));

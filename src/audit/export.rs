@@ -2,8 +2,8 @@
 
 use super::capture::{Act, record};
 use super::layouts::Known;
-use super::seal::trailer::Exported;
 use super::read::{Filter, may, read, require_primary};
+use super::seal::trailer::Exported;
 use super::show::{Chunk, Entry};
 use crate::pg::srf::Sink;
 use crate::pg::{self, canonical, fail};

@@ -888,7 +888,11 @@ fn a_log_restored_in_another_cluster_goes_on() {
     // The dump lies where the first cluster's user can read it.
     let mut from = std::fs::File::open(&dump).expect("the dump");
     let copy = other.file("world.dump");
-    std::io::copy(&mut from, &mut std::fs::File::create(&copy).expect("a file")).expect("a copy");
+    std::io::copy(
+        &mut from,
+        &mut std::fs::File::create(&copy).expect("a file"),
+    )
+    .expect("a copy");
     other.client_program("pg_restore", &restored.name, &[copy.to_str().unwrap()]);
     let there = world.moved_to(restored);
     assert_eq!(findings(&there, Some(&note)), Vec::<String>::new());

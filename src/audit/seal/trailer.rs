@@ -1,7 +1,6 @@
 //! What an export ends with, so that it can be checked without the database: the newest head, and the hashes that whoever
 //! holds the exported lines lacks to compute its root.
 
-
 use super::{api, heads, leaves};
 use crate::audit::show::Chunk;
 use crate::context::authority::Id;

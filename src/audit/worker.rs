@@ -1,7 +1,7 @@
 //! The sealer that runs by itself, where shared_preload_libraries loads us. One process starts, every
 //! tenancy.seal_interval, a worker in each database after the other, which seals what is new and ends: so no connection
 //! stays that would keep a database from being dropped or copied. A database without the extension is looked at again
-//! after a minute, one in which nothing has happened not at all.
+//! later, one in which nothing has happened not at all.
 
 use super::seal;
 use crate::context::authority::Id;
@@ -25,8 +25,9 @@ const EXTENSION: u32 = 1;
 /// Nothing was left to seal and nothing ran that could leave something.
 const QUIET: u32 = 2;
 
-/// A database without the extension is asked again after this.
-const ABSENT: Duration = Duration::from_secs(60);
+/// A database without the extension is asked again after so many intervals, but within these times.
+const ABSENT: u32 = 20;
+const ABSENT_WITHIN: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
 
 #[allow(
     unexpected_cfgs,
@@ -84,17 +85,19 @@ pub extern "C-unwind" fn tenancy_sealer(_arg: pg_sys::Datum) {
         let databases = databases();
         known.retain(|id, _| databases.contains(id));
         for id in databases {
-            visit(id, known.entry(id).or_default());
+            visit(id, known.entry(id).or_default(), interval);
         }
     }
 }
 
-fn visit(id: pg_sys::Oid, database: &mut Database) {
+fn visit(id: pg_sys::Oid, database: &mut Database, interval: i32) {
     let next = horizon::next_id();
+    let absent =
+        (Duration::from_millis(interval as u64) * ABSENT).clamp(ABSENT_WITHIN.0, ABSENT_WITHIN.1);
     if database.quiet_at == Some(next)
         || database
             .absent_since
-            .is_some_and(|at| at.elapsed() < ABSENT)
+            .is_some_and(|at| at.elapsed() < absent)
     {
         return;
     }

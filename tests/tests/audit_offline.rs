@@ -92,7 +92,7 @@ fn an_export_is_proved_offline_for_every_type_of_value() {
                i * 12345678901.123 - 50, i / 3.0, i * 1.1, i % 2 = 0,
                jsonb_build_object('a', jsonb_build_array(1, NULL, i / 7.0, -0.0001, true), 'name', repeat('x', i), 'o', '{}'::jsonb),
                '{"z":1, "a":[2, {"b": null}]}', ARRAY['x', NULL, 'y z'], ARRAY[[1, 2], [3, i]], now() + i * interval '1.5 hours',
-               '1970-02-03 04:05:06.789', '2024-02-29', '23:59:59.5', '\xdeadbeef', 'bad', ROW(i, 'b'), '[1,5)', '10.0.0.1',
+               '1970-02-03 04:05:06.789', '2024-02-29', '23:59:59.5', '\xdeadbeef', 'bad', ROW(i, 'b')::pair, '[1,5)', '10.0.0.1',
                '10.0.0.0/8', -i, i * 10000000000, 'v' || i, 'x', ARRAY[1.5, 1e50, NULL], ARRAY['{"k": [1]}'::jsonb, 'null'::jsonb]
            FROM generate_series(1, 30) i;
            UPDATE things SET n = 'NaN', f = 'Infinity', j = '"only text"', ta = '{}', t = NULL WHERE part = 3;

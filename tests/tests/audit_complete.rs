@@ -165,8 +165,8 @@ fn a_large_table_is_compared_in_rounds() {
     assert_eq!(
         found,
         [
-            r#"altered {"id": 2}"#,
             r#"altered {"id": 25002}"#,
+            r#"altered {"id": 2}"#,
             r#"altered {"id": 50002}"#,
             r#"vanished {"id": 1}"#,
             r#"vanished {"id": 25001}"#,

@@ -1,5 +1,8 @@
 //! A log that was never in a database: lines of every operation, their leaves, and the heads of their tree.
 
+// Runs of lines are lists of ranges, often of one.
+#![allow(clippy::single_range_in_vec_init)]
+
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use pg_tenancy_audit_format::head::{self, Head, Signed, SigningKey, uuid};
 use pg_tenancy_audit_format::tree::{self, Frontier, Ranges};

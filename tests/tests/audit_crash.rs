@@ -183,7 +183,8 @@ fn the_sealer_finds_the_databases_and_seals_by_itself() {
         admin.attempt("DROP DATABASE other").is_ok()
     }));
     // Switched off, it seals no more.
-    admin.run("ALTER SYSTEM SET tenancy.seal_interval = 0; SELECT pg_reload_conf()");
+    admin.run("ALTER SYSTEM SET tenancy.seal_interval = 0");
+    admin.run("SELECT pg_reload_conf()");
     sleep(Duration::from_millis(500));
     let fine = town.orgs.iter().max().unwrap();
     app.run(&format!("SET app.current_org = '{fine}'"));

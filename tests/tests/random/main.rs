@@ -153,7 +153,7 @@ fn sessions_answer_as_the_model_does() {
     let plays = Cell::new(0);
     let result = TestRunner::new_with_rng(config, rng).run(&turns(), |turns| {
         plays.set(plays.get() + 1);
-        if plays.get() % PLAYS_ON_A_STAGE == 0 {
+        if plays.get().is_multiple_of(PLAYS_ON_A_STAGE) {
             stage.replace(Stage::new()).clear_away();
         }
         let counts = run(&mut stage.borrow_mut(), &turns).map_err(TestCaseError::fail)?;

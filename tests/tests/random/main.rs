@@ -19,7 +19,7 @@ use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, Test
 use stage::Stage;
 
 /// Nothing is vacuumed while they play: in one database, all 12,000 plays of the full run filled 25 GB.
-const PLAYS_ON_A_STAGE: usize = 500;
+const PLAYS_ON_A_STAGE: u32 = 500;
 
 /// One session does a few things, then another.
 type Turns = Vec<(usize, Vec<Act>)>;
@@ -150,7 +150,7 @@ fn sessions_answer_as_the_model_does() {
     let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &[seed; 32]);
     let stage = RefCell::new(Stage::new());
     let totals = RefCell::new([0; 3]);
-    let plays = Cell::new(0);
+    let plays = Cell::new(0_u32);
     let result = TestRunner::new_with_rng(config, rng).run(&turns(), |turns| {
         plays.set(plays.get() + 1);
         if plays.get().is_multiple_of(PLAYS_ON_A_STAGE) {

@@ -83,7 +83,13 @@ fn one_persons_values_are_erased_and_every_proof_holds() {
         assert_eq!(count, left, "{text}");
     }
     let export = owner.column("SELECT tenancy.export_audit('ndjson', evidence => true)");
-    assert!(!export.iter().any(|line| line.contains("ada")));
+    // Three letters may stand in any hash.
+    let of_ada = ["Ada", "ada@", "ada2@"].map(|text| format!("\"{text}"));
+    assert!(
+        !export
+            .iter()
+            .any(|line| of_ada.iter().any(|text| line.contains(text)))
+    );
     assert_eq!(
         export
             .iter()

@@ -3,12 +3,12 @@
 //! One hall and its rooms. `context` is the hall: it alone knows who the session acts as, for which
 //! organization and with which rights. Every other room asks it.
 //!
-//! * `context`    settings, principal, validated state, pin, invalidation
+//! * `context`    settings, principal, token, seal, migration, validated state, pin, invalidation
 //! * `access`     actions, levels, roles: the permission matrix and questions about it
 //! * `org`        users, organizations, memberships, ownership, bindings of logins
-//! * `isolation`  protect(): plan of a table, policies, write guard, foreign-key guard
-//! * `audit`      the log of each organization: store, capture, read
-//! * `hooks`      what runs around a statement: revocations, cascades, cursors, the audit's flush
+//! * `isolation`  protect(): plan of a table, policies, write guard, foreign-key guard, drift, leakproof operators
+//! * `audit`      the log of each organization: store, capture, read, export, keep, seal, verify
+//! * `hooks`      what runs around a statement: revocations, plans, cascades, cursors, migrations, the audit's flush
 //! * `pg`         the only glue to PostgreSQL's C API
 #![allow(
     clippy::result_large_err,

@@ -26,12 +26,7 @@ use std::collections::HashMap;
 use std::hash::Hasher as _;
 use std::rc::Rc;
 
-#[doc(hidden)]
-#[unsafe(no_mangle)]
-pub extern "C" fn pg_finfo_tenancy_verify_completeness() -> &'static pg_sys::Pg_finfo_record {
-    const V1: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
-    &V1
-}
+crate::pg::finfo!(pg_finfo_tenancy_verify_completeness);
 
 /// `tenancy.verify_completeness(table_name, org)`: a row for everything in which an organization's rows of a protected table
 /// and its log differ (spec 6.4). `org`: NULL: the current one. Needs org:audit. unlogged: a row of which the log knows

@@ -11,12 +11,7 @@ use pgrx::pg_sys::panic::ErrorReportable;
 use pgrx::prelude::*;
 use serde_json::json;
 
-#[doc(hidden)]
-#[unsafe(no_mangle)]
-pub extern "C" fn pg_finfo_tenancy_read_audit_dba() -> &'static pg_sys::Pg_finfo_record {
-    const V1: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
-    &V1
-}
+crate::pg::finfo!(pg_finfo_tenancy_read_audit_dba);
 
 /// `tenancy.read_audit_dba(since, until, actor, object, operation, max_rows, org)`: the logs of all organizations, or of
 /// one, each oldest first (spec 6.3). NULL leaves a filter out; max_rows is for each log. For the DBA; needs no context.

@@ -18,12 +18,7 @@ use serde_json::{Value as Json, json};
 use std::collections::HashSet;
 use std::fmt::Write as _;
 
-#[doc(hidden)]
-#[unsafe(no_mangle)]
-pub extern "C" fn pg_finfo_tenancy_export_audit() -> &'static pg_sys::Pg_finfo_record {
-    const V1: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
-    &V1
-}
+crate::pg::finfo!(pg_finfo_tenancy_export_audit);
 
 /// `tenancy.export_audit(format, since, until, evidence)`: the current organization's log as lines of text, oldest first
 /// (spec 6.3). `format`: ndjson, an object a line; csv (RFC 4180), whose first line names the columns. `evidence` (ndjson

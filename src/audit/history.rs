@@ -11,12 +11,7 @@ use pgrx::prelude::*;
 use serde_json::value::RawValue;
 use std::collections::{BTreeMap, HashMap};
 
-#[doc(hidden)]
-#[unsafe(no_mangle)]
-pub extern "C" fn pg_finfo_tenancy_history() -> &'static pg_sys::Pg_finfo_record {
-    const V1: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
-    &V1
-}
+crate::pg::finfo!(pg_finfo_tenancy_history);
 
 /// `tenancy.history(table_name, key)`: the lines of the current organization's log about a table's row, oldest first (spec
 /// 6.2): those of this primary key, and an UPDATE that gave the row this key. `table_name`: as the log calls it, or as the
@@ -137,12 +132,7 @@ impl About {
     }
 }
 
-#[doc(hidden)]
-#[unsafe(no_mangle)]
-pub extern "C" fn pg_finfo_tenancy_as_of() -> &'static pg_sys::Pg_finfo_record {
-    const V1: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
-    &V1
-}
+crate::pg::finfo!(pg_finfo_tenancy_as_of);
 
 /// `tenancy.as_of(table_name, key, at)`: what a row of the current organization was at a time, as jsonb (spec 6.2); NULL where
 /// there was none. It is the row as it is now, or was when it was deleted, with what happened since undone: so it

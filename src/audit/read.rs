@@ -17,12 +17,7 @@ use pgrx::pg_sys::panic::{ErrorReport, ErrorReportable};
 use pgrx::prelude::*;
 use std::collections::BinaryHeap;
 
-#[doc(hidden)]
-#[unsafe(no_mangle)]
-pub extern "C" fn pg_finfo_tenancy_read_audit() -> &'static pg_sys::Pg_finfo_record {
-    const V1: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
-    &V1
-}
+crate::pg::finfo!(pg_finfo_tenancy_read_audit);
 
 /// `tenancy.read_audit(since, until, actor, object, operation, max_rows)`: the current organization's log, oldest
 /// first (spec 6.2). NULL leaves a filter out. Needs org:audit. Errors: 42501 no organization or no right; XX001 the log

@@ -6,7 +6,7 @@
 use super::seal;
 use crate::context::authority::Id;
 use crate::context::settings::SEAL_INTERVAL;
-use crate::pg::{self, catalog, horizon};
+use crate::pg::{catalog, horizon, process};
 use pgrx::PgAtomic;
 use pgrx::bgworkers::{
     BackgroundWorker, BackgroundWorkerBuilder, BgWorkerStartTime, SignalWakeFlags,
@@ -14,7 +14,6 @@ use pgrx::bgworkers::{
 use pgrx::pg_shmem_init;
 use pgrx::prelude::*;
 use std::collections::HashMap;
-use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -34,8 +33,7 @@ const ABSENT_WITHIN: (Duration, Duration) = (Duration::from_secs(2), Duration::f
     reason = "pgrx's macro asks for versions that we do not build for"
 )]
 pub fn init() {
-    // SAFETY: reads a variable of the postmaster's start.
-    if !unsafe { pg_sys::process_shared_preload_libraries_in_progress } {
+    if !process::is_preloading() {
         return;
     }
     pg_shmem_init!(FOUND);
@@ -47,11 +45,6 @@ pub fn init() {
         .set_start_time(BgWorkerStartTime::RecoveryFinished)
         .set_restart_time(Some(Duration::from_secs(10)))
         .load();
-}
-
-unsafe extern "C-unwind" {
-    // A signal's handler, so it is handed on as it is.
-    fn die(signal: i32);
 }
 
 #[derive(Default)]
@@ -75,14 +68,13 @@ pub extern "C-unwind" fn tenancy_sealer(_arg: pg_sys::Datum) {
             return;
         }
         if BackgroundWorker::sighup_received() {
-            // SAFETY: what every process does that hears of a new configuration.
-            unsafe { pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP) }
+            process::read_configuration();
             continue;
         }
         if interval == 0 {
             continue;
         }
-        let databases = databases();
+        let databases = process::databases();
         known.retain(|id, _| databases.contains(id));
         for id in databases {
             visit(id, known.entry(id).or_default(), interval);
@@ -102,15 +94,13 @@ fn visit(id: pg_sys::Oid, database: &mut Database, interval: i32) {
         return;
     }
     FOUND.get().store(0, Ordering::Relaxed);
-    // SAFETY: reads this process's id.
-    let me = unsafe { pg_sys::MyProcPid };
     let worker = BackgroundWorkerBuilder::new("pg_tenancy sealer of a database")
         .set_type("pg_tenancy sealer of a database")
         .set_library("pg_tenancy")
         .set_function("tenancy_seal_database")
         .enable_spi_access()
         .set_argument(Some(id.into()))
-        .set_notify_pid(me)
+        .set_notify_pid(process::id())
         .set_restart_time(None)
         .load_dynamic();
     // Without a free slot there is the next time.
@@ -123,49 +113,17 @@ fn visit(id: pg_sys::Oid, database: &mut Database, interval: i32) {
     database.quiet_at = (found & QUIET != 0).then_some(next);
 }
 
-/// The databases that one can connect to.
-fn databases() -> Vec<pg_sys::Oid> {
-    let mut list = vec![];
-    // SAFETY: reads a shared catalog in a transaction of its own, as PostgreSQL's own launcher does.
-    unsafe {
-        pg_sys::SetCurrentStatementStartTimestamp();
-        pg_sys::StartTransactionCommand();
-        pg_sys::GetTransactionSnapshot();
-        let relation =
-            pg_sys::table_open(pg_sys::DatabaseRelationId, pg_sys::AccessShareLock as i32);
-        let scan = pg_sys::table_beginscan_catalog(relation, 0, std::ptr::null_mut());
-        loop {
-            let tuple = pg_sys::heap_getnext(scan, pg_sys::ScanDirection::ForwardScanDirection);
-            if tuple.is_null() {
-                break;
-            }
-            let form = pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_database>();
-            if (*form).datallowconn && !(*form).datistemplate {
-                list.push((*form).oid);
-            }
-        }
-        pg_sys::table_endscan(scan);
-        pg_sys::table_close(relation, pg_sys::AccessShareLock as i32);
-        pg_sys::CommitTransactionCommand();
-    }
-    list
-}
-
 /// One pass over one database.
 #[pg_guard]
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn tenancy_seal_database(database: pg_sys::Datum) {
-    // SAFETY: what a backend does with SIGTERM: it ends at the next point where it may.
-    unsafe {
-        pg_sys::pqsignal(pg_sys::SIGTERM as i32, Some(die));
-        pg_sys::BackgroundWorkerUnblockSignals();
-    }
+    process::end_as_backends_do();
     let id = pg_sys::Oid::from(database.value() as u32);
     BackgroundWorker::connect_worker_to_spi_by_oid(Some(id), None);
     let mut found = 0;
     let mut new: Vec<Id> = vec![];
     let mut quiet = true;
-    let asked = attempt(|| {
+    let asked = process::attempt(|| {
         if catalog::find_house().is_none() || catalog::namespace(c"tenancy_audit").is_none() {
             return Ok(());
         }
@@ -182,49 +140,10 @@ pub extern "C-unwind" fn tenancy_seal_database(database: pg_sys::Datum) {
     });
     quiet &= asked && new.is_empty();
     for org in new {
-        attempt(|| seal::seal_org(&org, false).map(|_| ()));
+        process::attempt(|| seal::seal_org(&org, false).map(|_| ()));
     }
     if quiet {
         found |= QUIET;
     }
     FOUND.get().store(found, Ordering::Relaxed);
-}
-
-/// Runs `work` in a transaction of its own; an error goes to the server's log and keeps no other work from its turn.
-fn attempt(work: impl FnOnce() -> pg::Result<()>) -> bool {
-    // SAFETY: a transaction as a worker begins and ends one; an error leaves it to be aborted.
-    unsafe {
-        pg_sys::SetCurrentStatementStartTimestamp();
-        pg_sys::StartTransactionCommand();
-        pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
-    }
-    let work = AssertUnwindSafe(work);
-    let failed = PgTryBuilder::new(AssertUnwindSafe(|| {
-        let result = { work }.0();
-        if let Err(error) = result {
-            error.report(PgLogLevel::ERROR);
-        }
-        false
-    }))
-    .catch_others(|error| {
-        use pg_sys::panic::CaughtError::{ErrorReport, PostgresError, RustPanic};
-        let (PostgresError(report)
-        | ErrorReport(report)
-        | RustPanic {
-            ereport: report, ..
-        }) = &error;
-        pg::error::log(report.message(), report.detail().unwrap_or_default());
-        true
-    })
-    .execute();
-    // SAFETY: as above.
-    unsafe {
-        if failed {
-            pg_sys::AbortCurrentTransaction();
-        } else {
-            pg_sys::PopActiveSnapshot();
-            pg_sys::CommitTransactionCommand();
-        }
-    }
-    !failed
 }

@@ -280,12 +280,7 @@ extern "C-unwind" fn form_in_effect(kind: KeyType) -> pg_sys::NullableDatum {
 
 macro_rules! entry {
     ($(#[$doc:meta])* $finfo:ident, $name:ident, $answer:ident, $kind:ident) => {
-        #[doc(hidden)]
-        #[unsafe(no_mangle)]
-        pub extern "C" fn $finfo() -> &'static pg_sys::Pg_finfo_record {
-            const V1: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
-            &V1
-        }
+        crate::pg::finfo!($finfo);
 
         $(#[$doc])*
         ///

@@ -82,7 +82,7 @@ fn begin_migration(reason: Option<&str>) -> pg::Result<()> {
         roles: identity::roles(),
         level: transaction::nest_level(),
     }));
-    forget_plans();
+    transaction::forget_plans();
     Ok(())
 }
 
@@ -140,14 +140,9 @@ fn require_right() -> pg::Result<()> {
 }
 
 /// Plans made with row security serve no migration, and a migration's serve nobody else.
-fn forget_plans() {
-    // SAFETY: marks the session's cached plans as to be made anew; looks nothing up.
-    unsafe { pg_sys::ResetPlanCache() }
-}
-
 fn end() {
     if NOW.take().is_some() {
-        forget_plans();
+        transaction::forget_plans();
     }
 }
 

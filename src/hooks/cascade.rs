@@ -10,7 +10,7 @@
 //! counts too.
 
 use crate::pg::local::Backend;
-use crate::pg::{identity, transaction};
+use crate::pg::{identity, range_table, transaction};
 use pgrx::prelude::*;
 use std::cell::{Cell, RefCell};
 use std::ffi::CStr;
@@ -127,8 +127,7 @@ unsafe extern "C-unwind" fn planner(
 /// Outside again: what was analysed inside serves nobody any more.
 fn cleanse() {
     if PHASES.with_borrow(Vec::is_empty) && TAINTED.replace(false) {
-        // SAFETY: marks the session's cached plans as to be made anew; looks nothing up.
-        unsafe { pg_sys::ResetPlanCache() }
+        transaction::forget_plans();
     }
 }
 
@@ -202,7 +201,7 @@ unsafe fn names_one_table(plan: *mut pg_sys::PlannedStmt) -> bool {
         };
         (0..(*list).length as usize).all(|i| {
             (*entry(i)).rtekind == pg_sys::RTEKind::RTE_RELATION
-                && (i == 0 || super::statement::required(plan, entry(i)) == 0)
+                && (i == 0 || range_table::required(plan, entry(i)) == 0)
         })
     }
 }

@@ -16,7 +16,7 @@ use crate::pg::bound::Binder;
 use crate::pg::key::KeyType;
 use crate::pg::local::Backend;
 use crate::pg::plan::Ours;
-use crate::pg::{catalog, identity, modify, paths, plan};
+use crate::pg::{catalog, identity, modify, paths, plan, range_table};
 use pgrx::prelude::*;
 use std::cell::Cell;
 use std::ffi::{c_char, c_int};
@@ -79,7 +79,7 @@ unsafe extern "C-unwind" fn planner(
 #[pg_guard]
 unsafe extern "C-unwind" fn note_break_glass(plan: *mut pg_sys::PlannedStmt) {
     // SAFETY: as the function's own.
-    let tables = unsafe { super::statement::relations(plan) };
+    let tables = unsafe { range_table::relations(plan) };
     // The catalog's own tables are none: looking one up plans a query, too.
     if identity::break_glass()
         && catalog::find_house().is_some()

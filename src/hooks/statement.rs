@@ -1,7 +1,9 @@
-//! ExecutorStart: takes in revocations once per statement, answers a foreign key's check that is answered already, keeps a void context out of parallel workers, and refuses a
-//! locking SELECT by a role that may not update.
+//! What runs when a statement starts, runs and finishes: revocations are taken in once per statement, a foreign key's
+//! check that is answered already is answered, a void context is kept out of parallel workers, a locking SELECT by a role
+//! that may not update is refused, plans get their organization, and the audit's lines are stored.
 
 use super::{cascade, writes};
+use crate::pg::range_table::{locked_relations, merged_unread, read_relations, relations};
 use crate::pg::{bound, catalog, cursor, identity, stand_in, transaction, value};
 use crate::{audit, context, isolation};
 use pgrx::pg_sys::panic::ErrorReportable;
@@ -167,169 +169,16 @@ unsafe extern "C-unwind" fn look_at(query: *mut pg_sys::QueryDesc, inside: bool)
     }
 }
 
-/// Every table in the plan's range table, those below views included.
-///
-/// SAFETY: `plan` is a valid plan.
-pub(super) unsafe fn relations(plan: *mut pg_sys::PlannedStmt) -> Vec<pg_sys::Oid> {
-    // SAFETY: as the function's own.
-    unsafe {
-        entries(plan)
-            .into_iter()
-            .map(|entry| (*entry).relid)
-            .collect()
-    }
-}
-
-/// SAFETY: `plan` is a valid plan.
-unsafe fn entries(plan: *mut pg_sys::PlannedStmt) -> Vec<*mut pg_sys::RangeTblEntry> {
-    // SAFETY: the list holds RangeTblEntry nodes.
-    unsafe {
-        let list = (*plan).rtable;
-        if list.is_null() {
-            return vec![];
-        }
-        (0..(*list).length as usize)
-            .map(|i| {
-                (*(*list).elements.add(i))
-                    .ptr_value
-                    .cast::<pg_sys::RangeTblEntry>()
-            })
-            .filter(|entry| (**entry).rtekind == pg_sys::RTEKind::RTE_RELATION)
-            .collect()
-    }
-}
-
-/// The tables whose rows a SELECT ... FOR UPDATE, SHARE and the like locks.
-///
-/// SAFETY: `plan` is a valid plan.
-unsafe fn locked_relations(plan: *mut pg_sys::PlannedStmt) -> Vec<pg_sys::Oid> {
-    // SAFETY: the lists hold PlanRowMark and RangeTblEntry nodes.
-    unsafe {
-        let list = (*plan).rowMarks;
-        (0..(*list).length as usize)
-            .filter_map(|i| {
-                let mark = (*(*list).elements.add(i))
-                    .ptr_value
-                    .cast::<pg_sys::PlanRowMark>();
-                if (*mark).markType > pg_sys::RowMarkType::ROW_MARK_KEYSHARE {
-                    return None;
-                }
-                let entry = (*(*(*plan).rtable).elements.add((*mark).rti as usize - 1))
-                    .ptr_value
-                    .cast::<pg_sys::RangeTblEntry>();
-                ((*entry).rtekind == pg_sys::RTEKind::RTE_RELATION).then_some((*entry).relid)
-            })
-            .collect()
-    }
-}
-
-/// The targets of a MERGE that reads no column of them: PostgreSQL then leaves their SELECT policies out of the plan,
-/// and WHEN MATCHED fires for every organization's rows.
-///
-/// SAFETY: `plan` is a valid plan.
-unsafe fn merged_unread(plan: *mut pg_sys::PlannedStmt) -> Vec<pg_sys::Oid> {
-    // SAFETY: as the function's own.
-    unsafe {
-        let writing =
-            (pg_sys::ACL_INSERT | pg_sys::ACL_UPDATE | pg_sys::ACL_DELETE) as pg_sys::AclMode;
-        // Where the target has partitions or children, the plan writes to those, which need nothing themselves: what the
-        // statement needs stands at the table that it names.
-        let parents = entries(plan)
-            .into_iter()
-            .filter(|entry| (**entry).inh && required(plan, *entry) & writing != 0);
-        results(plan)
-            .into_iter()
-            .filter(|entry| required(plan, *entry) != 0)
-            .chain(parents)
-            .filter(|entry| required(plan, *entry) & pg_sys::ACL_SELECT as pg_sys::AclMode == 0)
-            .map(|entry| (*entry).relid)
-            .collect()
-    }
-}
-
-/// What the statement needs to do with a table.
-///
-/// SAFETY: the entry is of the plan's range table.
-pub(super) unsafe fn required(
-    plan: *mut pg_sys::PlannedStmt,
-    entry: *mut pg_sys::RangeTblEntry,
-) -> pg_sys::AclMode {
-    // SAFETY: as the function's own.
-    #[cfg(feature = "pg15")]
-    unsafe {
-        let _ = plan;
-        (*entry).requiredPerms
-    }
-    // SAFETY: as the function's own; children of an inheritance tree have no entry of their own.
-    #[cfg(not(feature = "pg15"))]
-    unsafe {
-        if (*entry).perminfoindex == 0 {
-            return 0;
-        }
-        (*pg_sys::getRTEPermissionInfo((*plan).permInfos, entry)).requiredPerms
-    }
-}
-
-/// The tables that a statement reads, updates or deletes from; not one that it only inserts into, RETURNING and ON
-/// CONFLICT DO NOTHING included: those show the writer what he writes.
-///
-/// SAFETY: `plan` is a valid plan.
-unsafe fn read_relations(plan: *mut pg_sys::PlannedStmt) -> Vec<pg_sys::Oid> {
-    let changing = (pg_sys::ACL_UPDATE | pg_sys::ACL_DELETE) as pg_sys::AclMode;
-    let reading = changing | pg_sys::ACL_SELECT as pg_sys::AclMode;
-    // SAFETY: as the function's own.
-    unsafe {
-        let inserts = (*plan).commandType == pg_sys::CmdType::CMD_INSERT;
-        let targets = if inserts { results(plan) } else { vec![] };
-        entries(plan)
-            .into_iter()
-            .filter(|entry| {
-                let counts = if targets.contains(entry) {
-                    changing
-                } else {
-                    reading
-                };
-                required(plan, *entry) & counts != 0
-            })
-            .map(|entry| (*entry).relid)
-            .collect()
-    }
-}
-
-/// The entries that a statement writes to.
-///
-/// SAFETY: `plan` is a valid plan.
-unsafe fn results(plan: *mut pg_sys::PlannedStmt) -> Vec<*mut pg_sys::RangeTblEntry> {
-    // SAFETY: resultRelations is a list of integers, indexes into the range table.
-    unsafe {
-        let list = (*plan).resultRelations;
-        if list.is_null() {
-            return vec![];
-        }
-        (0..(*list).length as usize)
-            .map(|i| {
-                let index = (*(*list).elements.add(i)).int_value as usize;
-                (*(*(*plan).rtable).elements.add(index - 1))
-                    .ptr_value
-                    .cast::<pg_sys::RangeTblEntry>()
-            })
-            .collect()
-    }
-}
-
 static mut PREVIOUS_RUN: pg_sys::ExecutorRun_hook_type = None;
 
-/// ExecutorRun: the query by which a foreign key looks for its parent finds nothing where that parent is another
-/// organization's (isolation/foreign_key.rs). It runs without moving, so that PostgreSQL reports a missing parent.
+/// Whether the query runs inside a referential action, and where it moves.
 ///
-/// SAFETY: called by PostgreSQL with a started query descriptor; chains to the previous hook.
-#[cfg(not(feature = "pg18"))]
-unsafe extern "C-unwind" fn executor_run(
+/// SAFETY: a started query. Owns nothing, so that an error may jump over it.
+#[inline]
+unsafe fn before_run(
     query: *mut pg_sys::QueryDesc,
     direction: pg_sys::ScanDirection::Type,
-    count: u64,
-    once: bool,
-) {
+) -> (bool, pg_sys::ScanDirection::Type) {
     // SAFETY: as the function's own.
     unsafe {
         let inside = identity::in_referential_action() && !stand_in::is_it((*query).plannedstmt);
@@ -347,6 +196,24 @@ unsafe extern "C-unwind" fn executor_run(
         if inside {
             note_run(query);
         }
+        (inside, direction)
+    }
+}
+
+/// ExecutorRun: the query by which a foreign key looks for its parent finds nothing where that parent is another
+/// organization's (isolation/foreign_key.rs). It runs without moving, so that PostgreSQL reports a missing parent.
+///
+/// SAFETY: called by PostgreSQL with a started query descriptor; chains to the previous hook.
+#[cfg(not(feature = "pg18"))]
+unsafe extern "C-unwind" fn executor_run(
+    query: *mut pg_sys::QueryDesc,
+    direction: pg_sys::ScanDirection::Type,
+    count: u64,
+    once: bool,
+) {
+    // SAFETY: as the function's own.
+    unsafe {
+        let (inside, direction) = before_run(query, direction);
         match PREVIOUS_RUN {
             Some(previous) => previous(query, direction, count, once),
             None => standard_ExecutorRun(query, direction, count, once),
@@ -366,21 +233,7 @@ unsafe extern "C-unwind" fn executor_run(
 ) {
     // SAFETY: as the function's own.
     unsafe {
-        let inside = identity::in_referential_action() && !stand_in::is_it((*query).plannedstmt);
-        let direction = if (*query).already_executed || inside && isolation::hides_any() {
-            direction_for(query, direction)
-        } else {
-            direction
-        };
-        if bound::is_in((*query).plannedstmt) {
-            give_organization(query);
-        }
-        if writes(query) && !inside && !(*query).already_executed {
-            writes::begin(query);
-        }
-        if inside {
-            note_run(query);
-        }
+        let (inside, direction) = before_run(query, direction);
         match PREVIOUS_RUN {
             Some(previous) => previous(query, direction, count),
             None => standard_ExecutorRun(query, direction, count),

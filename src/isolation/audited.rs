@@ -1,7 +1,7 @@
 //! Which columns of a protected table its audit leaves out or hides. The record of protection names them, so a column that
 //! it names may not change its name unnoticed: what was hidden would stand in the log.
 
-use super::facts::{Facts, column_exists, current_options, facts, require_owner};
+use super::facts::{Facts, column_exists, current_options, facts, require_column, require_owner};
 use super::plan::{self, Options, Quoted};
 use super::protect::{as_it_stands, change, not_protected, require_root, with_own_ddl};
 use super::{table, tree};
@@ -99,17 +99,7 @@ fn check<'a>(table: &Facts, columns: impl Iterator<Item = &'a String>) -> pg::Re
     );
     let org = table::org_column_of(table.relid);
     for column in columns {
-        if !column_exists(table, column) {
-            return Err(fail(
-                PgSqlErrorCode::ERRCODE_UNDEFINED_COLUMN,
-                format!(
-                    "column \"{column}\" of table \"{}\" does not exist",
-                    table.name
-                ),
-            )
-            .set_detail("Nothing was changed.")
-            .set_hint("Name columns of the table only."));
-        }
+        require_column(table, column, "Nothing was changed.")?;
         if of_key.contains(column) {
             return Err(invalid(
                 column,

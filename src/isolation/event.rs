@@ -9,12 +9,7 @@ use crate::pg::{self, identity};
 use pgrx::pg_sys::panic::ErrorReportable;
 use pgrx::prelude::*;
 
-#[doc(hidden)]
-#[unsafe(no_mangle)]
-pub extern "C" fn pg_finfo_tenancy_after_table_ddl() -> &'static pg_sys::Pg_finfo_record {
-    const V1: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
-    &V1
-}
+crate::pg::finfo!(pg_finfo_tenancy_after_table_ddl);
 
 /// The event trigger at the end of CREATE TABLE, ALTER TABLE and what contains them.
 ///
@@ -33,12 +28,7 @@ pub unsafe extern "C-unwind" fn tenancy_after_table_ddl(
     pg_sys::Datum::from(0)
 }
 
-#[doc(hidden)]
-#[unsafe(no_mangle)]
-pub extern "C" fn pg_finfo_tenancy_before_table_ddl() -> &'static pg_sys::Pg_finfo_record {
-    const V1: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
-    &V1
-}
+crate::pg::finfo!(pg_finfo_tenancy_before_table_ddl);
 
 /// The event trigger before ALTER TABLE and what evaluates expressions on the rows that are there. A partition that is
 /// detached concurrently is gone by the end of the command, in a transaction of its own.

@@ -118,12 +118,7 @@ pub fn all() -> BTreeMap<u32, String> {
     .collect()
 }
 
-#[doc(hidden)]
-#[unsafe(no_mangle)]
-pub extern "C" fn pg_finfo_tenancy_after_drop() -> &'static pg_sys::Pg_finfo_record {
-    const V1: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
-    &V1
-}
+crate::pg::finfo!(pg_finfo_tenancy_after_drop);
 
 /// The event trigger on dropped tables: their exemptions go too, or a later table could come by one with its number.
 ///

@@ -290,6 +290,22 @@ pub fn column_exists(table: &Facts, column: &str) -> bool {
         .any(|(_, name)| name == column)
 }
 
+/// The error names the column; `detail` says where it stood.
+pub fn require_column(table: &Facts, column: &str, detail: &str) -> pg::Result<()> {
+    if column_exists(table, column) {
+        return Ok(());
+    }
+    Err(fail(
+        PgSqlErrorCode::ERRCODE_UNDEFINED_COLUMN,
+        format!(
+            "column \"{column}\" of table \"{}\" does not exist",
+            table.name
+        ),
+    )
+    .set_detail(detail)
+    .set_hint("Name columns of the table only."))
+}
+
 pub fn number_of(columns: &[(i16, String)], name: &str) -> i16 {
     columns
         .iter()

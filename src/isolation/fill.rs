@@ -30,12 +30,7 @@ pub struct Source {
     pub parent_column: String,
 }
 
-#[doc(hidden)]
-#[unsafe(no_mangle)]
-pub extern "C" fn pg_finfo_tenancy_fill_org() -> &'static pg_sys::Pg_finfo_record {
-    const V1: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
-    &V1
-}
+crate::pg::finfo!(pg_finfo_tenancy_fill_org);
 
 /// The row trigger of tables whose organization column add_org_column() made.
 ///

@@ -22,12 +22,7 @@ use pgrx::prelude::*;
 
 macro_rules! trigger_function {
     ($finfo:ident, $name:ident, $guarded:ident, $body:ident) => {
-        #[doc(hidden)]
-        #[unsafe(no_mangle)]
-        pub extern "C" fn $finfo() -> &'static pg_sys::Pg_finfo_record {
-            const V1: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
-            &V1
-        }
+        crate::pg::finfo!($finfo);
 
         /// SAFETY: called by PostgreSQL's function manager.
         #[unsafe(no_mangle)]
@@ -86,7 +81,11 @@ pub fn not_a_trigger(name: &str) -> ErrorReport {
     .set_hint("tenancy.protect() creates the triggers that call it.")
 }
 
-fn denied(message: impl Into<String>, detail: impl Into<String>, hint: &str) -> ErrorReport {
+pub(super) fn denied(
+    message: impl Into<String>,
+    detail: impl Into<String>,
+    hint: &str,
+) -> ErrorReport {
     let (message, detail) = (message.into(), detail.into());
     pg::error::server_log(&message, &detail);
     fail(PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, message)
@@ -202,7 +201,7 @@ fn mine(now: &Standing, kind: KeyType, relid: pg_sys::Oid) -> pg::Result<&'stati
     }
 }
 
-fn require(now: &Standing, action: &str, on: &str) -> pg::Result<()> {
+pub(super) fn require(now: &Standing, action: &str, on: &str) -> pg::Result<()> {
     if now.may(crate::access::action(&now.matrix, action)?) {
         Ok(())
     } else {
@@ -422,32 +421,6 @@ fn guard_audit(call: &Call) -> pg::Result<()> {
     ))
 }
 
-/// A locking SELECT by a role that may not update: an error, as UPDATE gives, instead of no rows (spec 5.4).
-pub fn check_locking_read(relid: pg_sys::Oid) -> pg::Result<()> {
-    if context::migration::is_in_force() {
-        return Ok(());
-    }
-    let Some(table) = table::protected(relid) else {
-        return Ok(());
-    };
-    let now = context::standing();
-    if now.org.is_none() {
-        return Ok(());
-    }
-    let name = table
-        .object
-        .rsplit('.')
-        .next()
-        .unwrap_or_default()
-        .trim_matches('"')
-        .to_string();
-    require(
-        &now,
-        &table.options.update,
-        &format!("(row lock) on table \"{name}\""),
-    )
-}
-
 /// What a WITH CHECK refuses: no organization, no right, or a row of another organization (spec 5.4).
 pub fn refused_row(relid: pg_sys::Oid, kind: KeyType, action: &str) -> ErrorReport {
     let now = context::standing();
@@ -466,69 +439,4 @@ pub fn refused_row(relid: pg_sys::Oid, kind: KeyType, action: &str) -> ErrorRepo
         format!("Its organization column must hold {}.", plan::current(kind)),
         "Leave the column out: its default fills it.",
     )
-}
-
-/// A MERGE into a protected table that reads none of its columns: PostgreSQL would match every organization's rows.
-pub fn check_unread_merge(relid: pg_sys::Oid) -> pg::Result<()> {
-    if identity::break_glass()
-        || context::migration::is_in_force()
-        || table::protected(relid).is_none()
-    {
-        return Ok(());
-    }
-    Err(denied(
-        "permission denied: MERGE must read a column of a protected table",
-        "Without one PostgreSQL applies no SELECT policy, and the rows of every organization match.",
-        "Name a column of the target in the ON clause.",
-    ))
-}
-
-pub fn any_protected(relations: &[pg_sys::Oid]) -> bool {
-    relations.iter().any(|r| table::protected(*r).is_some())
-}
-
-/// Pins the transaction to its organization where one of these tables is protected.
-pub fn pin_for(relations: &[pg_sys::Oid]) -> pg::Result<()> {
-    let now = context::standing();
-    if now.org.is_some() && any_protected(relations) {
-        context::pin(&now)?;
-    }
-    Ok(())
-}
-
-/// Whether what a cursor reads may still be read: the next FETCH after a revocation is refused (spec 3.6).
-pub fn check_reading(relations: &[pg_sys::Oid]) -> pg::Result<()> {
-    for relation in relations {
-        let Some(table) = table::protected(*relation) else {
-            continue;
-        };
-        let now = context::standing();
-        let on = format!("on table {}", table.object);
-        if now.org.is_none() {
-            return Err(context::without_context(&now, &format!("read {on}")));
-        }
-        require(&now, &table.options.select, &on)?;
-        context::pin(&now)?;
-    }
-    Ok(())
-}
-
-/// A statement of a trigger that a cascade fired, reading protected tables without row security (attack D5).
-pub fn check_inside_cascade(relations: &[pg_sys::Oid]) -> pg::Result<()> {
-    if identity::break_glass() {
-        return Ok(());
-    }
-    for relation in relations {
-        if let Some(table) = table::protected(*relation) {
-            return Err(denied(
-                format!(
-                    "permission denied: a trigger fired by a cascade may not read table {}",
-                    table.object
-                ),
-                "PostgreSQL runs a BEFORE trigger inside a cascade as the table's owner without row security.",
-                "Make it an AFTER trigger: that one runs with the caller's rights and sees his organization only.",
-            ));
-        }
-    }
-    Ok(())
 }

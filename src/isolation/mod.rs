@@ -19,6 +19,7 @@ mod paths;
 mod plan;
 mod progress;
 mod protect;
+mod reading;
 mod route;
 mod schema;
 mod survey;
@@ -32,11 +33,12 @@ mod whose;
 use pgrx::pg_sys::panic::ErrorReportable;
 
 pub use foreign_key::{before_subtransaction_commit, hides, hides_any, is_held};
-pub use guard::{
-    any_protected, check_inside_cascade, check_locking_read, check_reading, check_unread_merge,
-    guard_write, guard_written, is_held_by_policy, pin_for, refused_row,
-};
+pub use guard::{guard_write, guard_written, is_held_by_policy, refused_row};
 pub use held::any as holds_any;
+pub use reading::{
+    any_protected, check_inside_cascade, check_locking_read, check_reading, check_unread_merge,
+    pin_for,
+};
 pub use table::{Table, keyed_by_external_keys, protected};
 pub use tree::members;
 

@@ -2,7 +2,8 @@
 
 use super::drift;
 use super::facts::{
-    self, Facts, OrgColumn, column_exists, current_options, facts, require_kind, require_owner,
+    self, Facts, OrgColumn, column_exists, current_options, facts, require_column, require_kind,
+    require_owner,
 };
 use super::plan::{self, Before, Options, Permissions, Quoted};
 use super::survey::{Target, survey};
@@ -156,17 +157,7 @@ pub fn plan_tree<'a>(tree: &'a [Facts], wanted: &Options) -> pg::Result<Vec<Plan
 
 fn check_action_columns(table: &Facts, options: &Options) -> pg::Result<()> {
     for column in options.columns.keys() {
-        if !column_exists(table, column) {
-            return Err(fail(
-                PgSqlErrorCode::ERRCODE_UNDEFINED_COLUMN,
-                format!(
-                    "column \"{column}\" of table \"{}\" does not exist",
-                    table.name
-                ),
-            )
-            .set_detail("It is named under columns in permissions.")
-            .set_hint("Name columns of the table only."));
-        }
+        require_column(table, column, "It is named under columns in permissions.")?;
     }
     Ok(())
 }

@@ -28,12 +28,7 @@ fn uninstall() -> pg::Result<()> {
     Ok(())
 }
 
-#[doc(hidden)]
-#[unsafe(no_mangle)]
-pub extern "C" fn pg_finfo_tenancy_guard_drop() -> &'static pg_sys::Pg_finfo_record {
-    const V1: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
-    &V1
-}
+crate::pg::finfo!(pg_finfo_tenancy_guard_drop);
 
 /// The event trigger on DROP EXTENSION, DROP SCHEMA and DROP OWNED: what would take the extension along is refused
 /// while a table is protected, with CASCADE too.

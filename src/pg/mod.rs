@@ -22,7 +22,9 @@ pub mod paths;
 pub mod plan;
 pub mod probe;
 pub mod procedure;
+pub mod process;
 pub mod query;
+pub mod range_table;
 pub mod raw;
 mod raw_expression;
 pub mod reference;
@@ -36,6 +38,20 @@ pub mod trigger;
 pub mod value;
 
 pub use error::{Result, fail, given};
+
+/// The record by which PostgreSQL knows how to call a C function of ours: `pg_finfo_` and the function's name.
+macro_rules! finfo {
+    ($name:ident) => {
+        #[doc(hidden)]
+        #[unsafe(no_mangle)]
+        pub extern "C" fn $name() -> &'static pgrx::pg_sys::Pg_finfo_record {
+            const V1: pgrx::pg_sys::Pg_finfo_record =
+                pgrx::pg_sys::Pg_finfo_record { api_version: 1 };
+            &V1
+        }
+    };
+}
+pub(crate) use finfo;
 
 /// Bytes that nobody can guess.
 pub fn random<const N: usize>() -> [u8; N] {

@@ -6,8 +6,45 @@ use pgrx::prelude::*;
 
 /// Calls `see` with every row that is committed now or this transaction's own. The caller holds a lock on the table.
 pub fn for_each_row(table: pg_sys::Oid, mut see: impl FnMut(&RowImage)) {
+    rows(table, Seen::Newest, None, |row| {
+        see(row);
+        true
+    });
+}
+
+/// `for_each_row` of what the active snapshot sees; `see` answers whether to go on.
+pub fn for_each_seen_row(table: pg_sys::Oid, see: impl FnMut(&RowImage) -> bool) {
+    rows(table, Seen::Active, None, see);
+}
+
+/// `for_each_row` from one page on and before another, of a heap; `see` answers whether to go on.
+pub fn for_rows_between(
+    table: pg_sys::Oid,
+    first: u32,
+    end: u32,
+    see: impl FnMut(&RowImage) -> bool,
+) {
+    if first < end {
+        rows(table, Seen::Newest, Some((first, end - first)), see);
+    }
+}
+
+/// By which snapshot rows are seen.
+enum Seen {
+    Newest,
+    Active,
+}
+
+/// `pages`: the first one, and how many.
+fn rows(
+    table: pg_sys::Oid,
+    seen: Seen,
+    pages: Option<(u32, u32)>,
+    mut see: impl FnMut(&RowImage) -> bool,
+) {
     // SAFETY: the relation stays open and the slot's tuple valid while it is looked at; an error on the way is cleaned
-    // up by the transaction's abort.
+    // up by the transaction's abort. No synchronised scan where there are limits, so that they hold; they are set before
+    // the first row is read.
     unsafe {
         let relation = pg_sys::table_open(table, pg_sys::AccessShareLock as i32);
         // A partitioned table stores nothing.
@@ -16,17 +53,29 @@ pub fn for_each_row(table: pg_sys::Oid, mut see: impl FnMut(&RowImage)) {
             return;
         }
         let slot = pg_sys::table_slot_create(relation, std::ptr::null_mut());
-        let snapshot = pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot());
-        let scan = pg_sys::table_beginscan(relation, snapshot, 0, std::ptr::null_mut());
-        while pg_sys::table_scan_getnextslot(
-            scan,
-            pg_sys::ScanDirection::ForwardScanDirection,
-            slot,
-        ) {
+        let snapshot = pg_sys::RegisterSnapshot(match seen {
+            Seen::Newest => pg_sys::GetLatestSnapshot(),
+            Seen::Active => pg_sys::GetActiveSnapshot(),
+        });
+        let nothing = std::ptr::null_mut();
+        let synchronised = pages.is_none();
+        let scan =
+            pg_sys::table_beginscan_strat(relation, snapshot, 0, nothing, true, synchronised);
+        if let Some((first, count)) = pages {
+            pg_sys::heap_setscanlimits(scan, first, count);
+        }
+        let mut go_on = true;
+        while go_on
+            && pg_sys::table_scan_getnextslot(
+                scan,
+                pg_sys::ScanDirection::ForwardScanDirection,
+                slot,
+            )
+        {
             pgrx::check_for_interrupts!();
             let mut owned = false;
             let tuple = pg_sys::ExecFetchSlotHeapTuple(slot, false, &mut owned);
-            see(&RowImage::new(tuple, (*relation).rd_att));
+            go_on = see(&RowImage::new(tuple, (*relation).rd_att));
             if owned {
                 pg_sys::heap_freetuple(tuple);
             }
@@ -35,38 +84,6 @@ pub fn for_each_row(table: pg_sys::Oid, mut see: impl FnMut(&RowImage)) {
         pg_sys::UnregisterSnapshot(snapshot);
         pg_sys::ExecDropSingleTupleTableSlot(slot);
         pg_sys::table_close(relation, pg_sys::NoLock as i32);
-    }
-}
-
-/// `for_each_row` of what the active snapshot sees; `see` answers whether to go on.
-pub fn for_each_seen_row(table: pg_sys::Oid, mut see: impl FnMut(&RowImage) -> bool) {
-    // SAFETY: as for_each_row().
-    unsafe {
-        let relation = pg_sys::table_open(table, pg_sys::AccessShareLock as i32);
-        if (*(*relation).rd_rel).relkind != pg_sys::RELKIND_PARTITIONED_TABLE as std::ffi::c_char {
-            let slot = pg_sys::table_slot_create(relation, std::ptr::null_mut());
-            let snapshot = pg_sys::GetActiveSnapshot();
-            let scan = pg_sys::table_beginscan(relation, snapshot, 0, std::ptr::null_mut());
-            let mut go_on = true;
-            while go_on
-                && pg_sys::table_scan_getnextslot(
-                    scan,
-                    pg_sys::ScanDirection::ForwardScanDirection,
-                    slot,
-                )
-            {
-                pgrx::check_for_interrupts!();
-                let mut owned = false;
-                let tuple = pg_sys::ExecFetchSlotHeapTuple(slot, false, &mut owned);
-                go_on = see(&RowImage::new(tuple, (*relation).rd_att));
-                if owned {
-                    pg_sys::heap_freetuple(tuple);
-                }
-            }
-            pg_sys::table_endscan(scan);
-            pg_sys::ExecDropSingleTupleTableSlot(slot);
-        }
-        pg_sys::table_close(relation, pg_sys::AccessShareLock as i32);
     }
 }
 
@@ -95,47 +112,6 @@ pub fn is_heap(table: pg_sys::Oid) -> bool {
         let heap = (*(*relation).rd_rel).relam == pg_sys::HEAP_TABLE_AM_OID;
         pg_sys::table_close(relation, pg_sys::NoLock as i32);
         heap
-    }
-}
-
-/// `for_each_row` from one page on and before another; `see` answers whether to go on.
-pub fn for_rows_between(
-    table: pg_sys::Oid,
-    first: u32,
-    end: u32,
-    mut see: impl FnMut(&RowImage) -> bool,
-) {
-    if first >= end {
-        return;
-    }
-    // SAFETY: as for_each_row(); no synchronised scan, so that the limits hold, and set before the first row is read.
-    unsafe {
-        let relation = pg_sys::table_open(table, pg_sys::AccessShareLock as i32);
-        let slot = pg_sys::table_slot_create(relation, std::ptr::null_mut());
-        let snapshot = pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot());
-        let scan =
-            pg_sys::table_beginscan_strat(relation, snapshot, 0, std::ptr::null_mut(), true, false);
-        pg_sys::heap_setscanlimits(scan, first, end - first);
-        let mut go_on = true;
-        while go_on
-            && pg_sys::table_scan_getnextslot(
-                scan,
-                pg_sys::ScanDirection::ForwardScanDirection,
-                slot,
-            )
-        {
-            pgrx::check_for_interrupts!();
-            let mut owned = false;
-            let tuple = pg_sys::ExecFetchSlotHeapTuple(slot, false, &mut owned);
-            go_on = see(&RowImage::new(tuple, (*relation).rd_att));
-            if owned {
-                pg_sys::heap_freetuple(tuple);
-            }
-        }
-        pg_sys::table_endscan(scan);
-        pg_sys::UnregisterSnapshot(snapshot);
-        pg_sys::ExecDropSingleTupleTableSlot(slot);
-        pg_sys::table_close(relation, pg_sys::NoLock as i32);
     }
 }
 

@@ -80,6 +80,12 @@ pub unsafe fn accept_invalidations_unguarded() {
     }
 }
 
+/// Has every plan that the session keeps made anew.
+pub fn forget_plans() {
+    // SAFETY: marks them; looks nothing up, so it may be called as a transaction ends.
+    unsafe { pg_sys::ResetPlanCache() }
+}
+
 /// When the client's present message arrived: PostgreSQL sets it once for each, whatever transactions end in between.
 pub fn message() -> pg_sys::TimestampTz {
     // SAFETY: reads backend state.

@@ -182,6 +182,16 @@ impl World {
             .unwrap_or_else(|| panic!("no user {who}"))
     }
 
+    /// Takes somebody's membership in acme away, in a session of the DBA's.
+    #[track_caller]
+    pub fn remove(&self, who: &str) {
+        self.superuser().run(&format!(
+            "SELECT tenancy.remove_member('{}', '{}')",
+            self.acme.id,
+            self.user(who)
+        ));
+    }
+
     pub fn users(&self) -> impl Iterator<Item = (&str, Uuid)> {
         self.users.iter().map(|(who, id)| (who.as_str(), *id))
     }

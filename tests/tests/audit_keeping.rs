@@ -11,6 +11,14 @@ fn findings(world: &World) -> Vec<String> {
     ))
 }
 
+/// What is wrong with acme's log in the light of a head that was handed out.
+fn against(world: &World, head: &str) -> Vec<String> {
+    world.superuser().column(&format!(
+        "SELECT finding FROM tenancy.verify_audit('{}', against => $head${head}$head$)",
+        world.acme.id
+    ))
+}
+
 fn seal(world: &World) -> String {
     let mut dba = world.superuser();
     dba.rows(&format!(
@@ -107,13 +115,7 @@ fn one_persons_values_are_erased_and_every_proof_holds() {
         7
     );
     assert_eq!(findings(&world), Vec::<String>::new());
-    assert_eq!(
-        dba.column(&format!(
-            "SELECT finding FROM tenancy.verify_audit('{}', against => $head${head}$head$)",
-            world.acme.id
-        )),
-        Vec::<String>::new()
-    );
+    assert_eq!(against(&world, &head), Vec::<String>::new());
     seal(&world);
     assert_eq!(findings(&world), Vec::<String>::new());
     // The erasures are acts themselves.
@@ -252,13 +254,7 @@ fn what_is_older_than_it_is_kept_is_purged_and_verifies() {
     assert_eq!(old(&mut owner), 2);
     assert_eq!(findings(&world), Vec::<String>::new());
     // The head that was handed out before still holds.
-    assert_eq!(
-        dba.column(&format!(
-            "SELECT finding FROM tenancy.verify_audit('{}', against => $head${head}$head$)",
-            world.acme.id
-        )),
-        Vec::<String>::new()
-    );
+    assert_eq!(against(&world, &head), Vec::<String>::new());
     let acts = owner
         .json("SELECT * FROM tenancy.audit_log WHERE operation = 'purge_audit' ORDER BY at, n");
     assert_eq!(acts.len(), 2);

@@ -1237,20 +1237,12 @@ fn c13_parallel_workers_see_the_same_context() {
 
 // ---- Revocation
 
-fn remove(world: &World, who: &str) {
-    world.superuser().run(&format!(
-        "SELECT tenancy.remove_member('{}', '{}')",
-        world.acme.id,
-        world.user(who)
-    ));
-}
-
 #[test]
 fn a10_a_revoked_member_is_out_at_the_next_statement() {
     let world = World::new();
     let mut session = world.session("acme.member");
     assert_eq!(world.seen(&mut session, "servers"), ACME);
-    remove(&world, "acme.member");
+    world.remove("acme.member");
     assert_eq!(world.seen(&mut session, "servers"), NOTHING);
     refused(session.attempt("UPDATE sites SET visits = 0"), "42501");
     assert!(!session.whoami()["reason"].is_null());
@@ -1267,7 +1259,7 @@ fn a10_also_inside_an_open_transaction_of_any_isolation() {
         let mut session = world.session(who);
         session.run(&format!("BEGIN ISOLATION LEVEL {isolation}"));
         assert_eq!(world.seen(&mut session, "servers"), ACME);
-        remove(&world, who);
+        world.remove(who);
         assert_eq!(world.seen(&mut session, "servers"), NOTHING, "{isolation}");
         refused(session.attempt("UPDATE sites SET visits = 0"), "42501");
         session.run("ROLLBACK");
@@ -1278,7 +1270,7 @@ fn a10_also_inside_an_open_transaction_of_any_isolation() {
         world.claim(world.acme, "agency")
     ));
     assert_eq!(world.seen(&mut app, "servers"), ACME);
-    remove(&world, "agency");
+    world.remove("agency");
     assert_eq!(world.seen(&mut app, "servers"), NOTHING);
     app.run("ROLLBACK");
 }
@@ -1299,7 +1291,7 @@ fn a10_also_through_a_prepared_statement() {
         for _ in 0..7 {
             assert_eq!(session.count("EXECUTE q"), 3);
         }
-        remove(&world, who);
+        world.remove(who);
         assert_eq!(session.count("EXECUTE q"), 0, "{mode}");
         session.run("COMMIT");
         assert_eq!(session.count("EXECUTE q"), 0, "{mode}");
@@ -1312,7 +1304,7 @@ fn a10_also_through_a_prepared_statement() {
     let mut transaction = session.transaction().unwrap();
     let mut ask = || -> i64 { transaction.query_one(&statement, &[&0]).unwrap().get(0) };
     assert_eq!(ask(), 3);
-    remove(&world, "agency");
+    world.remove("agency");
     assert_eq!(ask(), 0);
 }
 
@@ -1337,7 +1329,7 @@ fn a10_also_after_waiting_for_a_lock() {
             (waited, session)
         });
         std::thread::sleep(Duration::from_millis(300));
-        remove(&world, who);
+        world.remove(who);
         holder.run("COMMIT");
         let (passed, mut session) = waiting.join().unwrap();
         if !passed {
@@ -1365,7 +1357,7 @@ fn a10_a_look_up_while_the_revocation_commits_caches_no_yes() {
         assert_eq!(world.seen(&mut session, "servers"), ACME);
         dba.run("ROLLBACK");
         assert_eq!(world.seen(&mut session, "servers"), ACME);
-        remove(&world, "acme.member");
+        world.remove("acme.member");
         assert_eq!(world.seen(&mut session, "servers"), NOTHING);
         dba.run(&format!(
             "SELECT tenancy.add_member('{}', '{}', 'member')",
@@ -1397,7 +1389,7 @@ fn a10_a_busy_reader_never_sees_a_row_after_the_revocation_returned() {
             last
         });
         std::thread::sleep(Duration::from_millis(50));
-        remove(&world, "agency");
+        world.remove("agency");
         done.store(true, std::sync::atomic::Ordering::SeqCst);
         assert_eq!(thread.join().unwrap(), 0);
         world.superuser().run(&format!(
@@ -1666,7 +1658,7 @@ fn a10_an_open_cursor_gives_no_more_rows_after_the_revocation() {
         session.run(&format!("SET {scan} = off; BEGIN"));
         session.run("DECLARE c CURSOR FOR SELECT id FROM big");
         assert_eq!(session.run("FETCH 2 FROM c"), 2);
-        remove(&world, who);
+        world.remove(who);
         match session.attempt("FETCH 100 FROM c") {
             Ok(n) => assert_eq!(n, 0, "{scan} off"),
             Err(error) => {
@@ -1746,7 +1738,7 @@ fn a10_a_row_waited_for_is_not_handed_to_who_was_removed_meanwhile() {
         assert_eq!(world.seen(&mut session, "sites"), (6, 0));
         let waiting = std::thread::spawn(move || session.try_rows(sql).map_err(|e| e.to_string()));
         std::thread::sleep(Duration::from_millis(300));
-        remove(&world, who);
+        world.remove(who);
         holder.run("COMMIT");
         if let Ok(rows) = waiting.join().unwrap() {
             assert!(rows.is_empty(), "{sql}: {rows:?}");

@@ -5,21 +5,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use pg_tenancy_tests::Cluster;
-
-/// Not a test of its own: the process that the next one kills.
-#[test]
-#[ignore = "started by a_killed_process_leaves_nothing"]
-fn victim() {
-    let cluster = Cluster::start();
-    println!("\ncluster {}", cluster.dir().display());
-    std::thread::sleep(Duration::from_secs(60));
-}
-
 #[test]
 fn a_killed_process_leaves_nothing() {
-    let mut victim = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "victim", "--ignored", "--nocapture"])
+    let mut victim = Command::new(env!("CARGO_BIN_EXE_victim"))
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();

@@ -4,14 +4,6 @@ use pg_tenancy_tests::{Session, World, refused};
 
 const SEQUENTIAL: &str = "SET enable_indexscan = off; SET enable_bitmapscan = off;";
 
-fn remove(world: &World, who: &str) {
-    world.superuser().run(&format!(
-        "SELECT tenancy.remove_member('{}', '{}')",
-        world.acme.id,
-        world.user(who)
-    ));
-}
-
 /// Every way to scan a table asks by a parameter, and finds the same rows.
 #[test]
 fn every_scan_has_the_organization_as_a_parameter() {
@@ -96,7 +88,7 @@ fn a10_a_cursor_that_was_opened_before_the_revocation_gives_nothing() {
         session.run(&format!(
             "{settings} BEGIN; DECLARE c CURSOR FOR SELECT id FROM servers"
         ));
-        remove(&world, who);
+        world.remove(who);
         match session.try_rows("FETCH 10 FROM c") {
             Ok(rows) => assert!(rows.is_empty(), "{rows:?}"),
             Err(error) => {

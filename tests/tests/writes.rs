@@ -24,11 +24,7 @@ fn a10_an_insert_that_waited_notices_the_revocation() {
     session.run("INSERT INTO notes (id) VALUES (2)");
     let waiting = std::thread::spawn(move || session.attempt("INSERT INTO notes (id) VALUES (1)"));
     std::thread::sleep(Duration::from_millis(400));
-    world.superuser().run(&format!(
-        "SELECT tenancy.remove_member('{}', '{}')",
-        world.acme.id,
-        world.user("acme.member")
-    ));
+    world.remove("acme.member");
     // The key is free, the right is gone.
     holder.run("ROLLBACK");
     refused(waiting.join().unwrap(), "42501");

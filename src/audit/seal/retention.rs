@@ -4,11 +4,6 @@
 //! The sealed leaf hashes of removed lines stay: 32 bytes a line, which say nothing of what it was, and by which every head
 //! ever handed out can still be proved.
 
-#![allow(
-    dead_code,
-    reason = "called by retention and export, which come from another branch"
-)]
-
 use super::heads::{self, Stored};
 use super::{fold, leaves};
 use crate::context::authority::Id;

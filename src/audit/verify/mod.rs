@@ -19,12 +19,7 @@ use pgrx::datum::Uuid;
 use pgrx::pg_sys::panic::ErrorReportable;
 use pgrx::prelude::*;
 
-#[doc(hidden)]
-#[unsafe(no_mangle)]
-pub extern "C" fn pg_finfo_tenancy_verify_audit() -> &'static pg_sys::Pg_finfo_record {
-    const V1: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
-    &V1
-}
+crate::pg::finfo!(pg_finfo_tenancy_verify_audit);
 
 /// `tenancy.verify_audit(org, against)`: a row for everything that is wrong with an organization's log (spec 6.4), none
 /// where it is whole. `org`: NULL: the current one. `against`: heads that audit_head() handed out, one or several after

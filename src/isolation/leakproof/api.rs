@@ -387,12 +387,7 @@ fn leakproof_expression_reason() -> &'static str {
     EXPRESSION
 }
 
-#[doc(hidden)]
-#[unsafe(no_mangle)]
-pub extern "C" fn pg_finfo_tenancy_with_room() -> &'static pg_sys::Pg_finfo_record {
-    const V1: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
-    &V1
-}
+crate::pg::finfo!(pg_finfo_tenancy_with_room);
 
 /// Room that a level of a full-text query takes at most (measured 200 to 300 bytes), and what an index scan takes
 /// besides.

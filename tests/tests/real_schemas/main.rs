@@ -21,13 +21,13 @@ fn saas(world: &World) -> String {
          CREATE TABLE log_24 PARTITION OF log FOR VALUES FROM ('2024-01-01') TO ('2025-01-01');
          CREATE TABLE log_25 PARTITION OF log FOR VALUES FROM ('2025-01-01') TO ('2026-01-01');",
     );
+    // A tree of references, and some across it.
+    let parent_of = |i: i32| match i {
+        ..4 => "projects".to_string(),
+        _ => format!("things_{}", i / 2),
+    };
     for i in 1..=146 {
-        // A tree of references, and some across it.
-        let parent = if i < 4 {
-            "projects".to_string()
-        } else {
-            format!("things_{}", i / 2)
-        };
+        let parent = parent_of(i);
         write!(
             sql,
             "CREATE TABLE things_{i} (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), tenant_id uuid NOT NULL, project_id uuid NOT NULL REFERENCES projects,
@@ -47,11 +47,7 @@ fn saas(world: &World) -> String {
         )
         .unwrap();
         for i in 1..=146 {
-            let parent = if i < 4 {
-                "projects".to_string()
-            } else {
-                format!("things_{}", i / 2)
-            };
+            let parent = parent_of(i);
             write!(
                 sql,
                 "INSERT INTO things_{i} (tenant_id, project_id, parent_id, plan, title)

@@ -8,6 +8,7 @@
 //! * `org`        users, organizations, memberships, ownership, bindings of logins
 //! * `isolation`  protect(): plan of a table, policies, write guard, foreign-key guard, drift, leakproof operators
 //! * `audit`      the log of each organization: store, capture, read, export, keep, seal, verify
+//! * `projects`   projects and clusters: the second and third boundary inside an organization
 //! * `hooks`      what runs around a statement: revocations, plans, cascades, cursors, migrations, the audit's flush
 //! * `pg`         the only glue to PostgreSQL's C API
 #![allow(
@@ -24,6 +25,7 @@ mod hooks;
 mod isolation;
 mod org;
 mod pg;
+mod projects;
 
 #[cfg(feature = "pg_test")]
 #[path = "../pgrx-tests/mod.rs"]
@@ -71,6 +73,17 @@ extension_sql_file!(
         "policies",
         audit::seal::api::list_audit_heads,
         audit::seal::status::list_seal_status
+    ]
+);
+extension_sql_file!(
+    "../sql/75_projects.sql",
+    name = "projects",
+    requires = [
+        org::invariants::authority_changed,
+        projects::check::check_place,
+        projects::see::sees_project,
+        projects::see::sees_project_member,
+        "policies"
     ]
 );
 extension_sql_file!("../sql/90_finish.sql", name = "finish", finalize);

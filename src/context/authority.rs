@@ -73,7 +73,7 @@ pub enum SigningKey {
 const REMEMBERED: usize = 10_000;
 
 #[derive(Default)]
-struct Memory {
+pub(super) struct Memory {
     bindings: HashMap<String, Option<Binding>>,
     orgs: HashMap<String, Option<Rc<Org>>>,
     /// By their external keys alone.
@@ -83,6 +83,7 @@ struct Memory {
     matrix: Option<Rc<Matrix>>,
     administrators: Option<Rc<Vec<String>>>,
     signing_keys: HashMap<String, SigningKey>,
+    pub(super) projects: super::projects::Memory,
 }
 
 thread_local! {
@@ -140,7 +141,7 @@ pub fn heard() -> u64 {
 }
 
 /// Answers from memory, or reads and remembers unless a bell rang meanwhile.
-fn remembered<T: Clone>(
+pub(super) fn remembered<T: Clone>(
     recall: impl Fn(&Memory) -> Option<T>,
     read: impl FnOnce() -> T,
     keep: impl FnOnce(&mut Memory, T),
@@ -163,7 +164,8 @@ fn remembered<T: Clone>(
             REMEMBERED_AT.set(before);
         }
         MEMORY.with_borrow_mut(|m| {
-            if m.orgs.len() + m.keys.len() + m.users.len() + m.memberships.len() > REMEMBERED {
+            let many = m.orgs.len() + m.keys.len() + m.users.len() + m.memberships.len();
+            if many + m.projects.len() > REMEMBERED {
                 *m = Memory::default();
             }
             keep(m, answer.clone());

@@ -32,6 +32,8 @@ impl Reason {
             Reason::OtherUser => "The login or its token says which user this is, and app.current_user_id names another.".into(),
             Reason::OtherOrg => "The token is for one organization, and app.current_org names another.".into(),
             Reason::Expired => "The membership has expired.".into(),
+            Reason::UnknownProject => "The project that app.current_project names does not exist in the organization, or the user may not see it.".into(),
+            Reason::UnknownCluster => "The cluster that app.current_cluster names does not exist in the project, or the user may not see it.".into(),
         }
     }
 
@@ -67,6 +69,12 @@ impl Reason {
                 "Leave app.current_org unset, or bring a token for that organization."
             }
             Reason::Expired => "The organization's owner can add the member again.",
+            Reason::UnknownProject => {
+                "RESET app.current_project; then SELECT * FROM tenancy.projects lists those you may see."
+            }
+            Reason::UnknownCluster => {
+                "RESET app.current_cluster; then SELECT * FROM tenancy.clusters lists those you may see."
+            }
         }
     }
 }

@@ -13,6 +13,7 @@ pub mod keys;
 pub mod ledger;
 pub mod migration;
 mod principal;
+pub mod projects;
 mod seal;
 pub mod settings;
 mod standing;

@@ -10,6 +10,7 @@
 
 use super::authority::{self, Id, Org};
 use super::principal::{Principal, principal};
+use super::projects::{self, Narrowed, Reach};
 use super::settings::{self, ONE_ORG_PER_TRANSACTION, Setting};
 use super::token::{self, Lapsed};
 use super::{cursors, denial, seal, transaction};
@@ -17,7 +18,7 @@ use crate::access::matrix::{Action, Level, Matrix};
 use crate::pg::key::Keys;
 use crate::pg::local::Backend;
 use crate::pg::{self, identity, identity::Runner};
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -76,6 +77,9 @@ pub enum Reason {
     /// The token is for another organization than the claimed one.
     OtherOrg,
     Expired,
+    /// The project is unknown in the organization or not one that the user sees: never said which.
+    UnknownProject,
+    UnknownCluster,
 }
 
 /// An action, and the organization's interned keys where it may be done there.
@@ -94,6 +98,9 @@ pub struct Standing {
     pub actor_type: &'static str,
     expires_at: Option<i64>,
     levels: Vec<Level>,
+    /// The project that the session narrows itself to.
+    pub narrowed: Option<Narrowed>,
+    reach: OnceCell<Rc<Reach>>,
     /// What `org_if` answered for these actions: a handful, so a list is searched faster than a map.
     answers: RefCell<Vec<Answer>>,
     pub matrix: Rc<Matrix>,
@@ -110,6 +117,12 @@ impl Standing {
 
     pub fn may(&self, action: Action) -> bool {
         self.org.is_some() && self.level(action) == Level::Allow
+    }
+
+    /// What the context has in the organization's projects.
+    pub fn reach(&self) -> Rc<Reach> {
+        let reach = || Rc::new(projects::reach_of(self));
+        self.reach.get_or_init(reach).clone()
     }
 
     /// The organization in every form that a table's column may name it by.
@@ -257,6 +270,8 @@ fn assess() -> Standing {
         actor_type: "human",
         expires_at: None,
         levels: vec![],
+        narrowed: None,
+        reach: OnceCell::new(),
         answers: RefCell::default(),
         matrix,
         principal,
@@ -265,6 +280,7 @@ fn assess() -> Standing {
         standing.org = None;
         standing.role.clear();
         standing.levels.clear();
+        standing.reach.take();
         standing.reason = Some(reason);
     }
     standing
@@ -305,6 +321,7 @@ fn entitle(s: &mut Standing) -> Result<(), Reason> {
         }
     }
     s.org = Some(org);
+    s.narrowed = projects::narrowed(s)?;
     Ok(())
 }
 

@@ -60,6 +60,13 @@ pub fn user_may(org: &Id, user: &Id, action: Action) -> bool {
         .is_some_and(|level| level == Level::Allow)
 }
 
+/// Whether the caller may do an action in an organization: as the DBA, or as the user that the session acts for.
+pub fn may(org: &Id, action_name: &str) -> pg::Result<bool> {
+    let now = context::standing();
+    let action = action(&now.matrix, action_name)?;
+    Ok(context::is_administrator() || now.user.is_some_and(|user| user_may(org, &user, action)))
+}
+
 /// Refuses a governance act in `org` unless the session's user may do `action` there, or the caller is the DBA.
 /// A stranger hears the same as for an organization that does not exist.
 pub fn require(org: &Id, action_name: &str, on: &str) -> pg::Result<()> {

@@ -3,6 +3,7 @@
 mod create;
 mod external_key;
 pub mod invariants;
+pub mod invitations;
 mod logins;
 mod members;
 mod ownership;

@@ -375,7 +375,7 @@ fn revoke_invitation(invitation: Option<Uuid>) -> pg::Result<()> {
     )
     .pop()
     .flatten()
-    .filter(|org| belongs(org))
+    .filter(belongs)
     .ok_or_else(no_such)?;
     access::require(&org, "team:invite", "in the organization")?;
     lock_org(&org, false)?;

@@ -3,6 +3,7 @@
 mod create;
 mod external_key;
 pub mod invariants;
+mod limits;
 mod logins;
 mod members;
 mod ownership;

@@ -46,10 +46,12 @@ pub fn action(matrix: &Matrix, name: &str) -> pg::Result<Action> {
         .ok_or_else(|| unknown_action(matrix, name))
 }
 
-/// The role a user has in an organization now: none for strangers and expired members.
+/// The role a user has in an organization now: none for strangers and expired members, nor for oneself from a network
+/// that the membership is not for.
 pub fn role_in(org: &Id, user: &Id) -> Option<String> {
     authority::membership(org, user)
         .filter(|m| m.expires_at.is_none_or(|at| at > pg::transaction::now()))
+        .filter(|m| context::admits_from_here(user, m))
         .map(|m| m.role.clone())
 }
 

@@ -25,7 +25,7 @@ pub fn assignable(role: &str) -> pg::Result<()> {
     Ok(())
 }
 
-fn not_a_member() -> pgrx::pg_sys::panic::ErrorReport {
+pub(super) fn not_a_member() -> pgrx::pg_sys::panic::ErrorReport {
     fail(
         PgSqlErrorCode::ERRCODE_NO_DATA_FOUND,
         "this user is not a member of the organization",
@@ -63,7 +63,7 @@ pub fn add(org: &[u8; 16], user: &[u8; 16], role: &str, expires: Option<i64>) ->
     ) == 1
 }
 
-fn member_key(org: &[u8; 16], user: &[u8; 16]) -> Value {
+pub(super) fn member_key(org: &[u8; 16], user: &[u8; 16]) -> Value {
     json!({ "org_id": id_text(org), "user_id": id_text(user) })
 }
 

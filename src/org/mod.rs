@@ -4,6 +4,7 @@ mod create;
 mod external_key;
 pub mod invariants;
 pub mod invitations;
+mod limits;
 mod logins;
 mod members;
 mod ownership;

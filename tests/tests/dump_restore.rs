@@ -62,9 +62,12 @@ fn world_with_a_past() -> World {
          SELECT tenancy.add_signing_key('new', 'HS256', 'a secret that nobody else can ever guess', 'aud', 'iss', 'sso_subject');
          SELECT tenancy.retire_signing_key('old');
          SELECT tenancy.add_member('{}', '{}', 'viewer', expires_at => now() + interval '1 year');
+         SELECT tenancy.set_member_networks('{}', '{}', '{{10.0.0.0/8}}');
          SELECT tenancy.transfer_ownership('{}', '{}');
          SELECT tenancy.remove_member('{}', '{}');
          SELECT tenancy.invite(id, 'new@example.test', 'viewer') FROM tenancy.orgs",
+        world.acme.id,
+        world.user("stranger"),
         world.acme.id,
         world.user("stranger"),
         world.globex.id,

@@ -1,6 +1,6 @@
 //! The refusals that the hall gives, worded so that a tenant learns what to do and nothing about another organization.
 
-use super::authority::Id;
+use super::authority::{self, Id};
 use super::seal::Broken;
 use super::standing::{Reason, Standing};
 use super::token::Lapsed;
@@ -34,6 +34,8 @@ impl Reason {
             Reason::Expired => "The membership has expired.".into(),
             Reason::UnknownProject => "The project that app.current_project names does not exist in the organization, or the user may not see it.".into(),
             Reason::UnknownCluster => "The cluster that app.current_cluster names does not exist in the project, or the user may not see it.".into(),
+            Reason::WrongNetwork { address_known: true } => "The membership may be used from certain networks only, and the client's address is in none of them.".into(),
+            Reason::WrongNetwork { address_known: false } => "The membership may be used from certain networks only, and the client's address is not known.".into(),
         }
     }
 
@@ -68,12 +70,24 @@ impl Reason {
             Reason::OtherOrg => {
                 "Leave app.current_org unset, or bring a token for that organization."
             }
-            Reason::Expired => "The organization's owner can add the member again.",
             Reason::UnknownProject => {
                 "RESET app.current_project; then SELECT * FROM tenancy.projects lists those you may see."
             }
             Reason::UnknownCluster => {
                 "RESET app.current_cluster; then SELECT * FROM tenancy.clusters lists those you may see."
+            }
+            Reason::Expired => {
+                "The organization's owner can set another end: tenancy.set_member_expiry()."
+            }
+            Reason::WrongNetwork {
+                address_known: true,
+            } => {
+                "Connect from one of them, or ask the organization's owner to allow this one: tenancy.set_member_networks()."
+            }
+            Reason::WrongNetwork {
+                address_known: false,
+            } => {
+                "Connect by TCP/IP; a trusted application names its user's address in app.client_addr, in the same transaction."
             }
         }
     }
@@ -160,6 +174,21 @@ pub fn stranger(org: &Id) -> ErrorReport {
     .set_hint(Reason::Stranger.hint())
 }
 
+/// The organization is suspended (spec 3.9).
+pub fn suspended(org: &Id, doing: &str) -> ErrorReport {
+    let name = authority::org_by_id(org).map_or(String::new(), |o| o.name.clone());
+    let message =
+        format!("permission denied: organization \"{name}\" is suspended, cannot {doing}");
+    let detail = format!(
+        "What is there can be read. The reason: {}",
+        authority::suspension(org).unwrap_or_default()
+    );
+    server_log(&message, &detail);
+    fail(NO_RIGHT, message)
+        .set_detail(detail)
+        .set_hint("Only a DBA ends a suspension, with tenancy.resume_org().")
+}
+
 pub fn second_org() -> ErrorReport {
     fail(
         PgSqlErrorCode::ERRCODE_ACTIVE_SQL_TRANSACTION,
@@ -200,6 +229,9 @@ pub fn seal_broken(broken: Broken, ended: bool) -> ErrorReport {
             "The organization sealed for this transaction is not the one in effect now."
         }
         (_, Broken::User) => "The user sealed for this transaction is not the one in effect now.",
+        (_, Broken::ClientAddr) => {
+            "The client's address is not the one in effect when the context was sealed."
+        }
         (_, Broken::ActorType) => {
             "The actor type is not the one in effect when the context was sealed."
         }

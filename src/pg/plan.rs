@@ -71,7 +71,9 @@ unsafe fn is_ours(call: *mut pg_sys::FuncExpr, ours: Ours) -> bool {
                 | b"sees_bypasses",
                 [],
             ) => true,
-            (b"sees_user" | b"sees_project", [column]) => (**column).type_ == pg_sys::NodeTag::T_Var,
+            (b"sees_user" | b"sees_project", [column]) => {
+                (**column).type_ == pg_sys::NodeTag::T_Var
+            }
             (b"sees_project_member", columns @ [_, _]) => columns
                 .iter()
                 .all(|column| (**column).type_ == pg_sys::NodeTag::T_Var),

@@ -29,7 +29,12 @@ fn create_cluster(
     let project = pg::given(project, "project")?;
     let name = checked_name(pg::given(name, "name")?, "cluster")?;
     let environment = checked_environment(environment)?;
-    let (place, _) = lock(project.as_bytes(), Power::Admin, "create clusters in", false)?;
+    let (place, _) = lock(
+        project.as_bytes(),
+        Power::Admin,
+        "create clusters in",
+        false,
+    )?;
     let id = run(
         "INSERT INTO tenancy.clusters (org_id, project_id, name, environment) VALUES ($1, $2, $3, $4)
          ON CONFLICT DO NOTHING RETURNING id",

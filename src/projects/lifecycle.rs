@@ -121,7 +121,12 @@ fn set_project_environment(project: Option<Uuid>, environment: Option<&str>) -> 
     let project = pg::given(project, "project")?;
     let environment = checked_environment(environment)?;
     let (place, _) = lock(project.as_bytes(), Power::Runs, "retag", false)?;
-    set(&place, "set_project_environment", "environment", environment);
+    set(
+        &place,
+        "set_project_environment",
+        "environment",
+        environment,
+    );
     Ok(())
 }
 

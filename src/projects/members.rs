@@ -3,8 +3,8 @@
 use super::{Place, Power, invalid, lock};
 use crate::access;
 use crate::audit::{self, Act};
-use crate::context::projects::project_matrix;
 use crate::context::authority::Id;
+use crate::context::projects::project_matrix;
 use crate::context::{self, authority};
 use crate::org::id_text;
 use crate::pg::error::server_log;

@@ -13,7 +13,7 @@ use crate::access;
 use crate::context::authority::Id;
 use crate::context::projects::{RUN_PROJECTS, Reach};
 use crate::context::{self, authority};
-use crate::org::id_text;
+use crate::org::{id_text, lock_org};
 use crate::pg::error::server_log;
 use crate::pg::query::{Arg, latest, run};
 use crate::pg::{self, fail};
@@ -96,7 +96,13 @@ fn power(place: &Place) -> pg::Result<Power> {
         return Err(unknown_project(&place.id));
     }
     let matrix = authority::matrix();
-    let holds = |action| Ok(access::user_may(&place.org, &user, access::action(&matrix, action)?));
+    let holds = |action| {
+        Ok(access::user_may(
+            &place.org,
+            &user,
+            access::action(&matrix, action)?,
+        ))
+    };
     if holds("team:role")? {
         return Ok(Power::Gives);
     }
@@ -121,22 +127,32 @@ fn require(place: &Place, least: Power, doing: &str) -> pg::Result<Power> {
     }
     let needed = match least {
         Power::Runs => format!("a role that holds {RUN_PROJECTS} in the organization"),
-        _ => format!("the role project_admin in it, or one that holds {RUN_PROJECTS} in the organization"),
+        _ => format!(
+            "the role project_admin in it, or one that holds {RUN_PROJECTS} in the organization"
+        ),
     };
-    let message = format!("permission denied: you may not {doing} project \"{}\"", place.name);
+    let message = format!(
+        "permission denied: you may not {doing} project \"{}\"",
+        place.name
+    );
     let detail = format!("It takes {needed}.");
     server_log(&message, &detail);
     Err(
         fail(PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, message)
             .set_detail(detail)
-            .set_hint("Ask an owner or admin of the organization, or an administrator of the project."),
+            .set_hint(
+                "Ask an owner or admin of the organization, or an administrator of the project.",
+            ),
     )
 }
 
 /// Finds a project for an act on it: its row locked until the transaction ends, and the caller asked before the wait and
 /// after it. `going`: the project is about to go; waits for the writers of its rows, and keeps new ones waiting.
 fn lock(project: &Id, least: Power, doing: &str, going: bool) -> pg::Result<(Place, Power)> {
-    require(&find(project)?, least, doing)?;
+    let place = find(project)?;
+    require(&place, least, doing)?;
+    // Every act on an organization takes its lock first, also against one that is suspended meanwhile.
+    lock_org(&place.org, false)?;
     let sql = if going {
         "SELECT 1 FROM tenancy.projects WHERE id OPERATOR(pg_catalog.=) $1 FOR UPDATE"
     } else {

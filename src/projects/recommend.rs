@@ -4,7 +4,10 @@ use pgrx::iter::TableIterator;
 use pgrx::prelude::*;
 
 /// The answer, with its reasons: what one must have, and then what is simplest.
-fn recommended(separate_billing: bool, per_environment_access: bool) -> (&'static str, Vec<&'static str>) {
+fn recommended(
+    separate_billing: bool,
+    per_environment_access: bool,
+) -> (&'static str, Vec<&'static str>) {
     match (separate_billing, per_environment_access) {
         (true, _) => (
             "organization",
@@ -42,7 +45,10 @@ fn recommended(separate_billing: bool, per_environment_access: bool) -> (&'stati
 /// enter the others. NULL counts as false. Anyone may ask. README, "Choosing organization, project or cluster", has an
 /// example of each.
 #[pg_extern(immutable, parallel_safe)]
-#[allow(clippy::type_complexity, reason = "the columns of a SQL table function")]
+#[allow(
+    clippy::type_complexity,
+    reason = "the columns of a SQL table function"
+)]
 fn recommend_isolation(
     separate_billing: default!(Option<bool>, "false"),
     per_environment_access: default!(Option<bool>, "false"),

@@ -18,7 +18,10 @@ fn with_project(access: &str) -> (World, String) {
 fn who_administers_the_project_makes_clusters_and_an_operator_does_not() {
     let (world, web) = with_project("open");
     let mut dba = world.superuser();
-    for (who, role) in [("acme.member", "project_operator"), ("acme.viewer", "project_admin")] {
+    for (who, role) in [
+        ("acme.member", "project_operator"),
+        ("acme.viewer", "project_admin"),
+    ] {
         dba.run(&format!(
             "SELECT tenancy.add_project_member('{web}', '{}', '{role}')",
             world.user(who)
@@ -49,7 +52,9 @@ fn who_administers_the_project_makes_clusters_and_an_operator_does_not() {
         ] {
             refused(member.attempt(&act), "42501");
         }
-        session.run(&format!("SELECT tenancy.rename_cluster('{cluster}', 'renamed')"));
+        session.run(&format!(
+            "SELECT tenancy.rename_cluster('{cluster}', 'renamed')"
+        ));
         session.run(&format!("SELECT tenancy.delete_cluster('{cluster}')"));
         refused(
             session.attempt(&format!("SELECT tenancy.delete_cluster('{cluster}')")),
@@ -66,7 +71,9 @@ fn clusters_of_a_hidden_project_are_hidden_and_no_claim_finds_them() {
     let mut member = world.session("acme.member");
     assert_eq!(member.count("SELECT count(*) FROM tenancy.clusters"), 0);
     assert_eq!(
-        world.session("globex.owner").count("SELECT count(*) FROM tenancy.clusters"),
+        world
+            .session("globex.owner")
+            .count("SELECT count(*) FROM tenancy.clusters"),
         0
     );
     for act in ["delete_cluster('{}')", "rename_cluster('{}', 'mine')"] {
@@ -74,14 +81,24 @@ fn clusters_of_a_hidden_project_are_hidden_and_no_claim_finds_them() {
         let hidden = refused(member.attempt(&act.replace("{}", &eu)), "42501");
         let nothing = refused(member.attempt(&act.replace("{}", NOBODYS)), "42501");
         assert_same_error(&hidden, &nothing, &[(NOBODYS, &eu)]);
-        let other = refused(world.session("globex.owner").attempt(&act.replace("{}", &eu)), "42501");
+        let other = refused(
+            world
+                .session("globex.owner")
+                .attempt(&act.replace("{}", &eu)),
+            "42501",
+        );
         assert_same_error(&other, &nothing, &[(NOBODYS, &eu)]);
     }
     for claim in [&eu, NOBODYS, "eu"] {
         member.run(&format!("SET app.current_cluster = '{claim}'"));
         let me = member.whoami();
         assert!(me["org_id"].is_null(), "{claim}");
-        assert!(me["reason"].as_str().unwrap().contains("app.current_cluster"));
+        assert!(
+            me["reason"]
+                .as_str()
+                .unwrap()
+                .contains("app.current_cluster")
+        );
     }
     dba.run(&format!(
         "SELECT tenancy.add_project_member('{web}', '{}')",
@@ -89,7 +106,10 @@ fn clusters_of_a_hidden_project_are_hidden_and_no_claim_finds_them() {
     ));
     member.run(&format!("SET app.current_cluster = '{eu}'"));
     let me = member.whoami();
-    assert_eq!((&me["project_id"], &me["cluster_id"]), (&web.clone().into(), &eu.clone().into()));
+    assert_eq!(
+        (&me["project_id"], &me["cluster_id"]),
+        (&web.clone().into(), &eu.clone().into())
+    );
     // By its name only inside a project, and never another project's.
     member.run("SET app.current_cluster = 'eu'");
     assert!(member.whoami()["org_id"].is_null());
@@ -99,7 +119,9 @@ fn clusters_of_a_hidden_project_are_hidden_and_no_claim_finds_them() {
         "SELECT tenancy.create_project('{}', 'other')",
         world.acme.id
     ));
-    member.run(&format!("SET app.current_project = '{other}'; SET app.current_cluster = '{eu}'"));
+    member.run(&format!(
+        "SET app.current_project = '{other}'; SET app.current_cluster = '{eu}'"
+    ));
     assert!(member.whoami()["org_id"].is_null());
 }
 

@@ -282,6 +282,8 @@ const OPEN_TO_EVERYBODY: &[&str] = &[
     "set_external_key(uuid,text)",
     "add_member(uuid,uuid,text,timestamp with time zone)",
     "set_member_role(uuid,uuid,text)",
+    "set_member_expiry(uuid,uuid,timestamp with time zone)",
+    "set_member_networks(uuid,uuid,cidr[])",
     "remove_member(uuid,uuid)",
     "transfer_ownership(uuid,uuid)",
     // Projects: what one sees and may do there, and acts that check the caller's right themselves.
@@ -301,6 +303,12 @@ const OPEN_TO_EVERYBODY: &[&str] = &[
     "set_project_role(uuid,uuid,text)",
     "remove_project_member(uuid,uuid)",
     "set_strict_project_access(uuid,boolean)",
+    "invite(uuid,text,text,interval,timestamp with time zone)",
+    "accept_invitation(text)",
+    "revoke_invitation(uuid)",
+    "list_invitations(uuid)",
+    "suspend_org(uuid,text)",
+    "resume_org(uuid)",
     "protect(regclass,text,jsonb,boolean)",
     "unprotect(regclass)",
     "begin_migration(text)",
@@ -504,6 +512,14 @@ fn arguments_have_the_names_of_the_contract() {
             &["org", "user_id", "role"],
         ),
         ("set_external_key(uuid,text)", &["org", "external_key"]),
+        (
+            "set_member_expiry(uuid,uuid,timestamptz)",
+            &["org", "user_id", "expires_at"],
+        ),
+        (
+            "set_member_networks(uuid,uuid,cidr[])",
+            &["org", "user_id", "networks"],
+        ),
         ("remove_member(uuid,uuid)", &["org", "user_id"]),
         ("transfer_ownership(uuid,uuid)", &["org", "new_owner"]),
         (

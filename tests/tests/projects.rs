@@ -60,7 +60,12 @@ const NOBODYS: &str = "00000000-0000-4000-8000-000000000001";
 fn who_runs_the_organization_makes_projects_and_nobody_else() {
     let world = World::people();
     let acme = world.acme.id;
-    for (who, may) in [("owner", true), ("admin", true), ("member", false), ("viewer", false)] {
+    for (who, may) in [
+        ("owner", true),
+        ("admin", true),
+        ("member", false),
+        ("viewer", false),
+    ] {
         let act = format!("SELECT tenancy.create_project('{acme}', 'by {who}')");
         let mut session = world.session(&format!("acme.{who}"));
         let done = session.attempt(&act);
@@ -107,7 +112,10 @@ fn bad_names_accesses_and_environments_are_refused() {
         );
     }
     for act in ["NULL, 'x'", "gen_random_uuid(), NULL"] {
-        refused(owner.attempt(&format!("SELECT tenancy.create_project({act})")), "22004");
+        refused(
+            owner.attempt(&format!("SELECT tenancy.create_project({act})")),
+            "22004",
+        );
     }
     assert_eq!(owner.count("SELECT count(*) FROM tenancy.projects"), 0);
 }
@@ -133,7 +141,8 @@ fn a_restricted_project_is_invisible_outside_it() {
         "add_project_member('{}', '{me}')",
         "set_project_role('{}', '{me}', 'project_admin')",
     ] {
-        let act = format!("SELECT tenancy.{act}").replace("{me}", &p.world.user("acme.member").to_string());
+        let act = format!("SELECT tenancy.{act}")
+            .replace("{me}", &p.world.user("acme.member").to_string());
         let hidden = refused(member.attempt(&act.replace("{}", &p.closed)), "42501");
         let nothing = refused(member.attempt(&act.replace("{}", NOBODYS)), "42501");
         assert_same_error(&hidden, &nothing, &[(NOBODYS, &p.closed)]);
@@ -219,7 +228,10 @@ fn who_leaves_the_organization_leaves_its_projects() {
     ));
     assert_eq!(p.seen("acme.member"), ["open"]);
     // Nobody from outside comes in by a project.
-    refused(dba.attempt(&p.adding(&p.open, "globex.member", "project_viewer")), "P0002");
+    refused(
+        dba.attempt(&p.adding(&p.open, "globex.member", "project_viewer")),
+        "P0002",
+    );
 }
 
 #[test]
@@ -229,7 +241,10 @@ fn nobody_gives_a_project_role_that_he_does_not_hold() {
     let user = |who: &str| p.world.user(who);
     let mut admin = p.world.session("acme.member");
     // The project's administrator: those below his own, and not another administrator's.
-    refused(admin.attempt(&p.adding(&p.open, "acme.viewer", "project_admin")), "42501");
+    refused(
+        admin.attempt(&p.adding(&p.open, "acme.viewer", "project_admin")),
+        "42501",
+    );
     admin.run(&p.adding(&p.open, "acme.viewer", "project_operator"));
     let up = format!(
         "SELECT tenancy.set_project_role('{}', '{}', 'project_admin')",
@@ -239,16 +254,32 @@ fn nobody_gives_a_project_role_that_he_does_not_hold() {
     refused(admin.attempt(&up), "42501");
     p.world.session("acme.owner").run(&up);
     for act in [
-        format!("set_project_role('{}', '{}', 'project_viewer')", p.open, user("acme.viewer")),
-        format!("remove_project_member('{}', '{}')", p.open, user("acme.viewer")),
+        format!(
+            "set_project_role('{}', '{}', 'project_viewer')",
+            p.open,
+            user("acme.viewer")
+        ),
+        format!(
+            "remove_project_member('{}', '{}')",
+            p.open,
+            user("acme.viewer")
+        ),
     ] {
         refused(admin.attempt(&format!("SELECT tenancy.{act}")), "42501");
     }
     // Not in another project, and no operator does.
-    refused(admin.attempt(&p.adding(&p.closed, "acme.viewer", "project_viewer")), "42501");
-    p.world.session("acme.owner").run(&up.replace("project_admin", "project_operator"));
+    refused(
+        admin.attempt(&p.adding(&p.closed, "acme.viewer", "project_viewer")),
+        "42501",
+    );
+    p.world
+        .session("acme.owner")
+        .run(&up.replace("project_admin", "project_operator"));
     let mut operator = p.world.session("acme.viewer");
-    refused(operator.attempt(&p.adding(&p.open, "acme.admin", "project_viewer")), "42501");
+    refused(
+        operator.attempt(&p.adding(&p.open, "acme.admin", "project_viewer")),
+        "42501",
+    );
     refused(
         operator.attempt(&format!("SELECT tenancy.create_cluster('{}', 'c')", p.open)),
         "42501",
@@ -337,7 +368,12 @@ fn the_strict_rule_keeps_owner_and_admins_out_of_what_they_still_manage() {
     assert_eq!(line[0]["new"]["role"], "project_viewer");
     assert_eq!(line[0]["key"]["project_id"], p.closed.as_str());
     // Another organization's rule is its own.
-    let theirs = create(&mut p.world.superuser(), p.world.globex, "closed", "restricted");
+    let theirs = create(
+        &mut p.world.superuser(),
+        p.world.globex,
+        "closed",
+        "restricted",
+    );
     assert!(p.world.session("globex.owner").is_true(&format!(
         "SELECT tenancy.has_project_permission('{theirs}', 'data:read')"
     )));
@@ -354,27 +390,48 @@ fn what_the_roles_add_is_published_and_stays_in_the_project() {
     };
     let [admin, operator, viewer] =
         ["project_admin", "project_operator", "project_viewer"].map(|r| actions(&mut nobody, r));
-    assert!(viewer.iter().all(|a| a.ends_with(":read") && operator.contains(a)));
+    assert!(
+        viewer
+            .iter()
+            .all(|a| a.ends_with(":read") && operator.contains(a))
+    );
     assert!(operator.iter().all(|a| admin.contains(a)));
     assert!(viewer.len() < operator.len() && operator.len() < admin.len());
     for action in ["data:write", "site:deploy", "app:manage", "backup:restore"] {
         assert!(operator.iter().any(|a| a == action), "{action}");
     }
-    for action in ["server:create", "server:delete", "server:firewall", "site:delete"] {
+    for action in [
+        "server:create",
+        "server:delete",
+        "server:firewall",
+        "site:delete",
+    ] {
         assert!(!operator.iter().any(|a| a == action), "{action}");
         assert!(admin.iter().any(|a| a == action), "{action}");
     }
     for action in &admin {
         let category = action.split(':').next().unwrap();
-        assert!(!["team", "billing", "org", "ai", "finops"].contains(&category), "{action}");
+        assert!(
+            !["team", "billing", "org", "ai", "finops"].contains(&category),
+            "{action}"
+        );
     }
     fails(
         nobody.attempt("INSERT INTO tenancy.project_role_permissions VALUES ('project_viewer', 'server:delete')"),
         "42501",
     );
     let mut owner = p.world.session("acme.owner");
-    for table in ["projects", "clusters", "project_members", "project_settings"] {
-        for act in ["DELETE FROM tenancy.", "INSERT INTO tenancy.", "UPDATE tenancy."] {
+    for table in [
+        "projects",
+        "clusters",
+        "project_members",
+        "project_settings",
+    ] {
+        for act in [
+            "DELETE FROM tenancy.",
+            "INSERT INTO tenancy.",
+            "UPDATE tenancy.",
+        ] {
             let rest = match act {
                 "INSERT INTO tenancy." => " DEFAULT VALUES",
                 "UPDATE tenancy." => " SET org_id = NULL",
@@ -398,7 +455,10 @@ fn projects_stay_in_their_organization_whoever_writes() {
         "23514",
     );
     let cluster = dba.text(&format!("SELECT tenancy.create_cluster('{}', 'c')", p.open));
-    for (column, value) in [("org_id", globex.to_string()), ("project_id", p.closed.clone())] {
+    for (column, value) in [
+        ("org_id", globex.to_string()),
+        ("project_id", p.closed.clone()),
+    ] {
         fails(
             dba.attempt(&format!(
                 "UPDATE tenancy.clusters SET {column} = '{value}' WHERE id = '{cluster}'"
@@ -437,8 +497,14 @@ fn every_act_on_a_project_is_in_its_organizations_log() {
         format!("rename_project('{}', 'was closed')", p.closed),
         format!("rename_cluster('{cluster}', 'd')"),
         format!("delete_cluster('{cluster}')"),
-        format!("add_project_member('{}', '{member}', 'project_viewer')", p.open),
-        format!("set_project_role('{}', '{member}', 'project_operator')", p.open),
+        format!(
+            "add_project_member('{}', '{member}', 'project_viewer')",
+            p.open
+        ),
+        format!(
+            "set_project_role('{}', '{member}', 'project_operator')",
+            p.open
+        ),
         format!("remove_project_member('{}', '{member}')", p.open),
         format!("set_strict_project_access('{}', true)", p.world.acme.id),
         format!("delete_project('{}')", p.closed),
@@ -469,7 +535,10 @@ fn enter_narrows_and_enters_nothing_that_is_not_seen() {
     let (acme, globex) = (p.world.acme.id, p.world.globex.id);
     let (agency, member) = (p.world.user("agency"), p.world.user("acme.member"));
     app.run("BEGIN");
-    app.run(&format!("SELECT tenancy.enter('{acme}', '{agency}', project => '{}')", p.open));
+    app.run(&format!(
+        "SELECT tenancy.enter('{acme}', '{agency}', project => '{}')",
+        p.open
+    ));
     assert_eq!(app.whoami()["project_id"], p.open.as_str());
     app.run("COMMIT");
     app.run("BEGIN");
@@ -512,7 +581,9 @@ fn thirty_two_clients_make_one_project_of_a_name_and_keep_no_member_who_left() {
         .map(|client| {
             let (p, barrier, made) = (p.clone(), barrier.clone(), made.clone());
             std::thread::spawn(move || {
-                let mut session = p.world.session(["acme.owner", "acme.admin"][client as usize % 2]);
+                let mut session = p
+                    .world
+                    .session(["acme.owner", "acme.admin"][client as usize % 2]);
                 let acme = p.world.acme.id;
                 let user = p.world.user("acme.member");
                 let mut dba = p.world.superuser();
@@ -538,7 +609,8 @@ fn thirty_two_clients_make_one_project_of_a_name_and_keep_no_member_who_left() {
                     // Refused for what somebody else did first, and for nothing else.
                     if let Err(e) = dba.attempt(&act) {
                         let code = e.as_db_error().map(|e| e.code().code().to_string());
-                        if !["23505", "P0002", "23503"].contains(&code.as_deref().unwrap_or("gone")) {
+                        if !["23505", "P0002", "23503"].contains(&code.as_deref().unwrap_or("gone"))
+                        {
                             trouble.push(format!("{act}: {e:?}"));
                         }
                     }

@@ -332,6 +332,18 @@ const OPEN_TO_EVERYBODY: &[&str] = &[
     // The list that these go by, for everybody to read.
     "leakproof_list()",
     "leakproof_expression_reason()",
+    // Who pays, and what is used.
+    "create_billing_account(text,text,uuid)",
+    "set_billing_account(uuid,uuid)",
+    "set_payment_method(uuid,text)",
+    "rename_billing_account(uuid,text)",
+    "drop_billing_account(uuid)",
+    "list_billed_orgs(uuid)",
+    "record_usage(text,numeric,uuid,uuid,text,timestamp with time zone,text,uuid)",
+    "usage_report(uuid,timestamp with time zone,timestamp with time zone,text)",
+    "measure_usage(uuid,boolean)",
+    // The policy of tenancy.billing_accounts.
+    "sees_billing_account(uuid)",
     // In plans: answers its argument, and does nothing else.
     "with_room(tsquery)",
 ];
@@ -557,6 +569,7 @@ fn no_argument_makes_an_internal_error() {
             "timestamp with time zone" => {
                 &["'infinity'", "'-infinity'", "now()", "'0044-03-15 BC'"]
             }
+            "numeric" => &["0", "-1.5", "'NaN'", "'-Infinity'", "1e400"],
             "bigint" => &["0", "-1", "9223372036854775807", "-9223372036854775808"],
             _ => &["true"],
         };

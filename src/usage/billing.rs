@@ -318,7 +318,9 @@ fn drop_billing_account(account: Option<Uuid>) -> pg::Result<()> {
             "this billing account pays for an organization",
         )
         .set_detail("Who pays for an organization is not left open.")
-        .set_hint("SELECT tenancy.set_billing_account(org, NULL) first, or with another account."));
+        .set_hint(
+            "SELECT tenancy.set_billing_account(org, NULL) first, or with another account.",
+        ));
     }
     Ok(())
 }
@@ -336,7 +338,8 @@ pub fn sees_billing_account(account: Option<Uuid>) -> bool {
     let Some(org) = now.org_id() else {
         return false;
     };
-    now.matrix.action(READ).is_some_and(|a| now.may(a)) && payer_of(&org) == Some(*account.as_bytes())
+    now.matrix.action(READ).is_some_and(|a| now.may(a))
+        && payer_of(&org) == Some(*account.as_bytes())
 }
 
 /// The organizations that a billing account pays for, as far as the session may know them: those in which its user holds

@@ -73,7 +73,6 @@ impl Sized {
     }
 }
 
-
 fn of_one(table: &Sized, org: &authority::Org, exact: bool) -> Option<(i64, i64)> {
     let keys = org.keys();
     if !keys.has(table.kind) {
@@ -159,7 +158,11 @@ fn measure_usage(
     if all {
         for (relid, table) in tables {
             let found = of_all(&table);
-            measured.extend(found.into_iter().map(|(org, rows, bytes)| (org, relid, rows, bytes)));
+            measured.extend(
+                found
+                    .into_iter()
+                    .map(|(org, rows, bytes)| (org, relid, rows, bytes)),
+            );
         }
         measured.sort_by_key(|(org, ..)| *org);
     } else {

@@ -8,8 +8,8 @@ mod reference;
 mod report;
 
 use crate::access;
-use crate::context::authority::Id;
 use crate::context;
+use crate::context::authority::Id;
 use crate::pg::{self, fail};
 use pgrx::datum::Uuid;
 use pgrx::pg_sys::panic::ErrorReport;

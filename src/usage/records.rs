@@ -42,7 +42,8 @@ fn recorded_org(org: Option<Uuid>) -> pg::Result<Id> {
     if org.is_some_and(|org| *org.as_bytes() != current) {
         return Err(context::stranger(org.expect("given").as_bytes()));
     }
-    let trusted = dba || now.user.is_none() || matches!(now.principal, Principal::Application { .. });
+    let trusted =
+        dba || now.user.is_none() || matches!(now.principal, Principal::Application { .. });
     if !trusted {
         let message = "permission denied: only a service or a trusted application records usage";
         pg::error::server_log(message, &format!("Organization {}.", id_text(&current)));
@@ -86,12 +87,13 @@ fn check_quantity(quantity: &AnyNumeric) -> pg::Result<String> {
     // Within a sealed transaction the statements may be somebody else's than the application's.
     if text.starts_with('-') && context::standing().user.is_some() && !context::is_administrator() {
         let message = "permission denied: usage is not taken back in a user's name";
-        return Err(fail(
-            PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
-            message,
-        )
-        .set_detail("A quantity below zero corrects an earlier record.")
-        .set_hint("Record it as the service itself, without app.current_user_id, or as the DBA."));
+        return Err(
+            fail(PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, message)
+                .set_detail("A quantity below zero corrects an earlier record.")
+                .set_hint(
+                    "Record it as the service itself, without app.current_user_id, or as the DBA.",
+                ),
+        );
     }
     Ok(text)
 }
@@ -219,7 +221,9 @@ pub fn guard_usage<'a>(
         "permission denied: usage records are appended to and changed by nobody",
     )
     .set_detail("What was billed must stay to be seen.")
-    .set_hint("A record with a quantity below zero corrects an earlier one: tenancy.record_usage().")
+    .set_hint(
+        "A record with a quantity below zero corrects an earlier one: tenancy.record_usage().",
+    )
     .report(PgLogLevel::ERROR);
     Ok(trigger.new().or(trigger.old()))
 }

@@ -43,7 +43,13 @@ fn an_account_is_its_payers_to_see_and_change() {
     );
 
     // billing:read is the owner's alone in the published matrix.
-    for who in ["acme.admin", "acme.member", "acme.viewer", "globex.owner", "stranger"] {
+    for who in [
+        "acme.admin",
+        "acme.member",
+        "acme.viewer",
+        "globex.owner",
+        "stranger",
+    ] {
         let mut session = world.session(who);
         assert!(accounts(&mut session).is_empty(), "{who}");
         assert_eq!(
@@ -60,19 +66,31 @@ fn an_account_is_its_payers_to_see_and_change() {
     }
     let mut nobody = world.nobody();
     assert!(accounts(&mut nobody).is_empty());
-    refused(nobody.attempt("SELECT tenancy.create_billing_account('Mine')"), "42501");
+    refused(
+        nobody.attempt("SELECT tenancy.create_billing_account('Mine')"),
+        "42501",
+    );
 
     // Not changed past the functions.
     for who in ["acme.owner", "acme.admin"] {
         let mut session = world.session(who);
-        fails(session.attempt("UPDATE tenancy.billing_accounts SET name = 'x'"), "42501");
+        fails(
+            session.attempt("UPDATE tenancy.billing_accounts SET name = 'x'"),
+            "42501",
+        );
         fails(session.attempt("DELETE FROM tenancy.billed_orgs"), "42501");
     }
 
-    owner.run(&format!("SELECT tenancy.set_payment_method('{account}', 'pm_acme_2')"));
-    owner.run(&format!("SELECT tenancy.rename_billing_account('{account}', 'Acme Ltd')"));
+    owner.run(&format!(
+        "SELECT tenancy.set_payment_method('{account}', 'pm_acme_2')"
+    ));
+    owner.run(&format!(
+        "SELECT tenancy.rename_billing_account('{account}', 'Acme Ltd')"
+    ));
     assert_eq!(accounts(&mut owner), ["Acme Ltd pm_acme_2"]);
-    owner.run(&format!("SELECT tenancy.set_payment_method('{account}', NULL)"));
+    owner.run(&format!(
+        "SELECT tenancy.set_payment_method('{account}', NULL)"
+    ));
     assert_eq!(accounts(&mut owner), ["Acme Ltd -"]);
 }
 
@@ -97,7 +115,9 @@ fn billing_is_no_right_to_data() {
     );
     // Nor does he learn whom his account pays for, but for himself.
     assert_eq!(
-        payer.column(&format!("SELECT name FROM tenancy.list_billed_orgs('{account}')")),
+        payer.column(&format!(
+            "SELECT name FROM tenancy.list_billed_orgs('{account}')"
+        )),
         ["payer"]
     );
     let mut acme = world.session("acme.owner");
@@ -107,9 +127,9 @@ fn billing_is_no_right_to_data() {
         ["Acme Hosting"]
     );
     assert_eq!(
-        world
-            .superuser()
-            .column(&format!("SELECT name FROM tenancy.list_billed_orgs('{account}') ORDER BY 1")),
+        world.superuser().column(&format!(
+            "SELECT name FROM tenancy.list_billed_orgs('{account}') ORDER BY 1"
+        )),
         ["Acme Hosting", "payer"]
     );
 }
@@ -125,22 +145,38 @@ fn nobody_bills_another() {
     // His organization on their account: he manages no billing there. Unknown accounts answer alike.
     let known = refused(acme.attempt(&link(world.acme.id, theirs)), "42501");
     let none = refused(acme.attempt(&link(world.acme.id, unknown)), "42501");
-    assert_same_error(&known, &none, &[(&unknown.to_string(), &theirs.to_string())]);
+    assert_same_error(
+        &known,
+        &none,
+        &[(&unknown.to_string(), &theirs.to_string())],
+    );
     for sql in [
         "SELECT tenancy.set_payment_method('{}', 'pm_x')",
         "SELECT tenancy.rename_billing_account('{}', 'x')",
         "SELECT * FROM tenancy.list_billed_orgs('{}')",
     ] {
-        let known = refused(acme.attempt(&sql.replace("{}", &theirs.to_string())), "42501");
-        let none = refused(acme.attempt(&sql.replace("{}", &unknown.to_string())), "42501");
-        assert_same_error(&known, &none, &[(&unknown.to_string(), &theirs.to_string())]);
+        let known = refused(
+            acme.attempt(&sql.replace("{}", &theirs.to_string())),
+            "42501",
+        );
+        let none = refused(
+            acme.attempt(&sql.replace("{}", &unknown.to_string())),
+            "42501",
+        );
+        assert_same_error(
+            &known,
+            &none,
+            &[(&unknown.to_string(), &theirs.to_string())],
+        );
     }
     // Their organization on his account.
     let mine = create(&mut acme, "Acme pays", "NULL");
     refused(acme.attempt(&link(world.globex.id, mine)), "42501");
     // An admin holds no billing at all.
     refused(
-        world.session("acme.admin").attempt(&link(world.acme.id, mine)),
+        world
+            .session("acme.admin")
+            .attempt(&link(world.acme.id, mine)),
         "42501",
     );
 
@@ -171,7 +207,9 @@ fn nobody_bills_another() {
     refused(agency.attempt(&link(second, account)), "42501");
     // The new owner manages the account that pays for his organization, and may leave it.
     let mut stranger = world.bound("stranger");
-    stranger.run(&format!("SELECT tenancy.set_billing_account('{second}', NULL)"));
+    stranger.run(&format!(
+        "SELECT tenancy.set_billing_account('{second}', NULL)"
+    ));
     refused(stranger.attempt(&link(second, account)), "42501");
 }
 
@@ -188,7 +226,9 @@ fn a_payment_method_is_a_reference_of_one_account() {
         "",
     ] {
         let error = refused(
-            acme.attempt(&format!("SELECT tenancy.set_payment_method('{account}', '{card}')")),
+            acme.attempt(&format!(
+                "SELECT tenancy.set_payment_method('{account}', '{card}')"
+            )),
             "22023",
         );
         assert!(
@@ -196,7 +236,9 @@ fn a_payment_method_is_a_reference_of_one_account() {
             "{error:?}"
         );
         refused(
-            acme.attempt(&format!("SELECT tenancy.create_billing_account('x', '{card}')")),
+            acme.attempt(&format!(
+                "SELECT tenancy.create_billing_account('x', '{card}')"
+            )),
             "22023",
         );
     }
@@ -207,11 +249,15 @@ fn a_payment_method_is_a_reference_of_one_account() {
     );
     let other = create(&mut globex, "Globex", "'pm_2'");
     refused(
-        globex.attempt(&format!("SELECT tenancy.set_payment_method('{other}', 'pm_1')")),
+        globex.attempt(&format!(
+            "SELECT tenancy.set_payment_method('{other}', 'pm_1')"
+        )),
         "23505",
     );
     // To what it was.
-    globex.run(&format!("SELECT tenancy.set_payment_method('{other}', 'pm_2')"));
+    globex.run(&format!(
+        "SELECT tenancy.set_payment_method('{other}', 'pm_2')"
+    ));
     for name in ["''", "repeat('x', 300)", "E'a\\nb'"] {
         refused(
             acme.attempt(&format!("SELECT tenancy.create_billing_account({name})")),
@@ -232,8 +278,13 @@ fn it_is_written_down_without_the_reference() {
     let world = World::people();
     let mut acme = world.session("acme.owner");
     let account = create(&mut acme, "Acme", "'pm_secret_1'");
-    acme.run(&format!("SELECT tenancy.set_payment_method('{account}', 'pm_secret_2')"));
-    acme.run(&format!("SELECT tenancy.set_billing_account('{}', NULL)", world.acme.id));
+    acme.run(&format!(
+        "SELECT tenancy.set_payment_method('{account}', 'pm_secret_2')"
+    ));
+    acme.run(&format!(
+        "SELECT tenancy.set_billing_account('{}', NULL)",
+        world.acme.id
+    ));
     let mut admin = world.session("acme.admin");
     let log = admin.column(
         "SELECT operation || ' ' || coalesce(old::text, '') || ' ' || coalesce(new::text, '') FROM tenancy.audit_log
@@ -262,9 +313,15 @@ fn the_dba_makes_and_drops_accounts() {
             .attempt(&format!("SELECT tenancy.drop_billing_account('{account}')")),
         "42501",
     );
-    dba.run(&format!("SELECT tenancy.set_billing_account('{}', NULL)", world.acme.id));
+    dba.run(&format!(
+        "SELECT tenancy.set_billing_account('{}', NULL)",
+        world.acme.id
+    ));
     dba.run(&format!("SELECT tenancy.drop_billing_account('{account}')"));
-    assert_eq!(dba.count("SELECT count(*) FROM tenancy.billing_accounts"), 0);
+    assert_eq!(
+        dba.count("SELECT count(*) FROM tenancy.billing_accounts"),
+        0
+    );
 }
 
 /// Two who link their organizations with each other's accounts at once, and one whose ownership goes meanwhile.
@@ -284,7 +341,9 @@ fn who_lost_the_right_while_waiting_is_refused() {
         world.user("acme.admin")
     ));
     let waiter = std::thread::spawn(move || {
-        owner.attempt(&format!("SELECT tenancy.rename_billing_account('{account}', 'late')"))
+        owner.attempt(&format!(
+            "SELECT tenancy.rename_billing_account('{account}', 'late')"
+        ))
     });
     let mut watch = world.superuser();
     while watch.count("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'") == 0 {

@@ -44,12 +44,16 @@ fn services_record_and_payers_read() {
     );
     for who in ["acme.owner", "acme.member", "globex.owner"] {
         refused(
-            world.session(who).attempt("SELECT tenancy.record_usage('cpu_seconds', 1)"),
+            world
+                .session(who)
+                .attempt("SELECT tenancy.record_usage('cpu_seconds', 1)"),
             "42501",
         );
     }
     refused(
-        world.nobody().attempt("SELECT tenancy.record_usage('cpu_seconds', 1)"),
+        world
+            .nobody()
+            .attempt("SELECT tenancy.record_usage('cpu_seconds', 1)"),
         "42501",
     );
     world.superuser().run(&format!(
@@ -58,15 +62,24 @@ fn services_record_and_payers_read() {
     ));
 
     let all = "NULL, '2000-01-01', '2100-01-01'";
-    assert_eq!(report(&mut world.session("acme.owner"), all), ["cpu_seconds 3.5 2"]);
-    assert_eq!(report(&mut world.session("globex.owner"), all), ["cpu_seconds 10 1"]);
+    assert_eq!(
+        report(&mut world.session("acme.owner"), all),
+        ["cpu_seconds 3.5 2"]
+    );
+    assert_eq!(
+        report(&mut world.session("globex.owner"), all),
+        ["cpu_seconds 10 1"]
+    );
     for who in ["acme.admin", "acme.member", "acme.viewer"] {
         let mut session = world.session(who);
         refused(
             session.attempt(&format!("SELECT tenancy.usage_report({all})")),
             "42501",
         );
-        assert_eq!(session.count("SELECT count(*) FROM tenancy.usage_records"), 0);
+        assert_eq!(
+            session.count("SELECT count(*) FROM tenancy.usage_records"),
+            0
+        );
     }
     let mut owner = world.session("acme.owner");
     assert_eq!(owner.count("SELECT count(*) FROM tenancy.usage_records"), 2);
@@ -95,12 +108,16 @@ fn a_record_is_never_changed_and_a_key_counts_once() {
     assert!(app.is_true(record));
     assert!(!app.is_true(record));
     refused(app.attempt(&record.replace("3,", "4,")), "23505");
-    refused(app.attempt(&record.replace("production", "staging")), "23505");
+    refused(
+        app.attempt(&record.replace("production", "staging")),
+        "23505",
+    );
     // Another organization's keys are its own.
-    assert!(world.superuser().is_true(&record.replace(
-        ")",
-        &format!(", org => '{}')", world.globex.id)
-    )));
+    assert!(
+        world
+            .superuser()
+            .is_true(&record.replace(")", &format!(", org => '{}')", world.globex.id)))
+    );
     // As the service itself a mistake is taken back.
     assert!(app.is_true("SELECT tenancy.record_usage('calls', -1)"));
     let mut owner = world.session("acme.owner");
@@ -142,14 +159,36 @@ fn a_report_adds_up_by_everything_and_period() {
     let world = World::people();
     let mut app = serve(&world);
     for (quantity, place, at) in [
-        ("1", "NULL, NULL, 'staging'".to_string(), "2026-10-31 23:59:59.999999Z"),
-        ("2", "NULL, NULL, 'staging'".to_string(), "2026-11-01 00:00Z"),
-        ("4", format!("'{PROJECT}', NULL, 'production'"), "2026-11-10 12:00Z"),
-        ("8", format!("'{PROJECT}', '{CLUSTER}', 'production'"), "2026-11-30 23:00Z"),
-        ("16.25", format!("'{PROJECT}', '{CLUSTER}', 'production'"), "2026-11-10 12:00Z"),
+        (
+            "1",
+            "NULL, NULL, 'staging'".to_string(),
+            "2026-10-31 23:59:59.999999Z",
+        ),
+        (
+            "2",
+            "NULL, NULL, 'staging'".to_string(),
+            "2026-11-01 00:00Z",
+        ),
+        (
+            "4",
+            format!("'{PROJECT}', NULL, 'production'"),
+            "2026-11-10 12:00Z",
+        ),
+        (
+            "8",
+            format!("'{PROJECT}', '{CLUSTER}', 'production'"),
+            "2026-11-30 23:00Z",
+        ),
+        (
+            "16.25",
+            format!("'{PROJECT}', '{CLUSTER}', 'production'"),
+            "2026-11-10 12:00Z",
+        ),
         ("32", "NULL, NULL, NULL".to_string(), "2026-12-01 00:00Z"),
     ] {
-        app.run(&format!("SELECT tenancy.record_usage('gb', {quantity}, {place}, '{at}')"));
+        app.run(&format!(
+            "SELECT tenancy.record_usage('gb', {quantity}, {place}, '{at}')"
+        ));
     }
     app.run(&format!(
         "SELECT tenancy.record_usage('calls', 7, '{PROJECT}', at => '2026-11-02 00:00Z')"
@@ -213,11 +252,17 @@ fn one_key_from_many_clients_is_one_record() {
                 })
             })
             .collect();
-        threads.into_iter().map(|t| t.join().expect("a client")).sum()
+        threads
+            .into_iter()
+            .map(|t| t.join().expect("a client"))
+            .sum()
     });
     assert_eq!(recorded, 10);
     assert_eq!(
-        report(&mut world.session("acme.owner"), "NULL, '2000-01-01', '2100-01-01'"),
+        report(
+            &mut world.session("acme.owner"),
+            "NULL, '2000-01-01', '2100-01-01'"
+        ),
         ["calls 10 10"]
     );
 }
@@ -252,7 +297,9 @@ fn measured_usage_is_what_is_there() {
         acme.id
     ));
     let measured = |session: &mut Session, from: &str| {
-        session.column(&format!("SELECT concat_ws(' ', table_name, rows) FROM {from} ORDER BY 1"))
+        session.column(&format!(
+            "SELECT concat_ws(' ', table_name, rows) FROM {from} ORDER BY 1"
+        ))
     };
     let mut owner = world.session("acme.owner");
     let mine = [
@@ -264,7 +311,10 @@ fn measured_usage_is_what_is_there() {
         "sites 6",
     ];
     assert_eq!(measured(&mut owner, "tenancy.measured_usage"), mine);
-    assert_eq!(measured(&mut owner, "tenancy.measure_usage(exact => false)"), mine);
+    assert_eq!(
+        measured(&mut owner, "tenancy.measure_usage(exact => false)"),
+        mine
+    );
     // Bytes are those of the values as stored, and 28 for each row.
     let expected = dba.text(
         "SET row_security = off; SELECT sum(28 + pg_column_size(org_id) + coalesce(pg_column_size(note), 0)) FROM by_text WHERE org_id = '7'",
@@ -276,7 +326,10 @@ fn measured_usage_is_what_is_there() {
     };
     assert_eq!(bytes(&mut owner, "by_text", true).to_string(), expected);
     let sampled = bytes(&mut owner, "by_text", false);
-    assert!((sampled - expected.parse::<i64>().unwrap()).abs() <= 1, "{sampled} {expected}");
+    assert!(
+        (sampled - expected.parse::<i64>().unwrap()).abs() <= 1,
+        "{sampled} {expected}"
+    );
     let long = bytes(&mut owner, "\"Odd \"\"name\"", true);
     assert!((25_000..=33_000).contains(&long), "{long}");
 
@@ -317,13 +370,19 @@ fn measured_usage_is_what_is_there() {
 #[test]
 fn a_dump_carries_accounts_and_records() {
     let world = World::people();
-    world.session("acme.owner").run("SELECT tenancy.create_billing_account('Acme', 'pm_1')");
+    world
+        .session("acme.owner")
+        .run("SELECT tenancy.create_billing_account('Acme', 'pm_1')");
     serve(&world).run("SELECT tenancy.record_usage('calls', 2)");
     let dump = world
         .db
         .cluster
         .client_program("pg_dump", &world.db.name, &["--data-only"]);
-    for part in ["pm_1", "COPY tenancy.billed_orgs", "COPY tenancy.usage_records"] {
+    for part in [
+        "pm_1",
+        "COPY tenancy.billed_orgs",
+        "COPY tenancy.usage_records",
+    ] {
         assert!(dump.contains(part), "{part}");
     }
 }

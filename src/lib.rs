@@ -10,6 +10,7 @@
 //! * `audit`      the log of each organization: store, capture, read, export, keep, seal, verify
 //! * `projects`   projects and clusters: the second and third boundary inside an organization
 //! * `hooks`      what runs around a statement: revocations, plans, cascades, cursors, migrations, the audit's flush
+//! * `usage`      who pays, what is used, how much may be: billing accounts, usage records, quotas
 //! * `pg`         the only glue to PostgreSQL's C API
 #![allow(
     clippy::result_large_err,
@@ -26,6 +27,7 @@ mod isolation;
 mod org;
 mod pg;
 mod projects;
+mod usage;
 
 #[cfg(feature = "pg_test")]
 #[path = "../pgrx-tests/mod.rs"]
@@ -84,6 +86,16 @@ extension_sql_file!(
         projects::see::sees_project,
         projects::see::sees_project_member,
         "policies"
+    ]
+);
+extension_sql_file!(
+    "../sql/70_usage.sql",
+    name = "usage",
+    requires = [
+        "policies",
+        "triggers",
+        usage::billing::sees_billing_account,
+        usage::records::guard_usage
     ]
 );
 extension_sql_file!(

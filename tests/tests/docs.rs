@@ -357,6 +357,18 @@ const OPEN_TO_EVERYBODY: &[&str] = &[
     // The list that these go by, for everybody to read.
     "leakproof_list()",
     "leakproof_expression_reason()",
+    // Who pays, and what is used.
+    "create_billing_account(text,text,uuid)",
+    "set_billing_account(uuid,uuid)",
+    "set_payment_method(uuid,text)",
+    "rename_billing_account(uuid,text)",
+    "drop_billing_account(uuid)",
+    "list_billed_orgs(uuid)",
+    "record_usage(text,numeric,uuid,uuid,text,timestamp with time zone,text,uuid)",
+    "usage_report(uuid,timestamp with time zone,timestamp with time zone,text)",
+    "measure_usage(uuid,boolean)",
+    // The policy of tenancy.billing_accounts.
+    "sees_billing_account(uuid)",
     // In plans: answers its argument, and does nothing else.
     "with_room(tsquery)",
 ];
@@ -424,12 +436,15 @@ fn tables_are_readable_under_row_security_and_never_writable() {
             "audit_log SELECT",
             "audit_retention SELECT",
             "audit_seal_status SELECT",
+            "billed_orgs SELECT",
+            "billing_accounts SELECT",
             "bypass_ledger SELECT",
             "clusters SELECT",
             "exempt_tables SELECT",
             "exemptions SELECT",
             "leakproof_vouched SELECT",
             "leakproof_vouchers SELECT",
+            "measured_usage SELECT",
             "memberships SELECT",
             "orgs SELECT",
             "project_members SELECT",
@@ -439,6 +454,7 @@ fn tables_are_readable_under_row_security_and_never_writable() {
             "protected_tables SELECT",
             "role_permissions SELECT",
             "roles SELECT",
+            "usage_records SELECT",
             "users SELECT",
             "watched_schemas SELECT",
         ]
@@ -598,6 +614,7 @@ fn no_argument_makes_an_internal_error() {
             "timestamp with time zone" => {
                 &["'infinity'", "'-infinity'", "now()", "'0044-03-15 BC'"]
             }
+            "numeric" => &["0", "-1.5", "'NaN'", "'-Infinity'", "1e400"],
             "bigint" => &["0", "-1", "9223372036854775807", "-9223372036854775808"],
             _ => &["true"],
         };

@@ -6,6 +6,7 @@
 use super::keys;
 use super::token::{Algorithm, Key, Subject};
 use crate::access::matrix::Matrix;
+use crate::access::scopes::{self, Scopes};
 use crate::pg::key::Keys;
 use crate::pg::query::{Arg, Row, latest};
 use crate::pg::{catalog, transaction};
@@ -39,6 +40,8 @@ pub struct Membership {
     pub role: String,
     /// Microseconds since 2000, as PostgreSQL counts.
     pub expires_at: Option<i64>,
+    /// The resources that it is limited to; None: the whole organization.
+    pub scopes: Option<Rc<Scopes>>,
 }
 
 /// An organization, as the session may know it once it is entitled.
@@ -304,9 +307,13 @@ pub fn membership(org: &Id, user: &Id) -> Option<Rc<Membership>> {
     remembered(
         |m| m.memberships.get(&(*org, *user)).cloned(),
         || {
-            latest(
+            let (mut found, scoped) = latest(
                 "SELECT CASE WHEN o.owner_id OPERATOR(pg_catalog.=) $2 THEN 'owner' ELSE m.role END,
-                        CASE WHEN o.owner_id OPERATOR(pg_catalog.=) $2 THEN NULL ELSE m.expires_at END
+                        CASE WHEN o.owner_id OPERATOR(pg_catalog.=) $2 THEN NULL ELSE m.expires_at END,
+                        o.owner_id OPERATOR(pg_catalog.<>) $2
+                        AND (m.scoped OR EXISTS (SELECT FROM tenancy.membership_scopes AS s
+                                                 WHERE s.org_id OPERATOR(pg_catalog.=) m.org_id
+                                                   AND s.user_id OPERATOR(pg_catalog.=) m.user_id))
                  FROM tenancy.orgs AS o
                       LEFT JOIN tenancy.memberships AS m
                              ON m.org_id OPERATOR(pg_catalog.=) o.id AND m.user_id OPERATOR(pg_catalog.=) $2
@@ -314,13 +321,17 @@ pub fn membership(org: &Id, user: &Id) -> Option<Rc<Membership>> {
                    AND (o.owner_id OPERATOR(pg_catalog.=) $2 OR m.role OPERATOR(pg_catalog.<>) 'owner')",
                 &[Arg::Uuid(org), Arg::Uuid(user)],
                 |row| {
-                    Rc::new(Membership {
+                    let membership = Membership {
                         role: row.get::<String>(1).unwrap_or_default(),
                         expires_at: row.get::<TimestampWithTimeZone>(2).map(i64::from),
-                    })
+                        scopes: None,
+                    };
+                    (membership, row.get::<bool>(3).unwrap_or(true))
                 },
             )
-            .pop()
+            .pop()?;
+            found.scopes = scoped.then(|| Rc::new(scopes::read(org, user)));
+            Some(Rc::new(found))
         },
         |m, answer| {
             m.memberships.insert((*org, *user), answer);

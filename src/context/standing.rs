@@ -14,6 +14,7 @@ use super::settings::{self, ONE_ORG_PER_TRANSACTION, Setting};
 use super::token::{self, Lapsed};
 use super::{cursors, denial, seal, transaction};
 use crate::access::matrix::{Action, Level, Matrix};
+use crate::access::scopes::Scopes;
 use crate::pg::key::Keys;
 use crate::pg::local::Backend;
 use crate::pg::{self, identity, identity::Runner};
@@ -92,6 +93,8 @@ pub struct Standing {
     pub role: String,
     pub reason: Option<Reason>,
     pub actor_type: &'static str,
+    /// The resources that the membership is limited to.
+    pub scopes: Option<Rc<Scopes>>,
     expires_at: Option<i64>,
     levels: Vec<Level>,
     /// What `org_if` answered for these actions: a handful, so a list is searched faster than a map.
@@ -108,7 +111,14 @@ impl Standing {
         self.levels.get(action).copied().unwrap_or_default()
     }
 
+    /// Whether the context may do the action in the organization as a whole: a membership that is limited to resources
+    /// may do nothing there (spec 3.8).
     pub fn may(&self, action: Action) -> bool {
+        self.scopes.is_none() && self.may_within_scope(action)
+    }
+
+    /// Whether the context may do the action on the resources that its membership shows, all of them or those listed.
+    pub fn may_within_scope(&self, action: Action) -> bool {
         self.org.is_some() && self.level(action) == Level::Allow
     }
 
@@ -255,6 +265,7 @@ fn assess() -> Standing {
         role: String::new(),
         reason: None,
         actor_type: "human",
+        scopes: None,
         expires_at: None,
         levels: vec![],
         answers: RefCell::default(),
@@ -265,6 +276,7 @@ fn assess() -> Standing {
         standing.org = None;
         standing.role.clear();
         standing.levels.clear();
+        standing.scopes = None;
         standing.reason = Some(reason);
     }
     standing
@@ -288,6 +300,7 @@ fn entitle(s: &mut Standing) -> Result<(), Reason> {
                 return Err(Reason::Expired);
             }
             s.role.clone_from(&membership.role);
+            s.scopes.clone_from(&membership.scopes);
             s.levels = s.matrix.levels(&s.role);
         }
         (None, Principal::Application { service_role, .. }) => {

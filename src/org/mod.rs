@@ -9,6 +9,7 @@ mod ownership;
 mod signing_keys;
 
 pub use logins::require_administrator;
+pub use members::not_a_member;
 
 use crate::context::authority::Id;
 use crate::pg::{self, fail};
@@ -19,7 +20,7 @@ pub fn id_text(id: &Id) -> String {
 }
 
 /// Breaks of "exactly one owner" (spec 3.2) are check violations: nobody's rights could allow them.
-fn owner_rule(message: impl Into<String>, detail: &str) -> pgrx::pg_sys::panic::ErrorReport {
+pub fn owner_rule(message: impl Into<String>, detail: &str) -> pgrx::pg_sys::panic::ErrorReport {
     fail(PgSqlErrorCode::ERRCODE_CHECK_VIOLATION, message)
         .set_detail(detail)
         .set_hint(
@@ -27,7 +28,7 @@ fn owner_rule(message: impl Into<String>, detail: &str) -> pgrx::pg_sys::panic::
         )
 }
 
-fn invalid(
+pub fn invalid(
     message: impl Into<String>,
     detail: impl Into<String>,
     hint: &str,
@@ -39,7 +40,7 @@ fn invalid(
 
 /// Locks the organization's row against a change of owner until the transaction ends; answers its owner now.
 /// Every act on members takes this lock first, so that all of them order themselves alike.
-fn lock_org(org: &Id, for_change: bool) -> pg::Result<Id> {
+pub fn lock_org(org: &Id, for_change: bool) -> pg::Result<Id> {
     let sql = if for_change {
         "SELECT owner_id FROM tenancy.orgs WHERE id OPERATOR(pg_catalog.=) $1 FOR NO KEY UPDATE"
     } else {

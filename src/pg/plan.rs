@@ -71,7 +71,23 @@ unsafe fn is_ours(call: *mut pg_sys::FuncExpr, ours: Ours) -> bool {
                 | b"sees_bypasses",
                 [],
             ) => true,
+            (b"is_unscoped", []) => true,
+            (b"in_scope", arguments) => arguments.iter().all(|a| is_column_or_constant(*a)),
             (b"sees_user", [user]) => (**user).type_ == pg_sys::NodeTag::T_Var,
+            _ => false,
+        }
+    }
+}
+
+/// SAFETY: an expression.
+unsafe fn is_column_or_constant(node: *mut pg_sys::Node) -> bool {
+    // SAFETY: the node's tag says what it is.
+    unsafe {
+        match (*node).type_ {
+            pg_sys::NodeTag::T_Var | pg_sys::NodeTag::T_Const => true,
+            pg_sys::NodeTag::T_RelabelType => {
+                is_column_or_constant((*node.cast::<pg_sys::RelabelType>()).arg.cast())
+            }
             _ => false,
         }
     }

@@ -33,6 +33,12 @@ CREATE FUNCTION tenancy.in_scope(table_id oid, key "any", parent "any") RETURNS 
 COMMENT ON FUNCTION tenancy.in_scope(oid, "any", "any") IS
     'Whether the membership''s scope shows a row of a table of resources: in the boundary of such tables (spec 3.8)';
 
+CREATE FUNCTION tenancy.in_full_scope(table_id oid, key "any", parent "any") RETURNS boolean
+    STABLE PARALLEL SAFE COST 1 SUPPORT tenancy.scope_support
+    LANGUAGE c AS 'MODULE_PATHNAME', 'tenancy_in_full_scope';
+COMMENT ON FUNCTION tenancy.in_full_scope(oid, "any", "any") IS
+    'Whether the membership''s scope lets a row be written: in place of in_scope() where a SELECT locks rows (spec 3.8)';
+
 CREATE FUNCTION tenancy.check_scope(table_id oid, key "any", parent "any") RETURNS boolean
     STABLE PARALLEL SAFE COST 1
     LANGUAGE c AS 'MODULE_PATHNAME', 'tenancy_check_scope';

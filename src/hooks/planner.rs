@@ -131,6 +131,10 @@ unsafe extern "C-unwind" fn put_in_order(statement: *mut pg_sys::PlannedStmt) {
             if let Some(binder) = &mut binder {
                 binder.bind(node, &number);
             }
+            // What is read-only is not held against others, either.
+            if plan::locks(statement, node) {
+                plan::replace_alternative(node, house.in_scope, house.in_full_scope);
+            }
         });
         if let Some(binder) = binder {
             binder.finish();

@@ -1,7 +1,7 @@
 //! What protect() is told of resources: the type of a table's rows, the column that names each, and the column that leads
 //! to the resource above it (spec 3.8).
 
-use super::facts::{Facts, current_options, facts, require_column};
+use super::facts::{Facts, current_options, require_column};
 use super::plan::Options;
 use super::table;
 use super::tree;
@@ -169,7 +169,10 @@ fn key_column(table: &Facts, org_column: &str) -> pg::Result<String> {
 /// The column refers to a table of resources, by a key of its own or together with the organization column, and no way
 /// from there leads back.
 fn require_parent(table: &Facts, org_column: &str, column: &str) -> pg::Result<()> {
-    let Some(mut next) = parent_of(table.relid, org_column, column) else {
+    let of_resources = |relid: pg_sys::Oid| {
+        current_options(relid).is_some_and(|options| options.resource.is_some())
+    };
+    let Some(mut next) = parent_of(table.relid, org_column, column, &of_resources) else {
         return Err(invalid(
             format!(
                 "column \"{column}\" of table \"{}\" leads to no table of resources",
@@ -194,7 +197,9 @@ fn require_parent(table: &Facts, org_column: &str, column: &str) -> pg::Result<(
         seen.extend(tree::members(next));
         let up = current_options(next).and_then(|options: Options| {
             let column = options.resource?.parent?;
-            parent_of(next, &options.org_column, &column)
+            // The table itself is not protected yet, or not anew.
+            let on_the_way = |relid| relid == table.relid || of_resources(relid);
+            parent_of(next, &options.org_column, &column, &on_the_way)
         });
         match up {
             Some(up) => next = up,
@@ -203,9 +208,13 @@ fn require_parent(table: &Facts, org_column: &str, column: &str) -> pg::Result<(
     }
 }
 
-/// The table of resources that a foreign key on the column leads to.
-fn parent_of(relid: pg_sys::Oid, org_column: &str, column: &str) -> Option<pg_sys::Oid> {
-    facts(relid).ok()?;
+/// The table that a foreign key on the column leads to, among those that count.
+fn parent_of(
+    relid: pg_sys::Oid,
+    org_column: &str,
+    column: &str,
+    counts: &dyn Fn(pg_sys::Oid) -> bool,
+) -> Option<pg_sys::Oid> {
     let columns = table::columns_of(relid);
     table::all_keys(relid, &columns)
         .into_iter()
@@ -216,5 +225,5 @@ fn parent_of(relid: pg_sys::Oid, org_column: &str, column: &str) -> Option<pg_sy
                 && key.columns.iter().any(|(_, name)| name == column)
         })
         .map(|key| key.probe.parent)
-        .find(|parent| current_options(*parent).is_some_and(|options| options.resource.is_some()))
+        .find(|parent| counts(*parent))
 }

@@ -51,6 +51,21 @@ pub unsafe extern "C-unwind" fn tenancy_in_scope(
     unsafe { (access(fcinfo) > Access::None).into() }
 }
 
+crate::pg::finfo!(pg_finfo_tenancy_in_full_scope);
+
+/// `tenancy.in_full_scope(table_id oid, key "any", parent "any") -> boolean` (spec 3.8): whether the scope lets a row be written.
+/// The planner's hook puts it in the place of `in_scope()` where a SELECT locks rows; anyone may call it.
+///
+/// SAFETY: as above.
+#[unsafe(no_mangle)]
+#[pg_guard]
+pub unsafe extern "C-unwind" fn tenancy_in_full_scope(
+    fcinfo: pg_sys::FunctionCallInfo,
+) -> pg_sys::Datum {
+    // SAFETY: as the function's own.
+    unsafe { (access(fcinfo) == Access::Full).into() }
+}
+
 crate::pg::finfo!(pg_finfo_tenancy_check_scope);
 
 /// `tenancy.check_scope(table_id oid, key "any", parent "any") -> boolean` (spec 3.8): true for a row that the membership's scope

@@ -19,6 +19,8 @@ pub struct House {
     pub org_if: ByKind,
     pub check_row: ByKind,
     pub is_unscoped: pg_sys::Oid,
+    pub in_scope: pg_sys::Oid,
+    pub in_full_scope: pg_sys::Oid,
 }
 
 static HOUSE: Backend<Cell<Option<House>>> = Backend::new(Cell::new(None));
@@ -53,6 +55,8 @@ pub fn find_house() -> Option<House> {
         guard_row: function_in(c"tenancy", c"guard_row").unwrap_or(pg_sys::InvalidOid),
         guard_statement: function_in(c"tenancy", c"guard_statement").unwrap_or(pg_sys::InvalidOid),
         is_unscoped: function_in(c"tenancy", c"is_unscoped").unwrap_or(pg_sys::InvalidOid),
+        in_scope: scope_function(c"in_scope"),
+        in_full_scope: scope_function(c"in_full_scope"),
         schema,
         org_if: ByKind::new(|kind| {
             let name = match kind {
@@ -102,6 +106,11 @@ pub fn relation_in(schema: pg_sys::Oid, name: &CStr) -> Option<pg_sys::Oid> {
 
 fn function_in(schema: &CStr, name: &CStr) -> Option<pg_sys::Oid> {
     function_of(schema, name, &[])
+}
+
+fn scope_function(name: &CStr) -> pg_sys::Oid {
+    let arguments = [pg_sys::OIDOID, pg_sys::ANYOID, pg_sys::ANYOID];
+    function_of(c"tenancy", name, &arguments).unwrap_or(pg_sys::InvalidOid)
 }
 
 /// The function of this name that takes these types.

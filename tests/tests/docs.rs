@@ -282,8 +282,16 @@ const OPEN_TO_EVERYBODY: &[&str] = &[
     "set_external_key(uuid,text)",
     "add_member(uuid,uuid,text,timestamp with time zone)",
     "set_member_role(uuid,uuid,text)",
+    "set_member_expiry(uuid,uuid,timestamp with time zone)",
+    "set_member_networks(uuid,uuid,cidr[])",
     "remove_member(uuid,uuid)",
     "transfer_ownership(uuid,uuid)",
+    "invite(uuid,text,text,interval,timestamp with time zone)",
+    "accept_invitation(text)",
+    "revoke_invitation(uuid)",
+    "list_invitations(uuid)",
+    "suspend_org(uuid,text)",
+    "resume_org(uuid)",
     "protect(regclass,text,jsonb,boolean)",
     "unprotect(regclass)",
     "begin_migration(text)",
@@ -332,6 +340,18 @@ const OPEN_TO_EVERYBODY: &[&str] = &[
     // The list that these go by, for everybody to read.
     "leakproof_list()",
     "leakproof_expression_reason()",
+    // Who pays, and what is used.
+    "create_billing_account(text,text,uuid)",
+    "set_billing_account(uuid,uuid)",
+    "set_payment_method(uuid,text)",
+    "rename_billing_account(uuid,text)",
+    "drop_billing_account(uuid)",
+    "list_billed_orgs(uuid)",
+    "record_usage(text,numeric,uuid,uuid,text,timestamp with time zone,text,uuid)",
+    "usage_report(uuid,timestamp with time zone,timestamp with time zone,text)",
+    "measure_usage(uuid,boolean)",
+    // The policy of tenancy.billing_accounts.
+    "sees_billing_account(uuid)",
     // In plans: answers its argument, and does nothing else.
     "with_room(tsquery)",
 ];
@@ -399,16 +419,20 @@ fn tables_are_readable_under_row_security_and_never_writable() {
             "audit_log SELECT",
             "audit_retention SELECT",
             "audit_seal_status SELECT",
+            "billed_orgs SELECT",
+            "billing_accounts SELECT",
             "bypass_ledger SELECT",
             "exempt_tables SELECT",
             "exemptions SELECT",
             "leakproof_vouched SELECT",
             "leakproof_vouchers SELECT",
+            "measured_usage SELECT",
             "memberships SELECT",
             "orgs SELECT",
             "protected_tables SELECT",
             "role_permissions SELECT",
             "roles SELECT",
+            "usage_records SELECT",
             "users SELECT",
             "watched_schemas SELECT",
         ]
@@ -487,6 +511,14 @@ fn arguments_have_the_names_of_the_contract() {
             &["org", "user_id", "role"],
         ),
         ("set_external_key(uuid,text)", &["org", "external_key"]),
+        (
+            "set_member_expiry(uuid,uuid,timestamptz)",
+            &["org", "user_id", "expires_at"],
+        ),
+        (
+            "set_member_networks(uuid,uuid,cidr[])",
+            &["org", "user_id", "networks"],
+        ),
         ("remove_member(uuid,uuid)", &["org", "user_id"]),
         ("transfer_ownership(uuid,uuid)", &["org", "new_owner"]),
         ("enter(uuid,uuid,boolean)", &["org", "user_id", "seal"]),
@@ -557,6 +589,7 @@ fn no_argument_makes_an_internal_error() {
             "timestamp with time zone" => {
                 &["'infinity'", "'-infinity'", "now()", "'0044-03-15 BC'"]
             }
+            "numeric" => &["0", "-1.5", "'NaN'", "'-Infinity'", "1e400"],
             "bigint" => &["0", "-1", "9223372036854775807", "-9223372036854775808"],
             _ => &["true"],
         };

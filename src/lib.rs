@@ -63,6 +63,7 @@ extension_sql_file!(
     requires = [
         org::invariants::authority_changed,
         org::invariants::check_membership,
+        org::invariants::check_membership_scope,
         org::invariants::check_org,
         org::invariants::mirror_owner,
         "policies"

@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod matrix;
+pub mod scopes;
 
 use crate::context;
 use crate::context::authority::{self, Id};
@@ -55,11 +56,18 @@ pub fn role_in(org: &Id, user: &Id) -> Option<String> {
         .map(|m| m.role.clone())
 }
 
-/// Whether a user's role in an organization allows an action there, whatever the session's context is.
+/// Whether a user's role in an organization allows an action there, whatever the session's context is. A membership that
+/// is limited to resources has no right in the organization as a whole (spec 3.8).
 pub fn user_may(org: &Id, user: &Id, action: Action) -> bool {
-    role_in(org, user)
-        .and_then(|role| authority::matrix().level(&role, action))
-        .is_some_and(|level| level == Level::Allow)
+    !is_scoped(org, user)
+        && role_in(org, user)
+            .and_then(|role| authority::matrix().level(&role, action))
+            .is_some_and(|level| level == Level::Allow)
+}
+
+/// Whether a membership is limited to listed resources.
+pub fn is_scoped(org: &Id, user: &Id) -> bool {
+    authority::membership(org, user).is_some_and(|m| m.scopes.is_some())
 }
 
 /// Whether the caller may do an action in an organization: as the DBA, or as the user that the session acts for.
@@ -85,6 +93,9 @@ pub fn require(org: &Id, action_name: &str, on: &str) -> pg::Result<()> {
     };
     if user_may(org, &user, action(&now.matrix, action_name)?) {
         return Ok(());
+    }
+    if is_scoped(org, &user) {
+        return Err(context::outside_scope(&format!("{action_name} {on}")));
     }
     let id = |id: &Id| uuid::Uuid::from_bytes(*id).hyphenated().to_string();
     Err(context::refused(

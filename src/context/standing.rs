@@ -15,6 +15,7 @@ use super::settings::{self, ONE_ORG_PER_TRANSACTION, Setting};
 use super::token::{self, Lapsed};
 use super::{cursors, denial, network, seal, transaction};
 use crate::access::matrix::{Action, Level, Matrix};
+use crate::access::scopes::Scopes;
 use crate::pg::key::Keys;
 use crate::pg::local::Backend;
 use crate::pg::{self, identity, identity::Runner};
@@ -101,6 +102,8 @@ pub struct Standing {
     pub role: String,
     pub reason: Option<Reason>,
     pub actor_type: &'static str,
+    /// The resources that the membership is limited to.
+    pub scopes: Option<Rc<Scopes>>,
     expires_at: Option<i64>,
     /// It rests on the address of the connection, which a parallel worker has not got.
     by_connection: bool,
@@ -122,8 +125,20 @@ impl Standing {
         self.levels.get(action).copied().unwrap_or_default()
     }
 
+    /// Whether the context may do the action in the organization as a whole: a membership that is limited to resources
+    /// may do nothing there (spec 3.8).
     pub fn may(&self, action: Action) -> bool {
+        self.scopes.is_none() && self.may_within_scope(action)
+    }
+
+    /// Whether the context may do the action on the resources that its membership shows, all of them or those listed.
+    pub fn may_within_scope(&self, action: Action) -> bool {
         self.org.is_some() && self.level(action) == Level::Allow
+    }
+
+    /// Whether the organization has projects at all.
+    pub fn has_projects(&self) -> bool {
+        self.org.is_some() && !self.reach().all().is_empty()
     }
 
     /// What the context has in the organization's projects.
@@ -281,6 +296,7 @@ fn assess() -> Standing {
         role: String::new(),
         reason: None,
         actor_type: "human",
+        scopes: None,
         expires_at: None,
         by_connection: false,
         levels: vec![],
@@ -295,6 +311,7 @@ fn assess() -> Standing {
         standing.role.clear();
         standing.levels.clear();
         standing.reach.take();
+        standing.scopes = None;
         standing.reason = Some(reason);
     }
     standing
@@ -319,6 +336,7 @@ fn entitle(s: &mut Standing) -> Result<(), Reason> {
             }
             check_network(s, membership.allowed.as_deref())?;
             s.role.clone_from(&membership.role);
+            s.scopes.clone_from(&membership.scopes);
             s.levels = s.matrix.levels(&s.role);
         }
         (None, Principal::Application { service_role, .. }) => {

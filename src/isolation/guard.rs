@@ -7,7 +7,9 @@
 
 use super::foreign_key;
 use super::moved;
+use super::place;
 use super::plan;
+use super::scope;
 use super::table::{self, Table};
 use crate::audit;
 use crate::context::{self, Standing};
@@ -155,8 +157,8 @@ fn ask_for_right(table: &Table, event: Event) -> pg::Result<()> {
         Event::Delete | Event::Truncate => &table.options.delete,
     };
     refuse_suspended(&now, table.relid)?;
-    if !now.may_do(action) {
-        require(&now, action, &format!("on {}", named(table.relid)))?;
+    if table.placed.is_some() || !now.may_do(action) {
+        require(&now, table, action, &format!("on {}", named(table.relid)))?;
     }
     mine(&now, table.org_kind, table.relid)?;
     context::pin(&now)
@@ -179,6 +181,8 @@ pub fn is_held_by_policy(write: &Write, check_row: ByKind) -> bool {
     write.event == Event::Insert
         && table_of(write.relid).is_ok_and(|table| {
             !table.options.audit
+                && (table.scoped.is_none() || context::standing().scopes.is_none())
+                && table.placed.is_none()
                 && table.foreign_keys.is_empty()
                 && write.is_checked_by(check_row.of(table.org_kind), table.org_attnum)
         })
@@ -197,6 +201,13 @@ pub fn guard_written(relid: pg_sys::Oid) -> pg::Result<()> {
             &format!("write to {}", named(relid)),
         ));
     }
+    // Limited meanwhile: its rows were not held to a scope, since there was none.
+    if now.scopes.is_some() {
+        return Err(context::outside_scope(&format!(
+            "write to {}",
+            named(relid)
+        )));
+    }
     refuse_suspended(&now, relid)?;
     context::pin(&now)
 }
@@ -214,11 +225,21 @@ fn mine(now: &Standing, kind: KeyType, relid: pg_sys::Oid) -> pg::Result<&'stati
     }
 }
 
-pub(super) fn require(now: &Standing, action: &str, on: &str) -> pg::Result<()> {
-    if now.may(crate::access::action(&now.matrix, action)?) {
-        Ok(())
-    } else {
+/// The right to an action on rows of the table: on all of them, or on those within the membership's scope where the table
+/// is one of resources.
+pub(super) fn require(now: &Standing, table: &Table, action: &str, on: &str) -> pg::Result<()> {
+    let index = crate::access::action(&now.matrix, action)?;
+    // Where a row has a project, that one counts, which the row trigger looks at.
+    let held = match table.placed {
+        Some(_) => place::may_somewhere(table, action),
+        None => now.may_within_scope(index),
+    };
+    if !held {
         Err(context::no_right(now, action, on))
+    } else if now.scopes.is_some() && table.scoped.is_none() {
+        Err(context::outside_scope(&format!("{action} {on}")))
+    } else {
+        Ok(())
     }
 }
 
@@ -238,24 +259,37 @@ fn guard_row(call: &Call) -> pg::Result<()> {
         keep_org(call, &table, old.as_ref(), new.as_ref())?;
         if let Some(new) = &new {
             let org = org_named_by(&table, new)?;
-            foreign_key::check(&table, org, old.as_ref(), new)?;
+            place::hold(
+                call,
+                &table,
+                &context::standing(),
+                org,
+                true,
+                old.as_ref(),
+                Some(new),
+            )?;
+            foreign_key::check(&table, org, false, old.as_ref(), new)?;
         }
     } else if !broken_glass {
         let now = context::standing();
         let org = hold_to_org(call, &table, &now, old.as_ref(), new.as_ref())?;
+        scope::hold(&table, &now, org, old.as_ref(), new.as_ref())?;
+        let free = cascade::is_own_statement();
+        place::hold(call, &table, &now, org, free, old.as_ref(), new.as_ref())?;
         match (&old, &new) {
             (Some(old), Some(new)) => check_columns(call, &table, &now, old, new)?,
             // Half of an UPDATE that moves the row to another partition.
             (Some(old), None) => moved::left(&table, old),
             (None, Some(new)) => {
                 for column in moved::arrived(&table, new) {
-                    require_for_column(call, &now, column)?;
+                    require_for_column(call, &table, &now, column, new)?;
                 }
             }
             (None, None) => {}
         }
         if let Some(new) = &new {
-            foreign_key::check(&table, org, old.as_ref(), new)?;
+            let limited = now.scopes.is_some();
+            foreign_key::check(&table, org, limited, old.as_ref(), new)?;
         }
     }
     // Before PostgreSQL's own checks of this row: the trigger's name sorts first.
@@ -379,7 +413,7 @@ fn check_columns(
 ) -> pg::Result<()> {
     for column in &table.column_actions {
         if !old.value(column.0).same(&new.value(column.0)) {
-            require_for_column(call, now, column)?;
+            require_for_column(call, table, now, column, new)?;
         }
     }
     Ok(())
@@ -387,14 +421,22 @@ fn check_columns(
 
 fn require_for_column(
     call: &Call,
+    table: &Table,
     now: &Standing,
     (_, column, action): &(i16, String, String),
+    row: &RowImage,
 ) -> pg::Result<()> {
     let on = format!(
         "on column \"{column}\" of table \"{}\"",
         call.relation_name()
     );
-    require(now, action, &on)
+    match &table.placed {
+        Some(placed) if !place::may_in_project_of(table, placed, action, row) => {
+            Err(context::no_right(now, action, &on))
+        }
+        Some(_) => Ok(()),
+        None => require(now, table, action, &on),
+    }
 }
 
 fn guard_truncate(call: &Call) -> pg::Result<()> {
@@ -445,7 +487,9 @@ pub fn refused_row(relid: pg_sys::Oid, kind: KeyType, action: &str) -> ErrorRepo
     if let Err(asleep) = refuse_suspended(&now, relid) {
         return asleep;
     }
-    if let Err(lacking) = require(&now, action, &format!("on {on}")) {
+    if let Some(table) = table::protected(relid)
+        && let Err(lacking) = require(&now, &table, action, &format!("on {on}"))
+    {
         return lacking;
     }
     if let Err(lacking) = mine(&now, kind, relid) {

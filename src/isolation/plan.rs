@@ -1,6 +1,8 @@
 //! A protected table as plain data: what was asked for, what the table looks like, and the statements that lead from
 //! the one to the other. No server in here; names arrive quoted by PostgreSQL.
 
+use super::place_columns::{self, PlaceColumns};
+use super::resource::{self, Resource};
 use crate::pg::key::KeyType;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -41,6 +43,14 @@ pub struct Options {
     pub audit_exclude: BTreeSet<String>,
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub audit_mask: BTreeSet<String>,
+    /// What kind of resource a row is (spec 3.8).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resource: Option<Resource>,
+    /// The columns that hold each row's project and cluster (spec 9).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub project_column: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster_column: Option<String>,
     #[serde(default)]
     pub before: Before,
 }
@@ -55,6 +65,10 @@ pub struct Before {
     pub statistics: i32,
     /// The index that protect() made, quoted and qualified; None where one was there.
     pub index: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub project: Option<place_columns::Before>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<place_columns::Before>,
 }
 
 impl Options {
@@ -77,6 +91,9 @@ impl Options {
             audit,
             audit_exclude: BTreeSet::new(),
             audit_mask: BTreeSet::new(),
+            resource: None,
+            project_column: None,
+            cluster_column: None,
             before,
         }
     }
@@ -112,6 +129,10 @@ pub struct Quoted<'a> {
     pub literal: &'a dyn Fn(&str) -> String,
     /// A partitioned table stores no rows: they are its partitions'.
     pub partitioned: bool,
+    /// What the scope of a row is found by, where the table has resources: the arguments of in_scope().
+    pub scope: Option<String>,
+    /// The project and cluster columns, where the table has them.
+    pub place: Option<PlaceColumns>,
 }
 
 /// The function that fills a column of the kind, as an expression.
@@ -151,6 +172,13 @@ pub fn policy_names() -> impl Iterator<Item = String> {
         .flat_map(|c| [format!("tenancy_{c}"), format!("tenancy_{c}_boundary")])
 }
 
+/// Every policy that a table of ours may have.
+pub fn all_policy_names() -> impl Iterator<Item = String> {
+    policy_names()
+        .chain(place_columns::policy_names())
+        .chain([resource::POLICY.to_string()])
+}
+
 /// The statements that protect the table, in order.
 ///
 /// Per command a permissive policy grants and a restrictive twin on the same predicate keeps any later policy from
@@ -165,8 +193,20 @@ pub fn protect(o: &Options, q: &Quoted, needs_index: bool) -> Vec<String> {
     if needs_index {
         sql.push(format!("CREATE INDEX ON {table} ({org})"));
     }
+    sql.extend(q.place.as_ref().map(|place| place.fill(table)));
     for (command, action, using, check) in commands(o) {
-        let predicate = format!("({org} = {}({}))", org_if(q.kind), (q.literal)(action));
+        let in_row = match q.scope {
+            Some(_) => resource::within_scope(action),
+            None => action.to_string(),
+        };
+        if let Some(place) = &q.place {
+            sql.push(place.policy(table, command, &(q.literal)(&in_row)));
+        }
+        let action = (q.literal)(&match q.place {
+            Some(_) => place_columns::in_projects(&in_row),
+            None => in_row,
+        });
+        let predicate = format!("({org} = {}({action}))", org_if(q.kind));
         let mut clauses = String::new();
         if using {
             clauses.push_str(&format!(" USING {predicate}"));
@@ -176,8 +216,7 @@ pub fn protect(o: &Options, q: &Quoted, needs_index: bool) -> Vec<String> {
         // sentence, and a statement has a third of the calls to prepare.
         if check {
             clauses.push_str(&format!(
-                " WITH CHECK (tenancy.check_row(tableoid, {org}, {}))",
-                (q.literal)(action)
+                " WITH CHECK (tenancy.check_row(tableoid, {org}, {action}))"
             ));
         }
         for (suffix, kind) in [("", "PERMISSIVE"), ("_boundary", "RESTRICTIVE")] {
@@ -186,6 +225,7 @@ pub fn protect(o: &Options, q: &Quoted, needs_index: bool) -> Vec<String> {
             ));
         }
     }
+    sql.extend(q.scope.as_ref().map(|scope| resource::policy(table, scope)));
     sql.push(format!(
         "ALTER TABLE ONLY {table} ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY"
     ));
@@ -267,6 +307,9 @@ pub fn unprotect(o: &Options, q: &Quoted, policies: &[String], triggers: &[Strin
             o.before.statistics
         ));
     }
+    if let Some(place) = &q.place {
+        changes.extend(place.restore(o));
+    }
     if !o.before.force {
         changes.push("NO FORCE ROW LEVEL SECURITY".into());
     }
@@ -282,6 +325,11 @@ pub fn unprotect(o: &Options, q: &Quoted, policies: &[String], triggers: &[Strin
         sql.push(format!(
             "ALTER TABLE {only}{table} ALTER COLUMN {org} DROP NOT NULL"
         ));
+    }
+    if let Some(place) = &q.place
+        && o.before.project.as_ref().is_some_and(|b| !b.not_null)
+    {
+        sql.push(place.give_not_null_up(table, q.partitioned));
     }
     if let Some(index) = &o.before.index {
         sql.push(format!("DROP INDEX IF EXISTS {index}"));
@@ -308,6 +356,8 @@ mod tests {
             kind: KeyType::Uuid,
             literal,
             partitioned: false,
+            scope: None,
+            place: None,
         }
     }
 
@@ -323,6 +373,61 @@ mod tests {
             ("data:read", "server:create")
         );
         assert_eq!(o.actions().count(), 5);
+    }
+
+    #[test]
+    fn a_table_of_resources_has_one_more_boundary_and_asks_for_rights_within_scope() {
+        let o = options();
+        let mut q = quoted(&literal);
+        q.scope = Some("tableoid, id, NULL::pg_catalog.text".into());
+        let sql = protect(&o, &q, false);
+        let scope: Vec<&String> = sql.iter().filter(|s| s.contains("in_scope")).collect();
+        assert_eq!(scope.len(), 1);
+        assert!(scope[0].contains("AS RESTRICTIVE FOR ALL TO PUBLIC"));
+        // PostgreSQL puts the boundaries to a row by their names: the organization's comes first.
+        assert!(policy_names().all(|name| *name < *resource::POLICY));
+        let marked = sql.join(";").matches(resource::WITHIN_SCOPE).count();
+        assert_eq!(marked, 10);
+        let plain = protect(&o, &quoted(&literal), false).join(";");
+        assert!(!plain.contains("scope"));
+    }
+
+    #[test]
+    fn a_table_of_projects_has_a_boundary_for_each_command_and_asks_for_rights_in_some_project() {
+        let o = options();
+        let mut q = quoted(&literal);
+        q.place = Some(PlaceColumns {
+            project: "project_id".into(),
+            cluster: None,
+        });
+        let sql = protect(&o, &q, false);
+        let places: Vec<&String> = sql.iter().filter(|s| s.contains("in_projects(")).collect();
+        assert_eq!(places.len(), 3, "select, update, delete");
+        for policy in places {
+            assert!(policy.contains("AS RESTRICTIVE") && policy.contains("(project_id, NULL::"));
+        }
+        let sql = sql.join(";");
+        assert!(
+            sql.contains("tenancy_insert_project")
+                && sql.contains("SET DEFAULT tenancy.current_project()")
+        );
+        assert_eq!(sql.matches(" in projects'").count(), 10);
+        // PostgreSQL puts the boundaries to a row by their names: the organization's comes first.
+        let all: Vec<String> = policy_names()
+            .filter(|name| name.ends_with("_boundary"))
+            .collect();
+        for (boundary, place) in all.iter().zip(place_columns::policy_names()) {
+            assert!(*boundary < place, "{place}");
+        }
+        q.scope = Some("tableoid, id, NULL::pg_catalog.text".into());
+        let both = protect(&o, &q, false).join(";");
+        assert_eq!(both.matches(" within scope in projects'").count(), 10);
+        assert_eq!(both.matches(" within scope'").count(), 3);
+        assert!(
+            !protect(&o, &quoted(&literal), false)
+                .join(";")
+                .contains("project")
+        );
     }
 
     #[test]

@@ -4,8 +4,10 @@
 //! and DROP, and need no table of ours to be kept in step.
 
 use super::check_text::CheckText;
+use super::place::{self, Placed};
 use super::plan::Options;
 use super::route::Leaves;
+use super::scope::Scoped;
 use crate::audit::Captured;
 use crate::pg::catalog;
 use crate::pg::key::{KeyColumn, KeyType};
@@ -29,6 +31,8 @@ pub struct GuardedKey {
     /// Whether no other key of the table compares the same columns of the same parent in another way: PostgreSQL's query
     /// for the one could be taken for that of the other (attack C-4).
     pub unmistakable: bool,
+    /// Whether the parent's rows belong to projects, which may be hidden.
+    pub parent_is_placed: bool,
     pub probe: Probe,
     /// Where the parent is partitioned.
     pub leaves: Option<Leaves>,
@@ -73,6 +77,10 @@ pub struct Table {
     pub org_attnum: i16,
     pub org_kind: KeyType,
     pub options: Options,
+    /// Where its rows are resources, or belong to some.
+    pub scoped: Option<Scoped>,
+    /// Where its rows belong to projects.
+    pub placed: Option<Placed>,
     /// Columns with an action of their own.
     pub column_actions: Vec<(i16, String, String)>,
     /// Live columns, in order.
@@ -181,15 +189,20 @@ fn read(relid: pg_sys::Oid) -> Option<Table> {
         .collect();
     // A column with an action of its own that is not found is no reason to let it be written freely.
     let whole = column_actions.len() == options.columns.len();
-    let org = org_column_of(relid).filter(|_| whole);
+    let placed = Placed::of(relid, &options);
+    let org = org_column_of(relid).filter(|_| whole && placed.is_ok());
     let (foreign_keys, mut parents) = foreign_keys(relid, &columns);
     parents.push(root);
+    let org_attnum = org.map_or(0, |o| o.attnum);
+    let scoped = Scoped::of(&options, &columns, org_attnum, &foreign_keys);
     Some(Table {
         relid,
         root,
         object,
-        org_attnum: org.map_or(0, |o| o.attnum),
+        org_attnum,
         org_kind: org.map_or(KeyType::Uuid, |o| o.kind),
+        scoped,
+        placed: placed.unwrap_or_default(),
         column_actions,
         key,
         foreign_keys,
@@ -277,6 +290,7 @@ fn foreign_keys(
     keys.retain(|key| protected.contains(&key.probe.parent));
     for key in &mut keys {
         key.lead_to(org_column_of(key.probe.parent));
+        key.parent_is_placed = place::is_placed(key.probe.parent);
     }
     let unmistakable: Vec<bool> = keys
         .iter()
@@ -319,6 +333,7 @@ pub fn all_keys(relid: pg_sys::Oid, columns: &[(i16, String)]) -> Vec<GuardedKey
             let names = row.get::<Vec<String>>(10).unwrap_or_default();
             GuardedKey {
                 leaves: None,
+                parent_is_placed: false,
                 types: types.clone(),
                 unmistakable: true,
                 constraint: row.get(1).unwrap_or(pg_sys::InvalidOid),

@@ -335,7 +335,8 @@ static CASCADES: Backend<RefCell<Vec<u32>>> = Backend::new(RefCell::new(Vec::new
 
 /// PostgreSQL's own statement for a foreign key writes under this command id.
 pub fn note_cascade(command: u32) {
-    if context::standing().scopes.is_some() {
+    // In a database without the extension there are cascades, too.
+    if pg::catalog::find_house().is_some() && context::standing().scopes.is_some() {
         CASCADES.with_borrow_mut(|all| {
             if all.last() != Some(&command) {
                 all.push(command);

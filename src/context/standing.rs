@@ -14,6 +14,7 @@ use super::settings::{self, ONE_ORG_PER_TRANSACTION, Setting};
 use super::token::{self, Lapsed};
 use super::{cursors, denial, seal, transaction};
 use crate::access::matrix::{Action, Level, Matrix};
+use crate::access::rights::Rights;
 use crate::pg::key::Keys;
 use crate::pg::local::Backend;
 use crate::pg::{self, identity, identity::Runner};
@@ -76,6 +77,8 @@ pub enum Reason {
     /// The token is for another organization than the claimed one.
     OtherOrg,
     Expired,
+    /// The member's role is the organization's own, and not active.
+    InactiveRole(String),
 }
 
 /// An action, and the organization's interned keys where it may be done there.
@@ -93,7 +96,7 @@ pub struct Standing {
     pub reason: Option<Reason>,
     pub actor_type: &'static str,
     expires_at: Option<i64>,
-    levels: Vec<Level>,
+    rights: Rc<Rights>,
     /// What `org_if` answered for these actions: a handful, so a list is searched faster than a map.
     answers: RefCell<Vec<Answer>>,
     pub matrix: Rc<Matrix>,
@@ -105,7 +108,16 @@ impl Standing {
     }
 
     pub fn level(&self, action: Action) -> Level {
-        self.levels.get(action).copied().unwrap_or_default()
+        self.rights.level(action)
+    }
+
+    /// The level in an environment; without one, what holds in all of them.
+    pub fn level_in(&self, action: Action, environment: Option<&str>) -> Level {
+        self.rights.level_in(action, environment)
+    }
+
+    pub fn rights(&self) -> &Rc<Rights> {
+        &self.rights
     }
 
     pub fn may(&self, action: Action) -> bool {
@@ -256,7 +268,7 @@ fn assess() -> Standing {
         reason: None,
         actor_type: "human",
         expires_at: None,
-        levels: vec![],
+        rights: Rc::default(),
         answers: RefCell::default(),
         matrix,
         principal,
@@ -264,7 +276,7 @@ fn assess() -> Standing {
     if let Err(reason) = entitle(&mut standing) {
         standing.org = None;
         standing.role.clear();
-        standing.levels.clear();
+        standing.rights = Rc::default();
         standing.reason = Some(reason);
     }
     standing
@@ -287,16 +299,18 @@ fn entitle(s: &mut Standing) -> Result<(), Reason> {
             if s.expired() {
                 return Err(Reason::Expired);
             }
+            let role = authority::role(&org.id, &membership.role).filter(|role| role.active);
+            let inactive = || Reason::InactiveRole(membership.role.clone());
+            s.rights = role.ok_or_else(inactive)?.rights;
             s.role.clone_from(&membership.role);
-            s.levels = s.matrix.levels(&s.role);
         }
         (None, Principal::Application { service_role, .. }) => {
             s.role.clone_from(service_role);
-            s.levels = s.matrix.levels(&s.role);
+            s.rights = s.matrix.rights(&s.role).unwrap_or_default();
         }
         (None, Principal::Dba) => {
             s.role = "dba".into();
-            s.levels = s.matrix.everything();
+            s.rights = Rc::new(s.matrix.everything());
         }
         (None, Principal::Nobody { login }) => return Err(Reason::NoPrincipal(login.clone())),
         (None, Principal::Tokenless { lapsed }) => return Err(Reason::NoToken(*lapsed)),

@@ -105,9 +105,13 @@ CREATE TABLE tenancy.memberships (
                 REFERENCES tenancy.roles (name),
     custom_role text GENERATED ALWAYS AS (CASE WHEN role NOT IN ('owner', 'admin', 'member', 'viewer') THEN role END) STORED,
     expires_at timestamptz,
+    -- NULL: from anywhere. An empty list would shut a member out and look like the opposite.
+    allowed_networks cidr[]
+        CHECK (cardinality(allowed_networks) > 0 AND array_position(allowed_networks, NULL) IS NULL),
     created_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (org_id, user_id),
-    FOREIGN KEY (org_id, custom_role) REFERENCES tenancy.custom_roles (org_id, name)
+    FOREIGN KEY (org_id, custom_role) REFERENCES tenancy.custom_roles (org_id, name),
+    CONSTRAINT the_owner_is_held_to_no_network CHECK (role <> 'owner' OR allowed_networks IS NULL)
 );
 CREATE INDEX memberships_user_id_idx ON tenancy.memberships (user_id);
 CREATE INDEX memberships_custom_role_idx ON tenancy.memberships (org_id, custom_role) WHERE custom_role IS NOT NULL;

@@ -8,16 +8,17 @@
 //! `VERSION` is what call sites in plans compare. It moves with all of these and with every end of a (sub)transaction,
 //! because the pin, which a call site sets, goes with it.
 
-use super::authority::{self, Id, Org};
+use super::authority::{self, Id, Membership, Org};
 use super::principal::{Principal, principal};
 use super::settings::{self, ONE_ORG_PER_TRANSACTION, Setting};
 use super::token::{self, Lapsed};
-use super::{cursors, denial, seal, transaction};
+use super::{cursors, denial, network, seal, transaction};
 use crate::access::matrix::{Action, Level, Matrix};
 use crate::access::rights::Rights;
 use crate::pg::key::Keys;
 use crate::pg::local::Backend;
 use crate::pg::{self, identity, identity::Runner};
+use ipnet::IpNet;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -79,6 +80,10 @@ pub enum Reason {
     Expired,
     /// The member's role is the organization's own, and not active.
     InactiveRole(String),
+    /// The membership may be used from certain networks only: the client's address is not one of theirs, or is unknown.
+    WrongNetwork {
+        address_known: bool,
+    },
 }
 
 /// An action, and the organization's interned keys where it may be done there.
@@ -97,6 +102,8 @@ pub struct Standing {
     pub actor_type: &'static str,
     expires_at: Option<i64>,
     rights: Rc<Rights>,
+    /// It rests on the address of the connection, which a parallel worker has not got.
+    by_connection: bool,
     /// What `org_if` answered for these actions: a handful, so a list is searched faster than a map.
     answers: RefCell<Vec<Answer>>,
     pub matrix: Rc<Matrix>,
@@ -248,7 +255,7 @@ pub fn refresh() {
 
 /// Whether only this process knows what the context rests on: no parallel worker is started then.
 pub fn stays_here() -> bool {
-    token::in_force().is_some() || seal::is_on() || is_void()
+    token::in_force().is_some() || seal::is_on() || is_void() || standing().by_connection
 }
 
 /// Whether the context is one that this transaction may not use.
@@ -270,6 +277,7 @@ fn assess() -> Standing {
         actor_type: "human",
         expires_at: None,
         rights: Rc::default(),
+        by_connection: false,
         answers: RefCell::default(),
         matrix,
         principal,
@@ -300,6 +308,7 @@ fn entitle(s: &mut Standing) -> Result<(), Reason> {
             if s.expired() {
                 return Err(Reason::Expired);
             }
+            check_network(s, membership.allowed.as_deref())?;
             let role = authority::role(&org.id, &membership.role).filter(|role| role.active);
             let inactive = || Reason::InactiveRole(membership.role.clone());
             s.rights = role.ok_or_else(inactive)?.rights;
@@ -321,6 +330,33 @@ fn entitle(s: &mut Standing) -> Result<(), Reason> {
     }
     s.org = Some(org);
     Ok(())
+}
+
+fn check_network(s: &mut Standing, allowed: Option<&[IpNet]>) -> Result<(), Reason> {
+    let Some(allowed) = allowed else {
+        return Ok(());
+    };
+    s.by_connection = matches!(
+        network::origin(&s.principal),
+        network::Origin::Connection(_)
+    );
+    let address = network::address_of_user(&s.principal);
+    if network::admits(allowed, address) {
+        return Ok(());
+    }
+    Err(Reason::WrongNetwork {
+        address_known: address.is_some(),
+    })
+}
+
+/// Whether a membership may be used from where the session's client is; true of everybody else's, of whose address nothing
+/// is known.
+pub fn admits_from_here(user: &Id, membership: &Membership) -> bool {
+    membership.allowed.as_ref().is_none_or(|allowed| {
+        let now = standing();
+        now.user != Some(*user)
+            || network::admits(allowed, network::address_of_user(&now.principal))
+    })
 }
 
 /// The organization that the session names. A token's own needs no naming, and allows no other.

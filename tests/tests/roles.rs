@@ -1146,11 +1146,7 @@ fn a_dump_carries_roles_grants_and_actions() {
         &["--format=custom", "--file", path],
     );
     let other = Db::empty(cluster.clone());
-    cluster.client_program(
-        "pg_restore",
-        &other.name,
-        &["--exit-on-error", path],
-    );
+    cluster.client_program("pg_restore", &other.name, &["--exit-on-error", path]);
     let restored = world.moved_to(other);
     assert_eq!(everything(&restored), everything(&world));
     let mut viewer = restored.session("acme.viewer");

@@ -65,7 +65,12 @@ CREATE TABLE tenancy.orgs (
     external_key text UNIQUE CHECK (external_key <> '' AND octet_length(external_key) <= 255),
     owner_id     uuid NOT NULL REFERENCES tenancy.users (id),
     audit_store  text NOT NULL DEFAULT 'shared' CHECK (audit_store IN ('dedicated', 'shared')),
-    created_at   timestamptz NOT NULL DEFAULT now()
+    created_at   timestamptz NOT NULL DEFAULT now(),
+    suspended_at     timestamptz,
+    suspended_reason text,
+    -- Since when it is nobody's to enter any more (70_life.sql).
+    deleting_at      timestamptz,
+    CHECK ((suspended_at IS NULL) = (suspended_reason IS NULL))
 );
 CREATE INDEX orgs_owner_id_idx ON tenancy.orgs (owner_id);
 
@@ -74,8 +79,12 @@ CREATE TABLE tenancy.memberships (
     user_id    uuid NOT NULL REFERENCES tenancy.users (id) ON DELETE CASCADE,
     role       text NOT NULL REFERENCES tenancy.roles (name),
     expires_at timestamptz,
+    -- NULL: from anywhere. An empty list would shut a member out and look like the opposite.
+    allowed_networks cidr[]
+        CHECK (cardinality(allowed_networks) > 0 AND array_position(allowed_networks, NULL) IS NULL),
     created_at timestamptz NOT NULL DEFAULT now(),
-    PRIMARY KEY (org_id, user_id)
+    PRIMARY KEY (org_id, user_id),
+    CONSTRAINT the_owner_is_held_to_no_network CHECK (role <> 'owner' OR allowed_networks IS NULL)
 );
 CREATE INDEX memberships_user_id_idx ON tenancy.memberships (user_id);
 

@@ -9,6 +9,7 @@ use crate::access::matrix::Matrix;
 use crate::pg::key::Keys;
 use crate::pg::query::{Arg, Row, latest};
 use crate::pg::{catalog, transaction};
+use ipnet::IpNet;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use std::cell::{Cell, OnceCell, RefCell};
@@ -39,6 +40,8 @@ pub struct Membership {
     pub role: String,
     /// Microseconds since 2000, as PostgreSQL counts.
     pub expires_at: Option<i64>,
+    /// From where it may be used; None is from anywhere.
+    pub allowed: Option<Vec<IpNet>>,
 }
 
 /// An organization, as the session may know it once it is entitled.
@@ -48,6 +51,7 @@ pub struct Org {
     pub name: String,
     pub external_key: Option<String>,
     pub dedicated_audit: bool,
+    pub suspended: bool,
     /// Its interned keys, once somebody needed them.
     keys: OnceCell<&'static Keys>,
 }
@@ -212,8 +216,9 @@ pub fn org(claim: &str) -> Option<Rc<Org>> {
             parsed(claim)
                 .and_then(|id| {
                     latest(
-                        "SELECT id, name, audit_store OPERATOR(pg_catalog.=) 'dedicated', external_key FROM tenancy.orgs
-                         WHERE id OPERATOR(pg_catalog.=) $1",
+                        "SELECT id, name, audit_store OPERATOR(pg_catalog.=) 'dedicated', external_key,
+                                suspended_at IS NOT NULL
+                         FROM tenancy.orgs WHERE id OPERATOR(pg_catalog.=) $1 AND deleting_at IS NULL",
                         &[Arg::Uuid(&id)],
                         to_org,
                     )
@@ -233,18 +238,30 @@ fn to_org(row: &Row) -> Rc<Org> {
         name: row.get::<String>(2).unwrap_or_default(),
         dedicated_audit: row.get::<bool>(3).unwrap_or(false),
         external_key: row.get::<String>(4),
+        suspended: row.get::<bool>(5).unwrap_or(false),
         keys: OnceCell::new(),
     })
 }
 
 fn read_org_by_key(key: &str) -> Option<Rc<Org>> {
     latest(
-        "SELECT id, name, audit_store OPERATOR(pg_catalog.=) 'dedicated', external_key FROM tenancy.orgs
-         WHERE external_key OPERATOR(pg_catalog.=) $1",
+        "SELECT id, name, audit_store OPERATOR(pg_catalog.=) 'dedicated', external_key, suspended_at IS NOT NULL
+         FROM tenancy.orgs WHERE external_key OPERATOR(pg_catalog.=) $1 AND deleting_at IS NULL",
         &[Arg::Text(key)],
         to_org,
     )
     .pop()
+}
+
+/// Why an organization is suspended, if it is.
+pub fn suspension(org: &Id) -> Option<String> {
+    latest(
+        "SELECT suspended_reason FROM tenancy.orgs WHERE id OPERATOR(pg_catalog.=) $1",
+        &[Arg::Uuid(org)],
+        |row| row.get::<String>(1),
+    )
+    .pop()
+    .flatten()
 }
 
 /// The organization with this external key, and none whose id it may look like.
@@ -299,6 +316,12 @@ pub fn user(claim: &str) -> Option<Id> {
     )
 }
 
+/// A column of type cidr[], cast to text. A list that cannot be read admits nobody.
+pub fn networks(row: &Row, column: i32) -> Option<Vec<IpNet>> {
+    row.get::<String>(column)
+        .map(|text| super::network::parse(&text).unwrap_or_default())
+}
+
 /// A user's membership, expired or not. orgs.owner_id alone says who is owner, whatever a membership row may claim.
 pub fn membership(org: &Id, user: &Id) -> Option<Rc<Membership>> {
     remembered(
@@ -306,17 +329,20 @@ pub fn membership(org: &Id, user: &Id) -> Option<Rc<Membership>> {
         || {
             latest(
                 "SELECT CASE WHEN o.owner_id OPERATOR(pg_catalog.=) $2 THEN 'owner' ELSE m.role END,
-                        CASE WHEN o.owner_id OPERATOR(pg_catalog.=) $2 THEN NULL ELSE m.expires_at END
+                        CASE WHEN o.owner_id OPERATOR(pg_catalog.=) $2 THEN NULL ELSE m.expires_at END,
+                        CASE WHEN o.owner_id OPERATOR(pg_catalog.=) $2 THEN NULL
+                             ELSE m.allowed_networks::pg_catalog.text END
                  FROM tenancy.orgs AS o
                       LEFT JOIN tenancy.memberships AS m
                              ON m.org_id OPERATOR(pg_catalog.=) o.id AND m.user_id OPERATOR(pg_catalog.=) $2
-                 WHERE o.id OPERATOR(pg_catalog.=) $1
+                 WHERE o.id OPERATOR(pg_catalog.=) $1 AND o.deleting_at IS NULL
                    AND (o.owner_id OPERATOR(pg_catalog.=) $2 OR m.role OPERATOR(pg_catalog.<>) 'owner')",
                 &[Arg::Uuid(org), Arg::Uuid(user)],
                 |row| {
                     Rc::new(Membership {
                         role: row.get::<String>(1).unwrap_or_default(),
                         expires_at: row.get::<TimestampWithTimeZone>(2).map(i64::from),
+                        allowed: networks(row, 3),
                     })
                 },
             )

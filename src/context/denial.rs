@@ -1,6 +1,6 @@
 //! The refusals that the hall gives, worded so that a tenant learns what to do and nothing about another organization.
 
-use super::authority::Id;
+use super::authority::{self, Id};
 use super::seal::Broken;
 use super::standing::{Reason, Standing};
 use super::token::Lapsed;
@@ -32,6 +32,8 @@ impl Reason {
             Reason::OtherUser => "The login or its token says which user this is, and app.current_user_id names another.".into(),
             Reason::OtherOrg => "The token is for one organization, and app.current_org names another.".into(),
             Reason::Expired => "The membership has expired.".into(),
+            Reason::WrongNetwork { address_known: true } => "The membership may be used from certain networks only, and the client's address is in none of them.".into(),
+            Reason::WrongNetwork { address_known: false } => "The membership may be used from certain networks only, and the client's address is not known.".into(),
         }
     }
 
@@ -66,7 +68,19 @@ impl Reason {
             Reason::OtherOrg => {
                 "Leave app.current_org unset, or bring a token for that organization."
             }
-            Reason::Expired => "The organization's owner can add the member again.",
+            Reason::Expired => {
+                "The organization's owner can set another end: tenancy.set_member_expiry()."
+            }
+            Reason::WrongNetwork {
+                address_known: true,
+            } => {
+                "Connect from one of them, or ask the organization's owner to allow this one: tenancy.set_member_networks()."
+            }
+            Reason::WrongNetwork {
+                address_known: false,
+            } => {
+                "Connect by TCP/IP; a trusted application names its user's address in app.client_addr, in the same transaction."
+            }
         }
     }
 }
@@ -152,6 +166,21 @@ pub fn stranger(org: &Id) -> ErrorReport {
     .set_hint(Reason::Stranger.hint())
 }
 
+/// The organization is suspended (spec 3.9).
+pub fn suspended(org: &Id, doing: &str) -> ErrorReport {
+    let name = authority::org_by_id(org).map_or(String::new(), |o| o.name.clone());
+    let message =
+        format!("permission denied: organization \"{name}\" is suspended, cannot {doing}");
+    let detail = format!(
+        "What is there can be read. The reason: {}",
+        authority::suspension(org).unwrap_or_default()
+    );
+    server_log(&message, &detail);
+    fail(NO_RIGHT, message)
+        .set_detail(detail)
+        .set_hint("Only a DBA ends a suspension, with tenancy.resume_org().")
+}
+
 pub fn second_org() -> ErrorReport {
     fail(
         PgSqlErrorCode::ERRCODE_ACTIVE_SQL_TRANSACTION,
@@ -192,6 +221,9 @@ pub fn seal_broken(broken: Broken, ended: bool) -> ErrorReport {
             "The organization sealed for this transaction is not the one in effect now."
         }
         (_, Broken::User) => "The user sealed for this transaction is not the one in effect now.",
+        (_, Broken::ClientAddr) => {
+            "The client's address is not the one in effect when the context was sealed."
+        }
         (_, Broken::ActorType) => {
             "The actor type is not the one in effect when the context was sealed."
         }

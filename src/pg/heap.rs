@@ -159,7 +159,11 @@ pub fn rewrite<const N: usize>(
 ) {
     let mut values = [None; N];
     for (n, into) in (1..).zip(&mut values) {
-        *into = if n == column { Some(value) } else { row.datum(n) };
+        *into = if n == column {
+            Some(value)
+        } else {
+            row.datum(n)
+        };
     }
     delete(table, row);
     append(table, types, &values);

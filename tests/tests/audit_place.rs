@@ -161,7 +161,10 @@ fn a_file_whose_end_was_cut_off_is_read_from_its_beginning() {
     let org = world.acme.id;
     let mut dba = world.superuser();
     dba.run("SET row_security = off");
-    dba.run(&format!("ALTER TABLE {0} DISABLE TRIGGER USER; CREATE TABLE kept AS TABLE {0}; DELETE FROM {0}", table(&world)));
+    dba.run(&format!(
+        "ALTER TABLE {0} DISABLE TRIGGER USER; CREATE TABLE kept AS TABLE {0}; DELETE FROM {0}",
+        table(&world)
+    ));
     dba.run(&format!("VACUUM (TRUNCATE) {}", table(&world)));
     assert_eq!(pages(&world), 0);
     dba.run(&format!("INSERT INTO {0} SELECT * FROM kept ORDER BY xid, n LIMIT 10; ALTER TABLE {0} ENABLE ALWAYS TRIGGER tenancy_append_only", table(&world)));

@@ -2,8 +2,8 @@
 
 use super::{heads_table, keys};
 use crate::context::authority::Id;
-use crate::pg::scan::{Bound, Found, Ordered};
 use crate::pg::horizon::Horizon;
+use crate::pg::scan::{Bound, Found, Ordered};
 use crate::pg::{self, heap, horizon, raw, transaction};
 use pg_tenancy_audit_format::Digest;
 use pg_tenancy_audit_format::head::{Head, KeyId, Signed};

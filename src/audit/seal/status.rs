@@ -1,8 +1,8 @@
 //! How far sealing is behind, and whom it waits for.
 
 use super::{api, fold, heads};
-use crate::audit::store::{self, Store};
 use crate::audit::show;
+use crate::audit::store::{self, Store};
 use crate::context;
 use crate::context::authority::Id;
 use crate::pg::horizon::{self, Horizon};

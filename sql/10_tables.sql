@@ -65,7 +65,8 @@ CREATE TABLE tenancy.orgs (
     external_key text UNIQUE CHECK (external_key <> '' AND octet_length(external_key) <= 255),
     owner_id     uuid NOT NULL REFERENCES tenancy.users (id),
     audit_store  text NOT NULL DEFAULT 'shared' CHECK (audit_store IN ('dedicated', 'shared')),
-    created_at   timestamptz NOT NULL DEFAULT now()
+    created_at   timestamptz NOT NULL DEFAULT now(),
+    production_protection boolean NOT NULL DEFAULT false
 );
 CREATE INDEX orgs_owner_id_idx ON tenancy.orgs (owner_id);
 

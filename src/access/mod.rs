@@ -60,10 +60,24 @@ pub fn user_may(org: &Id, user: &Id, action: Action) -> bool {
         .is_some_and(|level| level == Level::Allow)
 }
 
+/// Whether an action says who may do what, or what becomes of the organization.
+fn governs(action: &str) -> bool {
+    let (what, verb) = action.split_once(':').unwrap_or((action, ""));
+    match what {
+        "team" | "billing" | "finops" => verb != "read",
+        "org" => matches!(verb, "update" | "delete"),
+        "ai" => matches!(verb, "approve" | "controls" | "provider"),
+        _ => false,
+    }
+}
+
 /// Refuses a governance act in `org` unless the session's user may do `action` there, or the caller is the DBA.
 /// A stranger hears the same as for an organization that does not exist.
 pub fn require(org: &Id, action_name: &str, on: &str) -> pg::Result<()> {
     let known = context::known_org(org)?;
+    if governs(action_name) {
+        context::no_ai(&format!("{action_name} {on}"))?;
+    }
     if context::is_administrator() {
         return Ok(());
     }

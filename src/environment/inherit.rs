@@ -23,8 +23,9 @@ use std::collections::HashMap;
 type Reference = (u32, Vec<(String, Vec<u8>)>);
 
 /// What was remembered at each nesting level, the last one last: whether rows that refer to it are production.
-static GONE: Backend<RefCell<Option<HashMap<Reference, Vec<(i32, bool)>>>>> =
-    Backend::new(RefCell::new(None));
+type Memory = HashMap<Reference, Vec<(i32, bool)>>;
+
+static GONE: Backend<RefCell<Option<Memory>>> = Backend::new(RefCell::new(None));
 
 /// Parents of parents at most: protect() makes no circle, but unprotect() and protect() again might.
 const DEEPEST: usize = 16;

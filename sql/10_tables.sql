@@ -75,8 +75,12 @@ CREATE TABLE tenancy.memberships (
     user_id    uuid NOT NULL REFERENCES tenancy.users (id) ON DELETE CASCADE,
     role       text NOT NULL REFERENCES tenancy.roles (name),
     expires_at timestamptz,
+    -- NULL: from anywhere. An empty list would shut a member out and look like the opposite.
+    allowed_networks cidr[]
+        CHECK (cardinality(allowed_networks) > 0 AND array_position(allowed_networks, NULL) IS NULL),
     created_at timestamptz NOT NULL DEFAULT now(),
-    PRIMARY KEY (org_id, user_id)
+    PRIMARY KEY (org_id, user_id),
+    CONSTRAINT the_owner_is_held_to_no_network CHECK (role <> 'owner' OR allowed_networks IS NULL)
 );
 CREATE INDEX memberships_user_id_idx ON tenancy.memberships (user_id);
 

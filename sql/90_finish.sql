@@ -129,6 +129,10 @@ COMMENT ON FUNCTION tenancy.add_member(uuid, uuid, text, timestamptz) IS
     'Adds a user to an organization; needs team:invite (spec 3)';
 COMMENT ON FUNCTION tenancy.set_member_role(uuid, uuid, text) IS
     'Gives a member another role; needs team:role (spec 3)';
+COMMENT ON FUNCTION tenancy.set_member_expiry(uuid, uuid, timestamptz) IS
+    'Says when a membership ends by itself; needs team:role (spec 3.7)';
+COMMENT ON FUNCTION tenancy.set_member_networks(uuid, uuid, cidr[]) IS
+    'Says from which networks a membership may be used; needs team:role (spec 3.7)';
 COMMENT ON FUNCTION tenancy.remove_member(uuid, uuid) IS
     'Ends a membership; needs team:remove, or one''s own (spec 3.6)';
 COMMENT ON FUNCTION tenancy.transfer_ownership(uuid, uuid) IS

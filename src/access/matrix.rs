@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 /// What a role has on an action.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum Level {
     #[default]
     Deny,

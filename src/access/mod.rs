@@ -46,10 +46,12 @@ pub fn action(matrix: &Matrix, name: &str) -> pg::Result<Action> {
         .ok_or_else(|| unknown_action(matrix, name))
 }
 
-/// The role a user has in an organization now: none for strangers and expired members.
+/// The role a user has in an organization now: none for strangers and expired members, nor for oneself from a network
+/// that the membership is not for.
 pub fn role_in(org: &Id, user: &Id) -> Option<String> {
     authority::membership(org, user)
         .filter(|m| m.expires_at.is_none_or(|at| at > pg::transaction::now()))
+        .filter(|m| context::admits_from_here(user, m))
         .map(|m| m.role.clone())
 }
 
@@ -69,6 +71,13 @@ fn governs(action: &str) -> bool {
         "ai" => matches!(verb, "approve" | "controls" | "provider"),
         _ => false,
     }
+}
+
+/// Whether the caller may do an action in an organization: as the DBA, or as the user that the session acts for.
+pub fn may(org: &Id, action_name: &str) -> pg::Result<bool> {
+    let now = context::standing();
+    let action = action(&now.matrix, action_name)?;
+    Ok(context::is_administrator() || now.user.is_some_and(|user| user_may(org, &user, action)))
 }
 
 /// Refuses a governance act in `org` unless the session's user may do `action` there, or the caller is the DBA.

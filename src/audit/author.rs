@@ -63,7 +63,9 @@ pub fn author(break_glass: bool) -> Rc<Signature> {
     let now = context::standing();
     let version = context::version();
     let db_role = context::login();
-    let client_addr = client_addr(&now.principal);
+    let client_addr = context::network::origin(&now.principal)
+        .address()
+        .map(|address| address.to_string());
     let request_id = context::honoured(&now.principal, Setting::RequestId);
     // Transactions in a row are mostly of one author: this runs for each.
     let same = |kept: &Author| {
@@ -93,23 +95,4 @@ pub fn author(break_glass: bool) -> Rc<Signature> {
         signature: signature.clone(),
     }));
     signature
-}
-
-/// The connection's address, or the one that a trusted application names for its user. None on a unix socket.
-fn client_addr(principal: &context::Principal) -> Option<String> {
-    if matches!(
-        principal,
-        context::Principal::Application { .. } | context::Principal::Dba
-    ) && let Some(named) = context::honoured(principal, Setting::ClientAddr)
-    {
-        return named
-            .parse::<std::net::IpAddr>()
-            .ok()
-            .map(|a| a.to_string());
-    }
-    thread_local! {
-        // A connection does not move.
-        static ADDRESS: std::cell::OnceCell<Option<String>> = const { std::cell::OnceCell::new() };
-    }
-    ADDRESS.with(|address| address.get_or_init(identity::client_address).clone())
 }

@@ -2,6 +2,7 @@
 
 use super::authority::{self, Id};
 use super::denial;
+use super::network;
 use super::principal::principal;
 use super::seal;
 use super::settings::{self, Setting};
@@ -161,9 +162,12 @@ fn my_orgs() -> TableIterator<
         name!(expires_at, Option<TimestampWithTimeZone>),
     ),
 > {
-    let rows = standing().user.map_or_else(Vec::new, |user| {
+    let now = standing();
+    let from = network::address_of_user(&now.principal);
+    let rows = now.user.map_or_else(Vec::new, |user| {
         latest(
-            "SELECT o.id, o.name, o.slug, m.role, m.expires_at
+            "SELECT o.id, o.name, o.slug, m.role, m.expires_at,
+                    CASE WHEN o.owner_id OPERATOR(pg_catalog.<>) $1 THEN m.allowed_networks::pg_catalog.text END
              FROM tenancy.memberships AS m JOIN tenancy.orgs AS o ON o.id OPERATOR(pg_catalog.=) m.org_id
              WHERE m.user_id OPERATOR(pg_catalog.=) $1
                AND (m.expires_at IS NULL OR m.expires_at OPERATOR(pg_catalog.>) pg_catalog.clock_timestamp())
@@ -171,17 +175,21 @@ fn my_orgs() -> TableIterator<
             &[Arg::Uuid(&user)],
             |row| {
                 let text = |n| row.get::<String>(n).unwrap_or_default();
-                (
+                let reachable =
+                    authority::networks(row, 6).is_none_or(|n| network::admits(&n, from));
+                reachable.then(|| {
+                    (
                     Uuid::from_bytes(row.uuid(1).unwrap_or_default()),
                     text(2),
                     text(3),
                     text(4),
                     row.get::<TimestampWithTimeZone>(5),
                 )
+                })
             },
         )
     });
-    TableIterator::new(rows)
+    TableIterator::new(rows.into_iter().flatten().collect::<Vec<_>>())
 }
 
 /// The organization with this id, where the caller belongs to it (or is the DBA): what a function that takes an

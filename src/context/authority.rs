@@ -9,6 +9,7 @@ use crate::access::matrix::Matrix;
 use crate::pg::key::Keys;
 use crate::pg::query::{Arg, Row, latest};
 use crate::pg::{catalog, transaction};
+use ipnet::IpNet;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use std::cell::{Cell, OnceCell, RefCell};
@@ -39,6 +40,8 @@ pub struct Membership {
     pub role: String,
     /// Microseconds since 2000, as PostgreSQL counts.
     pub expires_at: Option<i64>,
+    /// From where it may be used; None is from anywhere.
+    pub allowed: Option<Vec<IpNet>>,
 }
 
 /// An organization, as the session may know it once it is entitled.
@@ -304,6 +307,12 @@ pub fn user(claim: &str) -> Option<Id> {
     )
 }
 
+/// A column of type cidr[], cast to text. A list that cannot be read admits nobody.
+pub fn networks(row: &Row, column: i32) -> Option<Vec<IpNet>> {
+    row.get::<String>(column)
+        .map(|text| super::network::parse(&text).unwrap_or_default())
+}
+
 /// A user's membership, expired or not. orgs.owner_id alone says who is owner, whatever a membership row may claim.
 pub fn membership(org: &Id, user: &Id) -> Option<Rc<Membership>> {
     remembered(
@@ -311,7 +320,9 @@ pub fn membership(org: &Id, user: &Id) -> Option<Rc<Membership>> {
         || {
             latest(
                 "SELECT CASE WHEN o.owner_id OPERATOR(pg_catalog.=) $2 THEN 'owner' ELSE m.role END,
-                        CASE WHEN o.owner_id OPERATOR(pg_catalog.=) $2 THEN NULL ELSE m.expires_at END
+                        CASE WHEN o.owner_id OPERATOR(pg_catalog.=) $2 THEN NULL ELSE m.expires_at END,
+                        CASE WHEN o.owner_id OPERATOR(pg_catalog.=) $2 THEN NULL
+                             ELSE m.allowed_networks::pg_catalog.text END
                  FROM tenancy.orgs AS o
                       LEFT JOIN tenancy.memberships AS m
                              ON m.org_id OPERATOR(pg_catalog.=) o.id AND m.user_id OPERATOR(pg_catalog.=) $2
@@ -322,6 +333,7 @@ pub fn membership(org: &Id, user: &Id) -> Option<Rc<Membership>> {
                     Rc::new(Membership {
                         role: row.get::<String>(1).unwrap_or_default(),
                         expires_at: row.get::<TimestampWithTimeZone>(2).map(i64::from),
+                        allowed: networks(row, 3),
                     })
                 },
             )

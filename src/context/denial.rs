@@ -32,6 +32,8 @@ impl Reason {
             Reason::OtherUser => "The login or its token says which user this is, and app.current_user_id names another.".into(),
             Reason::OtherOrg => "The token is for one organization, and app.current_org names another.".into(),
             Reason::Expired => "The membership has expired.".into(),
+            Reason::WrongNetwork { address_known: true } => "The membership may be used from certain networks only, and the client's address is in none of them.".into(),
+            Reason::WrongNetwork { address_known: false } => "The membership may be used from certain networks only, and the client's address is not known.".into(),
         }
     }
 
@@ -66,7 +68,19 @@ impl Reason {
             Reason::OtherOrg => {
                 "Leave app.current_org unset, or bring a token for that organization."
             }
-            Reason::Expired => "The organization's owner can add the member again.",
+            Reason::Expired => {
+                "The organization's owner can set another end: tenancy.set_member_expiry()."
+            }
+            Reason::WrongNetwork {
+                address_known: true,
+            } => {
+                "Connect from one of them, or ask the organization's owner to allow this one: tenancy.set_member_networks()."
+            }
+            Reason::WrongNetwork {
+                address_known: false,
+            } => {
+                "Connect by TCP/IP; a trusted application names its user's address in app.client_addr, in the same transaction."
+            }
         }
     }
 }
@@ -205,6 +219,9 @@ pub fn seal_broken(broken: Broken, ended: bool) -> ErrorReport {
             "The organization sealed for this transaction is not the one in effect now."
         }
         (_, Broken::User) => "The user sealed for this transaction is not the one in effect now.",
+        (_, Broken::ClientAddr) => {
+            "The client's address is not the one in effect when the context was sealed."
+        }
         (_, Broken::ActorType) => {
             "The actor type is not the one in effect when the context was sealed."
         }

@@ -12,6 +12,7 @@ mod entry;
 pub mod keys;
 pub mod ledger;
 pub mod migration;
+pub mod network;
 mod principal;
 mod seal;
 pub mod settings;
@@ -26,11 +27,11 @@ pub use denial::{
 };
 pub use entry::{form_for_number, number_of};
 pub use ledger::note_break_glass;
-pub use principal::{Principal, is_administrator, is_superuser};
+pub use principal::{Principal, is_administrator, is_administrators, is_superuser};
 pub use seal::{before_transaction_control, check as check_seal, is_on as may_be_sealed};
 pub use standing::{
-    Standing, honoured, login, names_a_user, pin, refresh, standing, stays_here, version,
-    watch_the_clock,
+    Standing, admits_from_here, honoured, login, names_a_user, pin, refresh, standing, stays_here,
+    version, watch_the_clock,
 };
 
 /// Who the session acts as, whether or not an organization is in effect.

@@ -8,6 +8,7 @@
 //! Only the end of the transaction lifts it, no savepoint does. And a COMMIT stacked into the client's message gains
 //! nothing: until that message ends, no other context can be made, nor be left behind for the next.
 
+use super::network::{Origin, origin};
 use super::principal::Principal;
 use super::settings::{self, Setting};
 use super::standing::{self, Reason, Standing};
@@ -24,6 +25,8 @@ struct Seal {
     user: Option<Id>,
     principal: Principal,
     actor_type: &'static str,
+    /// The network that a membership is held to, and what the audit says of the client, are decided by it.
+    origin: Origin,
     claims: Claims,
     roles: identity::Roles,
     row_security: bool,
@@ -49,6 +52,7 @@ pub enum Broken {
     Org,
     User,
     ActorType,
+    ClientAddr,
     Role,
     RowSecurity,
 }
@@ -112,8 +116,11 @@ fn differs(seal: &Seal, now: &Standing, or_none: bool) -> Option<Broken> {
             None
         }
         Some(org) if org == seal.org && !same_user => Some(Broken::User),
+        Some(org) if org == seal.org && now.actor_type != seal.actor_type => {
+            Some(Broken::ActorType)
+        }
         Some(org) if org == seal.org => {
-            (now.actor_type != seal.actor_type).then_some(Broken::ActorType)
+            (origin(&now.principal) != seal.origin).then_some(Broken::ClientAddr)
         }
         _ => Some(Broken::Org),
     }
@@ -159,6 +166,7 @@ pub fn seal() -> pg::Result<()> {
         user: now.user,
         principal: now.principal.clone(),
         actor_type: now.actor_type,
+        origin: origin(&now.principal),
         claims: claims(),
         roles: identity::roles(),
         row_security: identity::row_security(),

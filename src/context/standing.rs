@@ -8,15 +8,16 @@
 //! `VERSION` is what call sites in plans compare. It moves with all of these and with every end of a (sub)transaction,
 //! because the pin, which a call site sets, goes with it.
 
-use super::authority::{self, Id, Org};
+use super::authority::{self, Id, Membership, Org};
 use super::principal::{Principal, principal};
 use super::settings::{self, ONE_ORG_PER_TRANSACTION, Setting};
 use super::token::{self, Lapsed};
-use super::{cursors, denial, seal, transaction};
+use super::{cursors, denial, network, seal, transaction};
 use crate::access::matrix::{Action, Level, Matrix};
 use crate::pg::key::Keys;
 use crate::pg::local::Backend;
 use crate::pg::{self, identity, identity::Runner};
+use ipnet::IpNet;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -76,6 +77,10 @@ pub enum Reason {
     /// The token is for another organization than the claimed one.
     OtherOrg,
     Expired,
+    /// The membership may be used from certain networks only: the client's address is not one of theirs, or is unknown.
+    WrongNetwork {
+        address_known: bool,
+    },
 }
 
 /// An action, and the organization's interned keys where it may be done there.
@@ -93,6 +98,8 @@ pub struct Standing {
     pub reason: Option<Reason>,
     pub actor_type: &'static str,
     expires_at: Option<i64>,
+    /// It rests on the address of the connection, which a parallel worker has not got.
+    by_connection: bool,
     levels: Vec<Level>,
     /// What `org_if` answered for these actions: a handful, so a list is searched faster than a map.
     answers: RefCell<Vec<Answer>>,
@@ -235,7 +242,7 @@ pub fn refresh() {
 
 /// Whether only this process knows what the context rests on: no parallel worker is started then.
 pub fn stays_here() -> bool {
-    token::in_force().is_some() || seal::is_on() || is_void()
+    token::in_force().is_some() || seal::is_on() || is_void() || standing().by_connection
 }
 
 /// Whether the context is one that this transaction may not use.
@@ -256,6 +263,7 @@ fn assess() -> Standing {
         reason: None,
         actor_type: "human",
         expires_at: None,
+        by_connection: false,
         levels: vec![],
         answers: RefCell::default(),
         matrix,
@@ -287,6 +295,7 @@ fn entitle(s: &mut Standing) -> Result<(), Reason> {
             if s.expired() {
                 return Err(Reason::Expired);
             }
+            check_network(s, membership.allowed.as_deref())?;
             s.role.clone_from(&membership.role);
             s.levels = s.matrix.levels(&s.role);
         }
@@ -306,6 +315,33 @@ fn entitle(s: &mut Standing) -> Result<(), Reason> {
     }
     s.org = Some(org);
     Ok(())
+}
+
+fn check_network(s: &mut Standing, allowed: Option<&[IpNet]>) -> Result<(), Reason> {
+    let Some(allowed) = allowed else {
+        return Ok(());
+    };
+    s.by_connection = matches!(
+        network::origin(&s.principal),
+        network::Origin::Connection(_)
+    );
+    let address = network::address_of_user(&s.principal);
+    if network::admits(allowed, address) {
+        return Ok(());
+    }
+    Err(Reason::WrongNetwork {
+        address_known: address.is_some(),
+    })
+}
+
+/// Whether a membership may be used from where the session's client is; true of everybody else's, of whose address nothing
+/// is known.
+pub fn admits_from_here(user: &Id, membership: &Membership) -> bool {
+    membership.allowed.as_ref().is_none_or(|allowed| {
+        let now = standing();
+        now.user != Some(*user)
+            || network::admits(allowed, network::address_of_user(&now.principal))
+    })
 }
 
 /// The organization that the session names. A token's own needs no naming, and allows no other.

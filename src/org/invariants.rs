@@ -161,7 +161,7 @@ fn mirror_owner<'a>(
     }
     execute(
         "INSERT INTO tenancy.memberships AS m (org_id, user_id, role) VALUES ($1, $2, 'owner')
-         ON CONFLICT (org_id, user_id) DO UPDATE SET role = 'owner', expires_at = NULL",
+         ON CONFLICT (org_id, user_id) DO UPDATE SET role = 'owner', expires_at = NULL, allowed_networks = NULL",
         &[Arg::Uuid(&org), Arg::Uuid(&owner)],
     );
     Ok(trigger.new())

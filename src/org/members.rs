@@ -11,7 +11,7 @@ use pgrx::prelude::*;
 use serde_json::{Value, json};
 
 /// A role that a member may be given: a known one, and never owner.
-fn assignable(role: &str) -> pg::Result<()> {
+pub fn assignable(role: &str) -> pg::Result<()> {
     let matrix = authority::matrix();
     if !matrix.has_role(role) {
         return Err(access::unknown_role(&matrix, role));
@@ -25,7 +25,7 @@ fn assignable(role: &str) -> pg::Result<()> {
     Ok(())
 }
 
-fn not_a_member() -> pgrx::pg_sys::panic::ErrorReport {
+pub(super) fn not_a_member() -> pgrx::pg_sys::panic::ErrorReport {
     fail(
         PgSqlErrorCode::ERRCODE_NO_DATA_FOUND,
         "this user is not a member of the organization",
@@ -34,7 +34,36 @@ fn not_a_member() -> pgrx::pg_sys::panic::ErrorReport {
     .set_hint("SELECT * FROM tenancy.memberships shows the members to those who hold team:read.")
 }
 
-fn member_key(org: &[u8; 16], user: &[u8; 16]) -> Value {
+pub fn already_a_member() -> pgrx::pg_sys::panic::ErrorReport {
+    fail(
+        PgSqlErrorCode::ERRCODE_UNIQUE_VIOLATION,
+        "this user is already a member of the organization",
+    )
+    .set_detail("A user has one membership, and so one role, in an organization.")
+    .set_hint("tenancy.set_member_role() changes the role.")
+}
+
+/// Makes a membership; false where the user has one. What is left of an expired one goes first, with all that hung on it.
+pub fn add(org: &[u8; 16], user: &[u8; 16], role: &str, expires: Option<i64>) -> bool {
+    execute(
+        "DELETE FROM tenancy.memberships
+         WHERE org_id OPERATOR(pg_catalog.=) $1 AND user_id OPERATOR(pg_catalog.=) $2
+           AND expires_at OPERATOR(pg_catalog.<=) pg_catalog.clock_timestamp()",
+        &[Arg::Uuid(org), Arg::Uuid(user)],
+    );
+    execute(
+        "INSERT INTO tenancy.memberships (org_id, user_id, role, expires_at) VALUES ($1, $2, $3, $4)
+         ON CONFLICT DO NOTHING",
+        &[
+            Arg::Uuid(org),
+            Arg::Uuid(user),
+            Arg::Text(role),
+            Arg::Timestamp(expires),
+        ],
+    ) == 1
+}
+
+pub(super) fn member_key(org: &[u8; 16], user: &[u8; 16]) -> Value {
     json!({ "org_id": id_text(org), "user_id": id_text(user) })
 }
 
@@ -73,18 +102,8 @@ fn add_member(
             "tenancy.create_user() registers one.",
         ));
     }
-    let added = execute(
-        "INSERT INTO tenancy.memberships (org_id, user_id, role, expires_at) VALUES ($1, $2, $3, $4)
-         ON CONFLICT DO NOTHING",
-        &[Arg::Uuid(org), Arg::Uuid(user), Arg::Text(role), Arg::Timestamp(expires)],
-    );
-    if added == 0 {
-        return Err(fail(
-            PgSqlErrorCode::ERRCODE_UNIQUE_VIOLATION,
-            "this user is already a member of the organization",
-        )
-        .set_detail("A user has one membership, and so one role, in an organization.")
-        .set_hint("tenancy.set_member_role() changes the role."));
+    if !add(org, user, role, expires) {
+        return Err(already_a_member());
     }
     audit::record(&Act {
         org: *org,

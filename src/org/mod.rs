@@ -3,6 +3,8 @@
 mod create;
 mod external_key;
 pub mod invariants;
+pub mod invitations;
+mod limits;
 mod logins;
 mod members;
 mod ownership;

@@ -11,7 +11,7 @@ use pgrx::datum::Uuid;
 use pgrx::prelude::*;
 use serde_json::json;
 
-/// Makes an active, unexpired member the organization's owner; the old owner becomes admin, in one step (spec 3.3).
+/// Makes an active, unexpired member the organization's owner, who is then held to no networks; the old owner becomes admin, in one step (spec 3.3).
 /// For the owner alone (or the DBA); it is no grantable right.
 /// Errors: 42501 not the owner or unknown organization, 22023 the target is no active member, 54000 the target owns
 /// as many organizations as allowed.
@@ -47,13 +47,13 @@ fn transfer_ownership(org: Option<Uuid>, new_owner: Option<Uuid>) -> pg::Result<
         ));
     }
     let eligible = run(
-        "SELECT 1 FROM tenancy.memberships
+        "SELECT allowed_networks::pg_catalog.text FROM tenancy.memberships
          WHERE org_id OPERATOR(pg_catalog.=) $1 AND user_id OPERATOR(pg_catalog.=) $2 AND expires_at IS NULL
          FOR NO KEY UPDATE",
         &[Arg::Uuid(org), Arg::Uuid(target)],
-        |_| (),
+        |row| row.get::<String>(1),
     );
-    if eligible.is_empty() {
+    let Some(networks) = eligible.into_iter().next() else {
         return Err(invalid(
             "the new owner must be an active member without expiry",
             format!(
@@ -62,7 +62,7 @@ fn transfer_ownership(org: Option<Uuid>, new_owner: Option<Uuid>) -> pg::Result<
             ),
             "Add the user with tenancy.add_member() first; a stranger is invited, not made owner.",
         ));
-    }
+    };
     check_owned(target)?;
     // The mirror trigger on orgs changes both membership rows with it.
     let moved = execute(
@@ -80,8 +80,17 @@ fn transfer_ownership(org: Option<Uuid>, new_owner: Option<Uuid>) -> pg::Result<
         operation: "transfer_ownership",
         object: "tenancy.orgs",
         key: json!({ "id": id_text(org) }),
-        old: Some(json!({ "owner_id": id_text(&owner) })),
-        new: Some(json!({ "owner_id": id_text(target) })),
+        old: Some(said(&owner, networks)),
+        new: Some(said(target, None)),
     });
     Ok(())
+}
+
+/// The owner, and the networks that the coming one was held to.
+fn said(owner: &[u8; 16], networks: Option<String>) -> serde_json::Value {
+    let mut said = json!({ "owner_id": id_text(owner) });
+    if let Some(networks) = networks {
+        said["networks_of_new_owner"] = networks.into();
+    }
+    said
 }

@@ -14,16 +14,16 @@ use postgres::{Config, NoTls};
 
 /// The signals are ignored so that an interrupt at the terminal reaches the tests and not their tidying up.
 const KEEPER: &str = r#"
-bin=$1 base=$2
+bin=$1 base=$2 port=$3 addresses=$4
 trap '' INT TERM HUP PIPE
 dir=$(mktemp -d "$base/pgten.XXXXXX") || exit 1
 mkdir -m 777 "$dir/files"
 start() {
     "$bin/initdb" --no-sync -A trust -U postgres -E UTF8 --no-locale -D "$dir/data" || return 1
     cat >>"$dir/data/postgresql.conf" <<CONF
-listen_addresses = ''
+listen_addresses = '$addresses'
 unix_socket_directories = '$dir'
-port = 5432
+port = $port
 max_connections = 200
 max_prepared_transactions = 10
 wal_level = logical
@@ -33,6 +33,7 @@ autovacuum = off
 lc_messages = 'C'
 log_line_prefix = '%p %u@%d '
 CONF
+    echo 'host all all samehost trust' >>"$dir/data/pg_hba.conf"
     "$bin/pg_ctl" -D "$dir/data" -l "$dir/log" -w -t 60 start
 }
 if start >"$dir/start" 2>&1 </dev/null; then
@@ -48,6 +49,7 @@ rm -rf "$dir"
 
 pub struct Cluster {
     dir: PathBuf,
+    port: u16,
     bin: PathBuf,
     /// Whom the server runs as where we are root, who may not run one.
     user: Option<(u32, u32)>,
@@ -64,6 +66,18 @@ impl Cluster {
     }
 
     pub fn start() -> Cluster {
+        Cluster::start_at(5432, "")
+    }
+
+    /// A cluster that also listens on TCP/IP, at the loopback addresses given.
+    pub fn start_listening(addresses: &str) -> Cluster {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let port = free.local_addr().expect("an address").port();
+        drop(free);
+        Cluster::start_at(port, addresses)
+    }
+
+    fn start_at(port: u16, addresses: &str) -> Cluster {
         let bin = bindir();
         let temp = std::env::temp_dir();
         let root = id("-u", None) == 0;
@@ -79,6 +93,7 @@ impl Cluster {
         command
             .args(["-c", KEEPER, "keeper"])
             .args([&bin, base])
+            .args([&port.to_string(), addresses])
             .current_dir("/")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -106,6 +121,7 @@ impl Cluster {
         };
         Cluster {
             dir: dir.into(),
+            port,
             bin,
             user,
             keeper,
@@ -118,7 +134,18 @@ impl Cluster {
         let mut config = Config::new();
         config
             .host_path(&self.dir)
-            .port(5432)
+            .port(self.port)
+            .user(user)
+            .dbname(database);
+        config
+    }
+
+    /// How to reach it by TCP/IP, at one of the addresses it listens at.
+    pub fn tcp_config(&self, address: &str, user: &str, database: &str) -> Config {
+        let mut config = Config::new();
+        config
+            .host(address)
+            .port(self.port)
             .user(user)
             .dbname(database);
         config
@@ -167,7 +194,7 @@ impl Cluster {
             .arg(&self.dir)
             .args([
                 "--port",
-                "5432",
+                &self.port.to_string(),
                 "--username",
                 "postgres",
                 "--dbname",

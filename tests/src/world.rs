@@ -58,14 +58,23 @@ const PROTECT: &str = r#"
 impl World {
     /// Everything, the tables protected.
     pub fn new() -> World {
-        let world = World::unprotected();
+        World::new_in(Db::fresh())
+    }
+
+    /// The same in a database that has the extension.
+    pub fn new_in(db: Db) -> World {
+        let world = World::unprotected_in(db);
         world.superuser().run(PROTECT);
         world
     }
 
     /// Everything, but the tables are not protected yet.
     pub fn unprotected() -> World {
-        let world = World::people();
+        World::unprotected_in(Db::fresh())
+    }
+
+    fn unprotected_in(db: Db) -> World {
+        let world = World::people_in(db);
         let mut dba = world.superuser();
         dba.run(TABLES);
         for (org, first) in [(world.acme, 0), (world.globex, 100)] {

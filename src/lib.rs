@@ -88,7 +88,9 @@ extension_sql_file!(
         org::invitations::invite,
         org::invitations::accept_invitation,
         org::invitations::revoke_invitation,
-        org::invitations::list_invitations
+        org::invitations::list_invitations,
+        org::suspension::suspend_org,
+        org::suspension::resume_org
     ]
 );
 extension_sql_file!("../sql/90_finish.sql", name = "finish", finalize);

@@ -296,6 +296,8 @@ const OPEN_TO_EVERYBODY: &[&str] = &[
     "accept_invitation(text)",
     "revoke_invitation(uuid)",
     "list_invitations(uuid)",
+    "suspend_org(uuid,text)",
+    "resume_org(uuid)",
     "unprotect(regclass)",
     "begin_migration(text)",
     "watch_schema(text,text)",

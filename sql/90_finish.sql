@@ -12,7 +12,9 @@ SELECT t.tgrelid::pg_catalog.regclass AS table_name,
        (SELECT i.inhparent::pg_catalog.regclass FROM pg_catalog.pg_inherits AS i
         WHERE i.inhrelid = t.tgrelid ORDER BY i.inhseqno LIMIT 1) AS part_of,
        a.options -> 'audit_exclude' AS audit_excluded,
-       a.options -> 'audit_mask' AS audit_masked
+       a.options -> 'audit_mask' AS audit_masked,
+       a.options ->> 'environment_column' AS environment_column,
+       a.options ->> 'environment_from' AS environment_from
 FROM pg_catalog.pg_trigger AS t
      CROSS JOIN LATERAL
          (SELECT pg_catalog.convert_from(pg_catalog.substring(t.tgargs, 1, pg_catalog.length(t.tgargs) - 1),
@@ -179,8 +181,16 @@ COMMENT ON FUNCTION tenancy.grant_administration(text) IS
     'Lets a role''s members run the DBA''s functions; for superusers (spec 4)';
 COMMENT ON FUNCTION tenancy.revoke_administration(text) IS
     'Undoes grant_administration(); for superusers (spec 4)';
-COMMENT ON FUNCTION tenancy.protect(regclass, text, jsonb, boolean) IS
+COMMENT ON FUNCTION tenancy.protect(regclass, text, jsonb, boolean, text, text) IS
     'Makes every row of a table belong to one organization and keeps it so; for the table''s owner and the DBA (spec 5)';
+COMMENT ON FUNCTION tenancy.create_environment(uuid, text, text) IS
+    'Adds an environment tag of an organization''s own; needs org:update (spec 7)';
+COMMENT ON FUNCTION tenancy.drop_environment(uuid, text) IS
+    'Takes an environment tag of an organization''s own away; needs org:update (spec 7)';
+COMMENT ON FUNCTION tenancy.set_production_protection(uuid, boolean) IS
+    'Turns the protection of an organization''s production rows on or off; for its owner (spec 7)';
+COMMENT ON FUNCTION tenancy.confirm_production_delete(regclass, text, text) IS
+    'Confirms that one production row is to be deleted in this transaction; for the owner in person (spec 7)';
 COMMENT ON FUNCTION tenancy.unprotect(regclass) IS
     'Takes the protection of a table away, rows stay; for the table''s owner and the DBA (spec 5)';
 COMMENT ON FUNCTION tenancy.set_audit(regclass, boolean, text[], text[]) IS

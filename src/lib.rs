@@ -7,6 +7,7 @@
 //! * `access`     actions, levels, roles: the permission matrix and questions about it
 //! * `org`        users, organizations, memberships, ownership, bindings of logins
 //! * `isolation`  protect(): plan of a table, policies, write guard, foreign-key guard, drift, leakproof operators
+//! * `environment` environments of rows, production protection
 //! * `audit`      the log of each organization: store, capture, read, export, keep, seal, verify
 //! * `hooks`      what runs around a statement: revocations, plans, cascades, cursors, migrations, the audit's flush
 //! * `usage`      who pays, what is used, how much may be: billing accounts, usage records, quotas
@@ -21,6 +22,7 @@ use pgrx::prelude::*;
 mod access;
 mod audit;
 mod context;
+mod environment;
 mod hooks;
 mod isolation;
 mod org;
@@ -72,6 +74,11 @@ extension_sql_file!(
         org::invariants::mirror_owner,
         "policies"
     ]
+);
+extension_sql_file!(
+    "../sql/65_environments.sql",
+    name = "environments",
+    requires = ["policies", "triggers"]
 );
 extension_sql_file!(
     "../sql/60_audit_seal.sql",

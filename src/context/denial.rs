@@ -156,6 +156,19 @@ pub fn refused(role: &str, action: &str, on: &str, org: &str, user: &str) -> Err
     ))
 }
 
+/// Who may do what is said by people: an AI actor neither governs an organization nor runs the DBA's functions (spec 8).
+pub fn no_ai(doing: &str) -> crate::pg::Result<()> {
+    if super::standing().actor_type != "ai" {
+        return Ok(());
+    }
+    let message = format!("permission denied: an AI actor may not {doing}");
+    let detail = "Whom an organization trusts with what is decided by a person.";
+    server_log(&message, detail);
+    Err(fail(NO_RIGHT, message)
+        .set_detail(detail)
+        .set_hint("A person does it, in a session of actor type human."))
+}
+
 /// One answer for an organization that does not exist and for one that is not the caller's.
 pub fn stranger(org: &Id) -> ErrorReport {
     let org = id_text(org);

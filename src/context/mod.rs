@@ -22,7 +22,7 @@ mod transaction;
 
 pub use api::known_org;
 pub use denial::{
-    lasting_change, no_right, owner_only, refused, sealed_statistics, stranger, suspended,
+    lasting_change, no_ai, no_right, owner_only, refused, sealed_statistics, stranger, suspended,
     without_context, without_key,
 };
 pub use entry::{form_for_number, number_of};

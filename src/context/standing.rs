@@ -14,6 +14,7 @@ use super::settings::{self, ONE_ORG_PER_TRANSACTION, Setting};
 use super::token::{self, Lapsed};
 use super::{cursors, denial, network, seal, transaction};
 use crate::access::matrix::{Action, Level, Matrix};
+use crate::access::rights::Rights;
 use crate::access::scopes::Scopes;
 use crate::pg::key::Keys;
 use crate::pg::local::Backend;
@@ -78,6 +79,8 @@ pub enum Reason {
     /// The token is for another organization than the claimed one.
     OtherOrg,
     Expired,
+    /// The member's role is the organization's own, and not active.
+    InactiveRole(String),
     /// The membership may be used from certain networks only: the client's address is not one of theirs, or is unknown.
     WrongNetwork {
         address_known: bool,
@@ -101,9 +104,9 @@ pub struct Standing {
     /// The resources that the membership is limited to.
     pub scopes: Option<Rc<Scopes>>,
     expires_at: Option<i64>,
+    rights: Rc<Rights>,
     /// It rests on the address of the connection, which a parallel worker has not got.
     by_connection: bool,
-    levels: Vec<Level>,
     /// What `org_if` answered for these actions: a handful, so a list is searched faster than a map.
     answers: RefCell<Vec<Answer>>,
     pub matrix: Rc<Matrix>,
@@ -115,7 +118,17 @@ impl Standing {
     }
 
     pub fn level(&self, action: Action) -> Level {
-        self.levels.get(action).copied().unwrap_or_default()
+        self.rights.level(action)
+    }
+
+    /// The level in an environment; without one, what holds in all of them.
+    pub fn level_in(&self, action: Action, environment: Option<&str>) -> Level {
+        self.rights.level_in(action, environment)
+    }
+
+    #[allow(dead_code, reason = "who gives in the context's own name asks it")]
+    pub fn rights(&self) -> &Rc<Rights> {
+        &self.rights
     }
 
     /// Whether the context may do the action in the organization as a whole: a membership that is limited to resources
@@ -280,8 +293,8 @@ fn assess() -> Standing {
         actor_type: "human",
         scopes: None,
         expires_at: None,
+        rights: Rc::default(),
         by_connection: false,
-        levels: vec![],
         answers: RefCell::default(),
         matrix,
         principal,
@@ -289,7 +302,7 @@ fn assess() -> Standing {
     if let Err(reason) = entitle(&mut standing) {
         standing.org = None;
         standing.role.clear();
-        standing.levels.clear();
+        standing.rights = Rc::default();
         standing.scopes = None;
         standing.reason = Some(reason);
     }
@@ -314,17 +327,19 @@ fn entitle(s: &mut Standing) -> Result<(), Reason> {
                 return Err(Reason::Expired);
             }
             check_network(s, membership.allowed.as_deref())?;
+            let role = authority::role(&org.id, &membership.role).filter(|role| role.active);
+            let inactive = || Reason::InactiveRole(membership.role.clone());
+            s.rights = role.ok_or_else(inactive)?.rights;
             s.role.clone_from(&membership.role);
             s.scopes.clone_from(&membership.scopes);
-            s.levels = s.matrix.levels(&s.role);
         }
         (None, Principal::Application { service_role, .. }) => {
             s.role.clone_from(service_role);
-            s.levels = s.matrix.levels(&s.role);
+            s.rights = s.matrix.rights(&s.role).unwrap_or_default();
         }
         (None, Principal::Dba) => {
             s.role = "dba".into();
-            s.levels = s.matrix.everything();
+            s.rights = Rc::new(s.matrix.everything());
         }
         (None, Principal::Nobody { login }) => return Err(Reason::NoPrincipal(login.clone())),
         (None, Principal::Tokenless { lapsed }) => return Err(Reason::NoToken(*lapsed)),

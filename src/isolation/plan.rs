@@ -45,6 +45,11 @@ pub struct Options {
     /// What kind of resource a row is (spec 3.8).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resource: Option<Resource>,
+    /// The column that holds each row's environment, or one of a foreign key to the row that has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub environment_column: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub environment_from: Option<String>,
     #[serde(default)]
     pub before: Before,
 }
@@ -82,6 +87,8 @@ impl Options {
             audit_exclude: BTreeSet::new(),
             audit_mask: BTreeSet::new(),
             resource: None,
+            environment_column: None,
+            environment_from: None,
             before,
         }
     }

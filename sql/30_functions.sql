@@ -20,6 +20,7 @@ CREATE FUNCTION tenancy.scope_support(internal) RETURNS internal
     LANGUAGE c AS 'MODULE_PATHNAME', 'tenancy_scope_support';
 COMMENT ON FUNCTION tenancy.scope_support(internal) IS
     'Tells the planner how many rows a membership''s scope shows (spec 14)';
+REVOKE ALL ON FUNCTION tenancy.scope_support(internal) FROM PUBLIC;
 
 CREATE FUNCTION tenancy.is_unscoped() RETURNS boolean
     STABLE PARALLEL SAFE COST 1 SUPPORT tenancy.scope_support

@@ -13,6 +13,8 @@ SELECT t.tgrelid::pg_catalog.regclass AS table_name,
         WHERE i.inhrelid = t.tgrelid ORDER BY i.inhseqno LIMIT 1) AS part_of,
        a.options -> 'audit_exclude' AS audit_excluded,
        a.options -> 'audit_mask' AS audit_masked,
+       a.options ->> 'environment_column' AS environment_column,
+       a.options ->> 'environment_from' AS environment_from,
        a.options #>> '{resource,type}' AS resource_type,
        a.options #>> '{resource,parent}' AS resource_parent,
        a.options ->> 'project_column' AS project_column,
@@ -117,10 +119,30 @@ COMMENT ON FUNCTION tenancy.has_permission(text, text) IS
     'Whether a role holds an action: true for allow, false for limited and deny (spec 2)';
 COMMENT ON FUNCTION tenancy.has_permission(text) IS
     'Whether the current context may do an action (spec 2)';
-COMMENT ON FUNCTION tenancy.has_permission(uuid, uuid, text) IS
+COMMENT ON FUNCTION tenancy.has_permission_in(text, text) IS
+    'Whether the current context may do an action on what belongs to an environment (spec 2)';
+COMMENT ON FUNCTION tenancy.has_permission(uuid, uuid, text, text) IS
     'Whether a user may do an action in an organization; for oneself, holders of team:read and the DBA (spec 2)';
-COMMENT ON FUNCTION tenancy.permission_level(text, text) IS
-    'What a role has on an action: allow, limited or deny (spec 2)';
+COMMENT ON FUNCTION tenancy.permission_level(text, text, text) IS
+    'What a role has on an action, in an environment or in all of them: allow, limited or deny (spec 2)';
+COMMENT ON FUNCTION tenancy.create_role(uuid, text, text, text, text, boolean) IS
+    'Makes a role of the organization''s own, from scratch, another role or a template; needs team:role (spec 2)';
+COMMENT ON FUNCTION tenancy.grant_permission(uuid, text, text, text, text) IS
+    'Gives one of the organization''s own roles a level on an action, in one environment or all; needs team:role and the action (spec 2)';
+COMMENT ON FUNCTION tenancy.revoke_permission(uuid, text, text, text) IS
+    'Takes a grant from one of the organization''s own roles; needs team:role (spec 2)';
+COMMENT ON FUNCTION tenancy.activate_role(uuid, text) IS
+    'Lets one of the organization''s own roles give its members what it has; needs team:role and all of that (spec 2)';
+COMMENT ON FUNCTION tenancy.deactivate_role(uuid, text) IS
+    'Makes one of the organization''s own roles give its members nothing; needs team:role (spec 2)';
+COMMENT ON FUNCTION tenancy.drop_role(uuid, text) IS
+    'Ends one of the organization''s own roles, which nobody has any more; needs team:role (spec 2)';
+COMMENT ON FUNCTION tenancy.define_action(text, text, text, text, text, text) IS
+    'Adds an application''s own action with the levels that the system roles have on it; for the DBA (spec 2)';
+COMMENT ON FUNCTION tenancy.drop_action(text) IS
+    'Takes an application''s own action away; for the DBA (spec 2)';
+COMMENT ON FUNCTION tenancy.keep_published() IS
+    'Trigger: the system''s roles, actions and levels never change (spec 2)';
 COMMENT ON FUNCTION tenancy.create_user(text, text, text, text) IS
     'Registers a person; for the DBA and trusted applications (spec 3)';
 COMMENT ON FUNCTION tenancy.create_org(text, text, uuid, text) IS
@@ -175,8 +197,16 @@ COMMENT ON FUNCTION tenancy.grant_administration(text) IS
     'Lets a role''s members run the DBA''s functions; for superusers (spec 4)';
 COMMENT ON FUNCTION tenancy.revoke_administration(text) IS
     'Undoes grant_administration(); for superusers (spec 4)';
-COMMENT ON FUNCTION tenancy.protect(regclass, text, jsonb, boolean, text, text, text, text) IS
+COMMENT ON FUNCTION tenancy.protect(regclass, text, jsonb, boolean, text, text, text, text, text, text) IS
     'Makes every row of a table belong to one organization and keeps it so; for the table''s owner and the DBA (spec 5)';
+COMMENT ON FUNCTION tenancy.create_environment(uuid, text, text) IS
+    'Adds an environment tag of an organization''s own; needs org:update (spec 7)';
+COMMENT ON FUNCTION tenancy.drop_environment(uuid, text) IS
+    'Takes an environment tag of an organization''s own away; needs org:update (spec 7)';
+COMMENT ON FUNCTION tenancy.set_production_protection(uuid, boolean) IS
+    'Turns the protection of an organization''s production rows on or off; for its owner (spec 7)';
+COMMENT ON FUNCTION tenancy.confirm_production_delete(regclass, text, text) IS
+    'Confirms that one production row is to be deleted in this transaction; for the owner in person (spec 7)';
 COMMENT ON FUNCTION tenancy.unprotect(regclass) IS
     'Takes the protection of a table away, rows stay; for the table''s owner and the DBA (spec 5)';
 COMMENT ON FUNCTION tenancy.set_audit(regclass, boolean, text[], text[]) IS
@@ -270,4 +300,4 @@ COMMENT ON FUNCTION tenancy.mirror_owner() IS
 
 -- Every function above checks its caller, so EXECUTE stays with PUBLIC; the triggers are for our own tables only.
 REVOKE ALL ON FUNCTION tenancy.authority_changed(), tenancy.check_membership(), tenancy.check_membership_scope(), tenancy.check_org(),
-                       tenancy.mirror_owner(), tenancy.check_place() FROM PUBLIC;
+                       tenancy.mirror_owner(), tenancy.keep_published(), tenancy.check_place() FROM PUBLIC;

@@ -7,6 +7,7 @@
 //! * `access`     actions, levels, roles: the permission matrix and questions about it
 //! * `org`        users, organizations, memberships, ownership, bindings of logins
 //! * `isolation`  protect(): plan of a table, policies, write guard, foreign-key guard, drift, leakproof operators
+//! * `environment` environments of rows, production protection
 //! * `audit`      the log of each organization: store, capture, read, export, keep, seal, verify
 //! * `projects`   projects and clusters: the second and third boundary inside an organization
 //! * `hooks`      what runs around a statement: revocations, plans, cascades, cursors, migrations, the audit's flush
@@ -22,6 +23,7 @@ use pgrx::prelude::*;
 mod access;
 mod audit;
 mod context;
+mod environment;
 mod hooks;
 mod isolation;
 mod org;
@@ -38,6 +40,11 @@ mod in_server;
 extension_sql_file!("../sql/10_tables.sql", name = "tables", bootstrap);
 extension_sql_file!("../sql/20_seed.sql", name = "seed", requires = ["tables"]);
 extension_sql_file!(
+    "../sql/25_templates.sql",
+    name = "templates",
+    requires = ["seed"]
+);
+extension_sql_file!(
     "../sql/30_functions.sql",
     name = "functions",
     requires = ["seed"]
@@ -53,6 +60,7 @@ extension_sql_file!(
     requires = [
         "functions",
         access::api::sees_user,
+        context::api::current_role_name,
         context::api::current_user_id,
         context::ledger::sees_bypasses
     ]
@@ -61,6 +69,7 @@ extension_sql_file!(
     "../sql/80_triggers.sql",
     name = "triggers",
     requires = [
+        access::published::keep_published,
         org::invariants::authority_changed,
         org::invariants::check_membership,
         org::invariants::check_membership_scope,
@@ -68,6 +77,11 @@ extension_sql_file!(
         org::invariants::mirror_owner,
         "policies"
     ]
+);
+extension_sql_file!(
+    "../sql/65_environments.sql",
+    name = "environments",
+    requires = ["policies", "triggers"]
 );
 extension_sql_file!(
     "../sql/60_audit_seal.sql",

@@ -15,6 +15,7 @@ use super::settings::{self, ONE_ORG_PER_TRANSACTION, Setting};
 use super::token::{self, Lapsed};
 use super::{cursors, denial, network, seal, transaction};
 use crate::access::matrix::{Action, Level, Matrix};
+use crate::access::rights::Rights;
 use crate::access::scopes::Scopes;
 use crate::pg::key::Keys;
 use crate::pg::local::Backend;
@@ -82,6 +83,8 @@ pub enum Reason {
     /// The project is unknown in the organization or not one that the user sees: never said which.
     UnknownProject,
     UnknownCluster,
+    /// The member's role is the organization's own, and not active.
+    InactiveRole(String),
     /// The membership may be used from certain networks only: the client's address is not one of theirs, or is unknown.
     WrongNetwork {
         address_known: bool,
@@ -105,9 +108,9 @@ pub struct Standing {
     /// The resources that the membership is limited to.
     pub scopes: Option<Rc<Scopes>>,
     expires_at: Option<i64>,
+    rights: Rc<Rights>,
     /// It rests on the address of the connection, which a parallel worker has not got.
     by_connection: bool,
-    levels: Vec<Level>,
     /// The project that the session narrows itself to.
     pub narrowed: Option<Narrowed>,
     reach: OnceCell<Rc<Reach>>,
@@ -122,7 +125,17 @@ impl Standing {
     }
 
     pub fn level(&self, action: Action) -> Level {
-        self.levels.get(action).copied().unwrap_or_default()
+        self.rights.level(action)
+    }
+
+    /// The level in an environment; without one, what holds in all of them.
+    pub fn level_in(&self, action: Action, environment: Option<&str>) -> Level {
+        self.rights.level_in(action, environment)
+    }
+
+    #[allow(dead_code, reason = "who gives in the context's own name asks it")]
+    pub fn rights(&self) -> &Rc<Rights> {
+        &self.rights
     }
 
     /// Whether the context may do the action in the organization as a whole: a membership that is limited to resources
@@ -298,8 +311,8 @@ fn assess() -> Standing {
         actor_type: "human",
         scopes: None,
         expires_at: None,
+        rights: Rc::default(),
         by_connection: false,
-        levels: vec![],
         narrowed: None,
         reach: OnceCell::new(),
         answers: RefCell::default(),
@@ -309,8 +322,8 @@ fn assess() -> Standing {
     if let Err(reason) = entitle(&mut standing) {
         standing.org = None;
         standing.role.clear();
-        standing.levels.clear();
         standing.reach.take();
+        standing.rights = Rc::default();
         standing.scopes = None;
         standing.reason = Some(reason);
     }
@@ -335,17 +348,19 @@ fn entitle(s: &mut Standing) -> Result<(), Reason> {
                 return Err(Reason::Expired);
             }
             check_network(s, membership.allowed.as_deref())?;
+            let role = authority::role(&org.id, &membership.role).filter(|role| role.active);
+            let inactive = || Reason::InactiveRole(membership.role.clone());
+            s.rights = role.ok_or_else(inactive)?.rights;
             s.role.clone_from(&membership.role);
             s.scopes.clone_from(&membership.scopes);
-            s.levels = s.matrix.levels(&s.role);
         }
         (None, Principal::Application { service_role, .. }) => {
             s.role.clone_from(service_role);
-            s.levels = s.matrix.levels(&s.role);
+            s.rights = s.matrix.rights(&s.role).unwrap_or_default();
         }
         (None, Principal::Dba) => {
             s.role = "dba".into();
-            s.levels = s.matrix.everything();
+            s.rights = Rc::new(s.matrix.everything());
         }
         (None, Principal::Nobody { login }) => return Err(Reason::NoPrincipal(login.clone())),
         (None, Principal::Tokenless { lapsed }) => return Err(Reason::NoToken(*lapsed)),

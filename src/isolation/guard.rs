@@ -13,6 +13,7 @@ use super::scope;
 use super::table::{self, Table};
 use crate::audit;
 use crate::context::{self, Standing};
+use crate::environment;
 use crate::hooks::cascade;
 use crate::pg::key::{ByKind, KeyType, Keys};
 use crate::pg::modify::Write;
@@ -83,11 +84,7 @@ pub fn not_a_trigger(name: &str) -> ErrorReport {
     .set_hint("tenancy.protect() creates the triggers that call it.")
 }
 
-pub(super) fn denied(
-    message: impl Into<String>,
-    detail: impl Into<String>,
-    hint: &str,
-) -> ErrorReport {
+pub fn denied(message: impl Into<String>, detail: impl Into<String>, hint: &str) -> ErrorReport {
     let (message, detail) = (message.into(), detail.into());
     pg::error::server_log(&message, &detail);
     fail(PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, message)
@@ -112,7 +109,7 @@ fn named(relid: pg_sys::Oid) -> String {
 }
 
 fn guard_statement(call: &Call) -> pg::Result<()> {
-    moved::begin();
+    moved::begin()?;
     // A cascade needs the right on the parent only; the rows it reaches are still held to the organization.
     if cascade::is_own_statement() || needs_no_right() {
         return Ok(());
@@ -135,7 +132,7 @@ fn needs_no_right() -> bool {
 
 /// What `guard_statement` asks, of a statement that no trigger was called for yet.
 pub fn guard_write(relid: pg_sys::Oid, event: Event) -> pg::Result<()> {
-    moved::begin();
+    moved::begin()?;
     if needs_no_right() {
         return Ok(());
     }
@@ -183,6 +180,7 @@ pub fn is_held_by_policy(write: &Write, check_row: ByKind) -> bool {
             !table.options.audit
                 && (table.scoped.is_none() || context::standing().scopes.is_none())
                 && table.placed.is_none()
+                && table.environment.is_none()
                 && table.foreign_keys.is_empty()
                 && write.is_checked_by(check_row.of(table.org_kind), table.org_attnum)
         })
@@ -276,13 +274,23 @@ fn guard_row(call: &Call) -> pg::Result<()> {
         scope::hold(&table, &now, org, old.as_ref(), new.as_ref())?;
         let free = cascade::is_own_statement();
         place::hold(call, &table, &now, org, free, old.as_ref(), new.as_ref())?;
+        let leaving = match &table.environment {
+            Some(source) => {
+                environment::check_row(&now, &table, source, old.as_ref(), new.as_ref())?
+            }
+            None => None,
+        };
         match (&old, &new) {
             (Some(old), Some(new)) => check_columns(call, &table, &now, old, new)?,
             // Half of an UPDATE that moves the row to another partition.
-            (Some(old), None) => moved::left(&table, old),
+            (Some(old), None) => moved::left(&table, old, leaving),
             (None, Some(new)) => {
-                for column in moved::arrived(&table, new) {
+                let arrived = moved::arrived(&table, new);
+                for column in arrived.columns {
                     require_for_column(call, &table, &now, column, new)?;
+                }
+                if let Some(key) = arrived.production {
+                    environment::check_arrival(&now, &table, new, &key)?;
                 }
             }
             (None, None) => {}

@@ -32,6 +32,7 @@ mod scope_key;
 mod scope_support;
 mod survey;
 mod table;
+mod tagged;
 mod tree;
 mod uninstall;
 mod validate;
@@ -41,7 +42,7 @@ mod whose;
 use pgrx::pg_sys::panic::ErrorReportable;
 
 pub use foreign_key::{before_subtransaction_commit, hides, hides_any, is_held};
-pub use guard::{guard_write, guard_written, is_held_by_policy, refused_row};
+pub use guard::{denied, guard_write, guard_written, is_held_by_policy, refused_row};
 pub use held::any as holds_any;
 pub use place::{asked, holding};
 pub use reading::{
@@ -50,7 +51,8 @@ pub use reading::{
 };
 pub use scope::note_cascade;
 pub use scope_key::{reach_by_key, resource_key, resource_type};
-pub use table::{Table, keyed_by_external_keys, protected};
+pub use table::{GuardedKey, Table, keyed_by_external_keys, protected};
+pub use tagged::{Source, Way, is_in_use as is_tag_in_use};
 pub use tree::members;
 
 /// From the invalidation callback: no catalog access, no waiting.
@@ -69,6 +71,7 @@ pub fn is_protected(relid: pgrx::pg_sys::Oid) -> bool {
 pub use crate::pg::probe::close_all as close_parents;
 
 pub fn before_commit() {
+    moved::before_commit().unwrap_or_report();
     foreign_key::before_commit();
     drift::before_commit().unwrap_or_report();
 }

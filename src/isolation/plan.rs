@@ -51,6 +51,11 @@ pub struct Options {
     pub project_column: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster_column: Option<String>,
+    /// The column that holds each row's environment, or one of a foreign key to the row that has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub environment_column: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub environment_from: Option<String>,
     #[serde(default)]
     pub before: Before,
 }
@@ -94,6 +99,8 @@ impl Options {
             resource: None,
             project_column: None,
             cluster_column: None,
+            environment_column: None,
+            environment_from: None,
             before,
         }
     }

@@ -8,7 +8,7 @@ use super::facts::{
 use super::plan::{self, Before, Options, Permissions, Quoted};
 use super::resource;
 use super::survey::{Target, survey};
-use super::{exempt, place, table, tree};
+use super::{exempt, place, table, tagged, tree};
 use crate::access;
 use crate::context::authority;
 use crate::pg::key::{KeyColumn, KeyType};
@@ -39,27 +39,35 @@ pub fn given_permissions(given: JsonB) -> pg::Result<Permissions> {
 /// `org_column`: a column that holds the organization's id (uuid), or its external key (text, varchar, integer, bigint).
 /// `permissions`: the action needed to select, insert, update and delete (defaults
 /// data:read and data:write) and, under columns, to change a column. `audit`: whether writes are logged.
+/// `environment_column`: a column (text, varchar or an enum) with each row's environment; `environment_from`: in its place a
+/// column of a foreign key to a protected table whose rows have one (spec 7).
 /// `resource_type`: what a row is to resource scopes (spec 3.8), such as server; the primary key names it, without the
 /// organization column. `resource_parent`: a column with a foreign key to another table of resources, whose scope reaches
 /// the rows here too. `project_column`, `cluster_column`: columns (uuid) with each row's project, which is then never empty,
-/// and cluster (spec 9); without a default of their own they are filled by the ones that the session narrows itself to.
-/// For the table's owner and the DBA. Protecting a table again in the same way changes nothing, but partitions that lack
+/// and cluster (spec 9); without a value they are filled by the ones that the session narrows itself to. For the
+/// table's owner and the DBA. Protecting a table again in the same way changes nothing, but partitions that lack
 /// protection get it.
 /// Errors, before anything is changed: 42501 not the owner, 42809 no table that can be protected, or one below an
 /// unprotected parent, 42703 no such column, 42804 of another type, 0A000 a nondeterministic collation, 22023 unknown action or key, 23502 rows without
-/// organization, 23503 references that cross organizations, 42710 protected already in another way, 22023 no key or parent by which a scope finds a row, 23502 rows without a project, 23503 with one of another organization.
+/// organization, 23503 references that cross organizations, 42804 an environment column of another type, 55000 no such
+/// parent to have the environment from, 42710 protected already in another way, 22023 no key or parent by which a scope finds a row, 23502 rows
+/// without a project, 23503 with one of another organization.
 #[pg_extern(sql = r#"
 CREATE FUNCTION protect(
     table_name regclass, org_column text DEFAULT 'org_id', permissions jsonb DEFAULT '{}', audit boolean DEFAULT true,
+    environment_column text DEFAULT NULL, environment_from text DEFAULT NULL,
     resource_type text DEFAULT NULL, resource_parent text DEFAULT NULL,
     project_column text DEFAULT NULL, cluster_column text DEFAULT NULL)
 RETURNS void VOLATILE PARALLEL UNSAFE LANGUAGE c AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';
 "#)]
+#[allow(clippy::too_many_arguments, reason = "the arguments of a SQL function")]
 fn protect(
     table_name: Option<pg_sys::Oid>,
     org_column: Option<&str>,
     permissions: Option<JsonB>,
     audit: Option<bool>,
+    environment_column: Option<&str>,
+    environment_from: Option<&str>,
     resource_type: Option<&str>,
     resource_parent: Option<&str>,
     project_column: Option<&str>,
@@ -79,6 +87,8 @@ fn protect(
     );
     options.project_column = project_column.map(str::to_string);
     options.cluster_column = cluster_column.map(str::to_string);
+    options.environment_column = environment_column.map(str::to_string);
+    options.environment_from = environment_from.map(str::to_string);
     let tree = tree::locked(relid)?;
     options.resource = resource::resolve(&tree[0], org_column, resource_type, resource_parent)?;
     let planned = plan_tree(&tree, &options)?;
@@ -87,6 +97,8 @@ fn protect(
         return Ok(());
     }
     survey(&tree[0], &planned)?;
+    options.hold_actions()?;
+    tagged::tell_of_unknown_tags(&planned);
     for table in &planned {
         apply(table);
     }
@@ -107,6 +119,12 @@ impl Options {
             access::action(&matrix, action)?;
         }
         Ok(())
+    }
+
+    /// The same, and nobody drops one of them before this transaction ends.
+    pub fn hold_actions(&self) -> pg::Result<()> {
+        self.actions().for_each(access::hold_action);
+        self.require_known_actions()
     }
 }
 
@@ -139,6 +157,7 @@ pub fn plan_tree<'a>(tree: &'a [Facts], wanted: &Options) -> pg::Result<Vec<Plan
         let column = facts::org_column(table, &wanted.org_column)?;
         check_action_columns(table, wanted)?;
         place::check(table, wanted)?;
+        tagged::check(table, wanted)?;
         if let Some(present) = current_options(table.relid) {
             if !present.same_protection(wanted) {
                 return Err(in_another_way(table));
@@ -293,7 +312,8 @@ fn newest_index(relid: pg_sys::Oid) -> Option<String> {
 
 /// Takes the protection of a table and of everything below it away: policies, triggers and the default go, and row
 /// security, NOT NULL and the index return to what they were; the rows stay (spec 5). For the table's owner and the DBA.
-/// Errors: 42501 not the owner, 42704 the table is not protected, 42809 it is below a protected table.
+/// Errors: 42501 not the owner, 42704 the table is not protected, 42809 it is below a protected table, 2BP01 another
+/// table's rows have their environment from it.
 #[pg_extern(sql = r#"
 CREATE FUNCTION unprotect(table_name regclass)
 RETURNS void VOLATILE PARALLEL UNSAFE LANGUAGE c AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';
@@ -306,6 +326,7 @@ fn unprotect(table_name: Option<pg_sys::Oid>) -> pg::Result<()> {
         return Err(not_protected(&tree[0]));
     }
     require_root(&tree[0])?;
+    tagged::require_no_heirs(&tree)?;
     take_away_tree(&tree);
     Ok(())
 }

@@ -335,6 +335,10 @@ static CASCADES: Backend<RefCell<Vec<u32>>> = Backend::new(RefCell::new(Vec::new
 
 /// PostgreSQL's own statement for a foreign key writes under this command id.
 pub fn note_cascade(command: u32) {
+    // In a database without the extension there are cascades, too.
+    if pg::catalog::find_house().is_none() {
+        return;
+    }
     let now = context::standing();
     if now.scopes.is_some() || now.has_projects() {
         CASCADES.with_borrow_mut(|all| {

@@ -150,7 +150,7 @@ fn find<T>(
         Some(leaves) => leaves
             .probes(&probe, &values)
             .iter()
-            .find_map(|leaf| lookup::row(leaf, &values, When::OfStatement, &of_org)),
+            .find_map(|leaf| lookup::row(leaf, &values, When::OfStatement, of_org)),
     }
     .flatten()
 }

@@ -8,6 +8,7 @@ use super::place::{self, Placed};
 use super::plan::Options;
 use super::route::Leaves;
 use super::scope::Scoped;
+use super::tagged::{self, Source};
 use crate::audit::Captured;
 use crate::pg::catalog;
 use crate::pg::key::{KeyColumn, KeyType};
@@ -83,6 +84,8 @@ pub struct Table {
     pub placed: Option<Placed>,
     /// Columns with an action of their own.
     pub column_actions: Vec<(i16, String, String)>,
+    /// Where the environment of its rows stands, if they have one.
+    pub environment: Option<Source>,
     /// Live columns, in order.
     pub columns: Vec<(i16, String)>,
     /// Those of the primary key; empty where there is none.
@@ -190,8 +193,11 @@ fn read(relid: pg_sys::Oid) -> Option<Table> {
     // A column with an action of its own that is not found is no reason to let it be written freely.
     let whole = column_actions.len() == options.columns.len();
     let placed = Placed::of(relid, &options);
-    let org = org_column_of(relid).filter(|_| whole && placed.is_ok());
     let (foreign_keys, mut parents) = foreign_keys(relid, &columns);
+    let environment = tagged::source(relid, &options, &columns, &foreign_keys);
+    // Nor is an environment that is not found one that is not production.
+    let whole = whole && environment.is_ok();
+    let org = org_column_of(relid).filter(|_| whole && placed.is_ok());
     parents.push(root);
     let org_attnum = org.map_or(0, |o| o.attnum);
     let scoped = Scoped::of(&options, &columns, org_attnum, &foreign_keys);
@@ -204,6 +210,7 @@ fn read(relid: pg_sys::Oid) -> Option<Table> {
         scoped,
         placed: placed.unwrap_or_default(),
         column_actions,
+        environment: environment.unwrap_or_default(),
         key,
         foreign_keys,
         is_parent: is_parent(relid),

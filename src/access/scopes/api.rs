@@ -2,10 +2,10 @@
 //! the member rights, so nobody does that for a role that holds more than his own.
 
 use super::Access;
-use crate::access::{self, matrix::Level};
+use crate::access::{self, rights::Rights};
 use crate::audit::{self, Act};
+use crate::context;
 use crate::context::authority::{self, Id};
-use crate::context::{self};
 use crate::isolation;
 use crate::org::{id_text, invalid, lock_org, not_a_member, owner_rule};
 use crate::pg::query::{Arg, execute, latest, run};
@@ -47,37 +47,9 @@ fn role_of(org: &Id, user: &Id) -> pg::Result<(String, bool)> {
     .ok_or_else(not_a_member)
 }
 
-/// Nobody gives what he does not hold: who widens a member's scope holds all that the member's role holds.
+/// Who widens a member's scope holds all that the member's role holds: it gives that on more resources.
 fn require_all_of(org: &Id, role: &str) -> pg::Result<()> {
-    if context::is_administrator() {
-        return Ok(());
-    }
-    let matrix = authority::matrix();
-    let mine = context::standing()
-        .user
-        .and_then(|user| access::role_in(org, &user))
-        .map(|role| matrix.levels(&role))
-        .unwrap_or_default();
-    let held = |(n, level): (usize, Level)| {
-        level == Level::Deny || mine.get(n).is_some_and(|mine| rank(*mine) >= rank(level))
-    };
-    if matrix.levels(role).into_iter().enumerate().all(held) {
-        return Ok(());
-    }
-    Err(fail(
-        PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
-        format!("permission denied: role \"{role}\" holds what your own does not"),
-    )
-    .set_detail("Widening the scope of a membership gives its role's rights on more resources.")
-    .set_hint("Ask the owner of the organization."))
-}
-
-fn rank(level: Level) -> u8 {
-    match level {
-        Level::Deny => 0,
-        Level::Limited => 1,
-        Level::Allow => 2,
-    }
+    access::require_may_assign(org, role, &Rights::default())
 }
 
 /// Limits a membership to listed resources, and lists one (spec 3.8): from then on its member sees these only. `table_name`: a

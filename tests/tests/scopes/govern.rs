@@ -101,11 +101,12 @@ fn nobody_gives_what_he_does_not_hold() {
     let world = world();
     let mut dba = world.superuser();
     // An administrator of the team alone, made by hand.
-    dba.run(
-        "INSERT INTO tenancy.roles (name) VALUES ('team_lead');
-         INSERT INTO tenancy.role_permissions (role, action, level)
-             VALUES ('team_lead', 'team:role', 'allow'), ('team_lead', 'team:read', 'allow')",
-    );
+    dba.run(&format!(
+        "SELECT tenancy.create_role('{org}', 'team_lead');
+             SELECT tenancy.grant_permission('{org}', 'team_lead', 'team:role');
+             SELECT tenancy.grant_permission('{org}', 'team_lead', 'team:read')",
+        org = world.acme.id
+    ));
     dba.run(&format!(
         "SELECT tenancy.set_member_role('{}', '{}', 'team_lead')",
         world.acme.id,

@@ -80,11 +80,11 @@ pub enum Reason {
     /// The token is for another organization than the claimed one.
     OtherOrg,
     Expired,
+    /// The member's role is the organization's own, and not active.
+    InactiveRole(String),
     /// The project is unknown in the organization or not one that the user sees: never said which.
     UnknownProject,
     UnknownCluster,
-    /// The member's role is the organization's own, and not active.
-    InactiveRole(String),
     /// The membership may be used from certain networks only: the client's address is not one of theirs, or is unknown.
     WrongNetwork {
         address_known: bool,

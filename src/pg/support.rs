@@ -145,11 +145,6 @@ impl Share {
         unsafe { (*column.node).varattno }
     }
 
-    pub fn is_of_join(&self) -> bool {
-        // SAFETY: the request is being answered.
-        unsafe { (*self.0).is_join }
-    }
-
     /// Answers.
     pub fn answer(self, share: f64) -> pg_sys::Datum {
         // SAFETY: the request is being answered.

@@ -281,6 +281,8 @@ COMMENT ON FUNCTION tenancy.sees_project(uuid) IS
     'Whether the context sees a project: the policy of projects and clusters (spec 9)';
 COMMENT ON FUNCTION tenancy.sees_project_member(uuid, uuid) IS
     'Whether the context sees who has a role in a project: the policy of project_members (spec 9)';
+COMMENT ON FUNCTION tenancy.check_project(oid, uuid, uuid, text) IS
+    'Whether a row may be written in its project: true, or the refusal; in the policies of tables with a project column (spec 9)';
 COMMENT ON FUNCTION tenancy.has_project_permission(uuid, text) IS
     'Whether the context may do an action in a project (spec 9)';
 COMMENT ON FUNCTION tenancy.recommend_isolation(boolean, boolean) IS

@@ -11,6 +11,7 @@ mod leakproof;
 mod permission;
 mod pin;
 mod plot;
+mod projects;
 mod reader;
 mod reads;
 mod report;
@@ -136,6 +137,7 @@ fn measure(
                 audit::measure(&world, scale, report)?;
             }
             "scopes" => scopes::measure(&world, scale, report)?,
+            "projects" => projects::measure(&world, scale, report)?,
             "seal" => seal::measure(&world, scale, report)?,
             "growth" => growth::measure(server, scale, report)?,
             _ => leakproof::measure(&world, scale, report)?,

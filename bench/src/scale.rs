@@ -12,6 +12,7 @@ pub const PARTS: &[&str] = &[
     "growth",
     "leakproof",
     "scopes",
+    "projects",
 ];
 
 pub struct Scale {

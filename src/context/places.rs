@@ -1,7 +1,7 @@
 //! The functions that stand in the policies and defaults of tables with a project column, on the C ABI as `org_if()` is
 //! (entry.rs): in which projects may the context do an action?
 //!
-//! `in_projects(project, cluster, action)` is the one condition. Planned, it is a range of the index as well (pg/support.rs):
+//! `in_projects(project, cluster, action)` is the one condition; a table without clusters passes its project twice. Planned, it is a range of the index as well (pg/support.rs):
 //! from `project_from(action)` to `project_to(action)`, which is one project where the session narrows itself, and everything
 //! where it may do the action in all. So an ordinary member pays one call and one comparison per row, and a project's rows are
 //! read by its part of the index.
@@ -35,7 +35,10 @@ impl Places {
             Places::None => false,
             Places::All => true,
             Places::One(one, None) => one == project,
-            Places::One(one, within) => one == project && within.as_ref() == cluster,
+            // A table without clusters passes its project in the place of one.
+            Places::One(one, within) => {
+                one == project && (within.as_ref() == cluster || cluster == Some(project))
+            }
             Places::Some(all) => all.contains(project),
         }
     }
@@ -349,5 +352,6 @@ mod tests {
         assert!(Places::One(p, None).have(&p, None) && Places::One(p, None).have(&p, Some(&c)));
         let narrow = Places::One(p, Some(c));
         assert!(narrow.have(&p, Some(&c)) && !narrow.have(&p, None) && !narrow.have(&c, Some(&c)));
+        assert!(narrow.have(&p, Some(&p)), "a table without clusters");
     }
 }

@@ -32,21 +32,24 @@ pub fn policy_names() -> impl Iterator<Item = String> {
 }
 
 impl PlaceColumns {
-    /// The boundary for one command. `action`: a literal. What is written is held to its project by the row trigger, which
-    /// says what is wrong with it; the policy for INSERT tells the guards which column it is.
+    /// The boundary for one command. `action`: a literal. What is written is held to its project by the row trigger, too. The
+    /// policy for INSERT names the project column alone: it tells the guards which one that is.
     pub fn policy(&self, table: &str, command: &str, action: &str) -> String {
         let project = &self.project;
-        let cluster = self.cluster.as_deref().unwrap_or("NULL::pg_catalog.uuid");
+        // Where a table has no clusters, its project stands in their place.
+        let cluster = self.cluster.as_ref().unwrap_or(project);
         let verb = command.to_uppercase();
         let clauses = match command {
-            "insert" => format!("WITH CHECK ({project} IS NOT NULL)"),
+            "insert" => format!(
+                "WITH CHECK (tenancy.check_project(tableoid, {project}, {project}, {action}))"
+            ),
             _ => format!("USING (tenancy.in_projects({project}, {cluster}, {action}))"),
         };
-        // Without it PostgreSQL takes the condition on the old row for the new one.
-        let more = if command == "update" {
-            " WITH CHECK (true)"
-        } else {
-            ""
+        let more = match command {
+            "update" => format!(
+                " WITH CHECK (tenancy.check_project(tableoid, {project}, {cluster}, {action}))"
+            ),
+            _ => String::new(),
         };
         format!(
             "CREATE POLICY tenancy_{command}_project ON {table} AS RESTRICTIVE FOR {verb} TO PUBLIC {clauses}{more}"

@@ -81,8 +81,10 @@ fn share(asked: &Share) -> Option<f64> {
         Places::All => 1.0,
         Places::One(project, None) => of(column, project) / of_org()?,
         Places::One(project, Some(cluster)) => match asked.column(1) {
-            Some(clusters) => of(clusters, cluster) / of_org()?,
-            None => of(column, project) / of_org()?,
+            Some(clusters) if asked.number(clusters) != asked.number(column) => {
+                of(clusters, cluster) / of_org()?
+            }
+            _ => of(column, project) / of_org()?,
         },
         Places::Some(some) if some.len() <= LOOKED_UP => {
             some.iter().map(|id| of(column, id)).sum::<f64>() / of_org()?

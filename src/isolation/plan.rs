@@ -411,7 +411,9 @@ mod tests {
         let places: Vec<&String> = sql.iter().filter(|s| s.contains("in_projects(")).collect();
         assert_eq!(places.len(), 3, "select, update, delete");
         for policy in places {
-            assert!(policy.contains("AS RESTRICTIVE") && policy.contains("(project_id, NULL::"));
+            assert!(
+                policy.contains("AS RESTRICTIVE") && policy.contains("(project_id, project_id, ")
+            );
         }
         let sql = sql.join(";");
         assert!(
@@ -534,6 +536,7 @@ mod tests {
             default: Some("gen_random_uuid()".into()),
             statistics: -1,
             index: Some("public.servers_org_id_idx".into()),
+            ..Before::default()
         };
         let sql = unprotect(
             &o,

@@ -313,6 +313,7 @@ const OPEN_TO_EVERYBODY: &[&str] = &[
     "current_project()",
     "current_cluster()",
     "in_projects(uuid,uuid,text)",
+    "check_project(oid,uuid,uuid,text)",
     "project_from(text)",
     "project_to(text)",
     "create_project(uuid,text,text,text)",

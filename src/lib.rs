@@ -60,6 +60,11 @@ extension_sql_file!(
     ]
 );
 extension_sql_file!(
+    "../sql/46_members.sql",
+    name = "members",
+    requires = ["policies"]
+);
+extension_sql_file!(
     "../sql/80_triggers.sql",
     name = "triggers",
     requires = [

@@ -5,6 +5,7 @@ pub mod api;
 mod giving;
 pub mod matrix;
 pub mod published;
+mod report;
 pub mod rights;
 mod roles;
 

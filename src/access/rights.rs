@@ -103,7 +103,6 @@ impl Rights {
     }
 
     /// The grants that name an environment.
-    #[allow(dead_code, reason = "reports of who may what list them")]
     pub fn exceptions(&self) -> &[Exception] {
         &self.exceptions
     }

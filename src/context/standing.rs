@@ -123,7 +123,6 @@ impl Standing {
         self.rights.level_in(action, environment)
     }
 
-    #[allow(dead_code, reason = "who gives in the context's own name asks it")]
     pub fn rights(&self) -> &Rc<Rights> {
         &self.rights
     }

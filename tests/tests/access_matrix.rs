@@ -277,11 +277,11 @@ fn states_and_conditions_are_shown() {
     assert_eq!(
         rows,
         [
-            "acme@admin.test | admin | system | active | - | allow".to_string(),
-            format!("acme@member.test | member | system | expired | until {ended} UTC | deny"),
-            "acme@owner.test | owner | system | active | - | allow".into(),
-            "acme@viewer.test | crew | custom | inactive role | - | deny".into(),
+            "admin@acme.test | admin | system | active | - | allow".to_string(),
             "example@agency.test | member | system | active | until 2090-01-02 03:04:05 UTC; from 10.0.0.0/8, 2001:db8::/32 | allow".into(),
+            format!("member@acme.test | member | system | expired | until {ended} UTC | deny"),
+            "owner@acme.test | owner | system | active | - | allow".into(),
+            "viewer@acme.test | crew | custom | inactive role | - | deny".into(),
         ]
     );
     assert_eq!(
@@ -294,18 +294,18 @@ fn states_and_conditions_are_shown() {
     let members =
         "SELECT concat_ws(' | ', email, role, custom, status) FROM tenancy.members ORDER BY 1";
     let expected = [
-        "acme@admin.test | admin | f | active",
-        "acme@member.test | member | f | expired",
-        "acme@owner.test | owner | f | active",
-        "acme@viewer.test | crew | t | inactive role",
+        "admin@acme.test | admin | f | active",
         "example@agency.test | member | f | active",
+        "member@acme.test | member | f | expired",
+        "owner@acme.test | owner | f | active",
+        "viewer@acme.test | crew | t | inactive role",
     ];
     assert_eq!(dba.column(members), expected);
     assert_eq!(world.session("acme.admin").column(members), expected);
     dba.run(&format!("SELECT tenancy.activate_role('{acme}', 'crew')"));
     assert_eq!(
         world.session("acme.viewer").column(members),
-        ["acme@viewer.test | crew | t | active"]
+        ["viewer@acme.test | crew | t | active"]
     );
     assert_eq!(world.session("globex.owner").column(members).len(), 5);
     assert_eq!(world.nobody().column(members), Vec::<String>::new());
@@ -313,10 +313,10 @@ fn states_and_conditions_are_shown() {
     assert_eq!(
         dba.column("SELECT email FROM tenancy.who_can('server:read') ORDER BY 1"),
         [
-            "acme@admin.test",
-            "acme@owner.test",
-            "acme@viewer.test",
-            "example@agency.test"
+            "admin@acme.test",
+            "example@agency.test",
+            "owner@acme.test",
+            "viewer@acme.test",
         ]
     );
 }

@@ -113,10 +113,30 @@ COMMENT ON FUNCTION tenancy.has_permission(text, text) IS
     'Whether a role holds an action: true for allow, false for limited and deny (spec 2)';
 COMMENT ON FUNCTION tenancy.has_permission(text) IS
     'Whether the current context may do an action (spec 2)';
-COMMENT ON FUNCTION tenancy.has_permission(uuid, uuid, text) IS
+COMMENT ON FUNCTION tenancy.has_permission_in(text, text) IS
+    'Whether the current context may do an action on what belongs to an environment (spec 2)';
+COMMENT ON FUNCTION tenancy.has_permission(uuid, uuid, text, text) IS
     'Whether a user may do an action in an organization; for oneself, holders of team:read and the DBA (spec 2)';
-COMMENT ON FUNCTION tenancy.permission_level(text, text) IS
-    'What a role has on an action: allow, limited or deny (spec 2)';
+COMMENT ON FUNCTION tenancy.permission_level(text, text, text) IS
+    'What a role has on an action, in an environment or in all of them: allow, limited or deny (spec 2)';
+COMMENT ON FUNCTION tenancy.create_role(uuid, text, text, text, text, boolean) IS
+    'Makes a role of the organization''s own, from scratch, another role or a template; needs team:role (spec 2)';
+COMMENT ON FUNCTION tenancy.grant_permission(uuid, text, text, text, text) IS
+    'Gives one of the organization''s own roles a level on an action, in one environment or all; needs team:role and the action (spec 2)';
+COMMENT ON FUNCTION tenancy.revoke_permission(uuid, text, text, text) IS
+    'Takes a grant from one of the organization''s own roles; needs team:role (spec 2)';
+COMMENT ON FUNCTION tenancy.activate_role(uuid, text) IS
+    'Lets one of the organization''s own roles give its members what it has; needs team:role and all of that (spec 2)';
+COMMENT ON FUNCTION tenancy.deactivate_role(uuid, text) IS
+    'Makes one of the organization''s own roles give its members nothing; needs team:role (spec 2)';
+COMMENT ON FUNCTION tenancy.drop_role(uuid, text) IS
+    'Ends one of the organization''s own roles, which nobody has any more; needs team:role (spec 2)';
+COMMENT ON FUNCTION tenancy.define_action(text, text, text, text, text, text) IS
+    'Adds an application''s own action with the levels that the system roles have on it; for the DBA (spec 2)';
+COMMENT ON FUNCTION tenancy.drop_action(text) IS
+    'Takes an application''s own action away; for the DBA (spec 2)';
+COMMENT ON FUNCTION tenancy.keep_published() IS
+    'Trigger: the system''s roles, actions and levels never change (spec 2)';
 COMMENT ON FUNCTION tenancy.create_user(text, text, text, text) IS
     'Registers a person; for the DBA and trusted applications (spec 3)';
 COMMENT ON FUNCTION tenancy.create_org(text, text, uuid, text) IS
@@ -218,4 +238,4 @@ COMMENT ON FUNCTION tenancy.mirror_owner() IS
 
 -- Every function above checks its caller, so EXECUTE stays with PUBLIC; the triggers are for our own tables only.
 REVOKE ALL ON FUNCTION tenancy.authority_changed(), tenancy.check_membership(), tenancy.check_org(),
-                       tenancy.mirror_owner() FROM PUBLIC;
+                       tenancy.mirror_owner(), tenancy.keep_published() FROM PUBLIC;

@@ -34,6 +34,11 @@ mod in_server;
 extension_sql_file!("../sql/10_tables.sql", name = "tables", bootstrap);
 extension_sql_file!("../sql/20_seed.sql", name = "seed", requires = ["tables"]);
 extension_sql_file!(
+    "../sql/25_templates.sql",
+    name = "templates",
+    requires = ["seed"]
+);
+extension_sql_file!(
     "../sql/30_functions.sql",
     name = "functions",
     requires = ["seed"]
@@ -49,6 +54,7 @@ extension_sql_file!(
     requires = [
         "functions",
         access::api::sees_user,
+        context::api::current_role_name,
         context::api::current_user_id,
         context::ledger::sees_bypasses
     ]
@@ -57,6 +63,7 @@ extension_sql_file!(
     "../sql/80_triggers.sql",
     name = "triggers",
     requires = [
+        access::published::keep_published,
         org::invariants::authority_changed,
         org::invariants::check_membership,
         org::invariants::check_org,

@@ -170,6 +170,9 @@ fn my_orgs() -> TableIterator<
                     CASE WHEN o.owner_id OPERATOR(pg_catalog.<>) $1 THEN m.allowed_networks::pg_catalog.text END
              FROM tenancy.memberships AS m JOIN tenancy.orgs AS o ON o.id OPERATOR(pg_catalog.=) m.org_id
              WHERE m.user_id OPERATOR(pg_catalog.=) $1
+               AND NOT EXISTS (SELECT FROM tenancy.custom_roles AS r
+                               WHERE r.org_id OPERATOR(pg_catalog.=) m.org_id
+                                 AND r.name OPERATOR(pg_catalog.=) m.role AND NOT r.active)
                AND (m.expires_at IS NULL OR m.expires_at OPERATOR(pg_catalog.>) pg_catalog.clock_timestamp())
              ORDER BY o.name, o.slug",
             &[Arg::Uuid(&user)],

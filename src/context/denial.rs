@@ -34,6 +34,7 @@ impl Reason {
             Reason::Expired => "The membership has expired.".into(),
             Reason::WrongNetwork { address_known: true } => "The membership may be used from certain networks only, and the client's address is in none of them.".into(),
             Reason::WrongNetwork { address_known: false } => "The membership may be used from certain networks only, and the client's address is not known.".into(),
+            Reason::InactiveRole(role) => format!("The member's role \"{role}\" is not active."),
         }
     }
 
@@ -80,6 +81,9 @@ impl Reason {
                 address_known: false,
             } => {
                 "Connect by TCP/IP; a trusted application names its user's address in app.client_addr, in the same transaction."
+            }
+            Reason::InactiveRole(_) => {
+                "Somebody with team:role can activate it with tenancy.activate_role(), or give the member another one."
             }
         }
     }
@@ -147,7 +151,8 @@ pub fn refused(role: &str, action: &str, on: &str, org: &str, user: &str) -> Err
     let detail = format!("Organization {org}, {user}.");
     server_log(&message, &detail);
     fail(NO_RIGHT, message).set_detail(detail).set_hint(format!(
-        "Ask an owner of the organization for a role that holds {action}; SELECT tenancy.permission_level('{role}', '{action}') shows what this one has."
+        "Ask an owner of the organization for a role that holds {action}; SELECT tenancy.permission_level('{}', '{action}') shows what this one has.",
+        role.replace('\'', "''")
     ))
 }
 

@@ -14,6 +14,7 @@ use super::settings::{self, ONE_ORG_PER_TRANSACTION, Setting};
 use super::token::{self, Lapsed};
 use super::{cursors, denial, network, seal, transaction};
 use crate::access::matrix::{Action, Level, Matrix};
+use crate::access::rights::Rights;
 use crate::pg::key::Keys;
 use crate::pg::local::Backend;
 use crate::pg::{self, identity, identity::Runner};
@@ -81,6 +82,8 @@ pub enum Reason {
     WrongNetwork {
         address_known: bool,
     },
+    /// The member's role is the organization's own, and not active.
+    InactiveRole(String),
 }
 
 /// An action, and the organization's interned keys where it may be done there.
@@ -100,7 +103,7 @@ pub struct Standing {
     expires_at: Option<i64>,
     /// It rests on the address of the connection, which a parallel worker has not got.
     by_connection: bool,
-    levels: Vec<Level>,
+    rights: Rc<Rights>,
     /// What `org_if` answered for these actions: a handful, so a list is searched faster than a map.
     answers: RefCell<Vec<Answer>>,
     pub matrix: Rc<Matrix>,
@@ -112,7 +115,16 @@ impl Standing {
     }
 
     pub fn level(&self, action: Action) -> Level {
-        self.levels.get(action).copied().unwrap_or_default()
+        self.rights.level(action)
+    }
+
+    /// The level in an environment; without one, what holds in all of them.
+    pub fn level_in(&self, action: Action, environment: Option<&str>) -> Level {
+        self.rights.level_in(action, environment)
+    }
+
+    pub fn rights(&self) -> &Rc<Rights> {
+        &self.rights
     }
 
     pub fn may(&self, action: Action) -> bool {
@@ -264,7 +276,7 @@ fn assess() -> Standing {
         actor_type: "human",
         expires_at: None,
         by_connection: false,
-        levels: vec![],
+        rights: Rc::default(),
         answers: RefCell::default(),
         matrix,
         principal,
@@ -272,7 +284,7 @@ fn assess() -> Standing {
     if let Err(reason) = entitle(&mut standing) {
         standing.org = None;
         standing.role.clear();
-        standing.levels.clear();
+        standing.rights = Rc::default();
         standing.reason = Some(reason);
     }
     standing
@@ -296,16 +308,18 @@ fn entitle(s: &mut Standing) -> Result<(), Reason> {
                 return Err(Reason::Expired);
             }
             check_network(s, membership.allowed.as_deref())?;
+            let role = authority::role(&org.id, &membership.role).filter(|role| role.active);
+            let inactive = || Reason::InactiveRole(membership.role.clone());
+            s.rights = role.ok_or_else(inactive)?.rights;
             s.role.clone_from(&membership.role);
-            s.levels = s.matrix.levels(&s.role);
         }
         (None, Principal::Application { service_role, .. }) => {
             s.role.clone_from(service_role);
-            s.levels = s.matrix.levels(&s.role);
+            s.rights = s.matrix.rights(&s.role).unwrap_or_default();
         }
         (None, Principal::Dba) => {
             s.role = "dba".into();
-            s.levels = s.matrix.everything();
+            s.rights = Rc::new(s.matrix.everything());
         }
         (None, Principal::Nobody { login }) => return Err(Reason::NoPrincipal(login.clone())),
         (None, Principal::Tokenless { lapsed }) => return Err(Reason::NoToken(*lapsed)),

@@ -73,6 +73,7 @@ fn protect(
         return Ok(());
     }
     survey(&tree[0], &planned)?;
+    options.hold_actions()?;
     for table in &planned {
         apply(table);
     }
@@ -93,6 +94,12 @@ impl Options {
             access::action(&matrix, action)?;
         }
         Ok(())
+    }
+
+    /// The same, and nobody drops one of them before this transaction ends.
+    pub fn hold_actions(&self) -> pg::Result<()> {
+        self.actions().for_each(access::hold_action);
+        self.require_known_actions()
     }
 }
 

@@ -411,7 +411,18 @@ fn holders(org: &Id, role: &str) -> Option<String> {
         |row| row.get::<i64>(1).unwrap_or(0),
     );
     let members = count.into_iter().next().unwrap_or(0);
-    (members > 0).then(|| format!("{members} of the organization's members have it."))
+    let count = run(
+        "SELECT pg_catalog.count(*) FROM tenancy.service_accounts
+         WHERE org_id OPERATOR(pg_catalog.=) $1 AND custom_role OPERATOR(pg_catalog.=) $2",
+        &[Arg::Uuid(org), Arg::Text(role)],
+        |row| row.get::<i64>(1).unwrap_or(0),
+    );
+    let services = count.into_iter().next().unwrap_or(0);
+    (members + services > 0).then(|| {
+        format!(
+            "{members} of the organization's members and {services} of its service accounts have it."
+        )
+    })
 }
 
 fn in_use(role: &str, holders: String) -> ErrorReport {

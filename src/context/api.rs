@@ -117,6 +117,7 @@ fn whoami() -> TableIterator<
         name!(scope, Option<String>),
         name!(reason, Option<String>),
         name!(sealed, bool),
+        name!(service_account, Option<String>),
     ),
 > {
     let now = standing();
@@ -142,6 +143,7 @@ fn whoami() -> TableIterator<
         now.principal.scope().map(str::to_string),
         now.reason.as_ref().map(|r| r.detail()),
         seal::is_sealed(),
+        token::service_name(),
     ))
 }
 

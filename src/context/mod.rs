@@ -22,8 +22,8 @@ mod transaction;
 
 pub use api::known_org;
 pub use denial::{
-    lasting_change, no_right, owner_only, refused, sealed_statistics, stranger, without_context,
-    without_key,
+    lasting_change, no_right, no_service, owner_only, refused, sealed_statistics, stranger,
+    without_context, without_key,
 };
 pub use entry::{form_for_number, number_of};
 pub use ledger::note_break_glass;
@@ -50,7 +50,7 @@ pub fn is_shared() -> bool {
     seal::is_on()
         || matches!(
             principal(),
-            Principal::Token { .. } | Principal::Tokenless { .. }
+            Principal::Token { .. } | Principal::Service { .. } | Principal::Tokenless { .. }
         )
 }
 

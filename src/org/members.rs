@@ -12,7 +12,7 @@ use pgrx::prelude::*;
 use serde_json::{Value, json};
 
 /// A role that a member may be given: one of the system's or the organization's own, and never owner.
-fn assignable(org: &Id, role: &str) -> pg::Result<()> {
+pub(super) fn assignable(org: &Id, role: &str) -> pg::Result<()> {
     if authority::role(org, role).is_none() {
         return Err(access::unknown_role_in(org, role));
     }

@@ -188,13 +188,11 @@ fn every_change_is_in_the_audit_whatever_the_settings() {
 #[test]
 fn nobody_gives_a_later_end_than_his_own() {
     let world = World::new();
+    let (org, admin) = (world.acme.id, world.user("acme.admin"));
     world.superuser().run(&format!(
-        "SET row_security = off;
-         INSERT INTO tenancy.roles (name) VALUES ('lead');
-         INSERT INTO tenancy.role_permissions (role, action, level) VALUES ('lead', 'team:role', 'allow');
-         UPDATE tenancy.memberships SET role = 'lead' WHERE user_id = '{}' AND org_id = '{}'",
-        world.user("acme.admin"),
-        world.acme.id
+        "SELECT tenancy.create_role('{org}', 'lead');
+         SELECT tenancy.grant_permission('{org}', 'lead', 'team:role');
+         SELECT tenancy.set_member_role('{org}', '{admin}', 'lead')"
     ));
     let mut lead = world.session("acme.admin");
     let (tomorrow, never, soon) = ("'2199-01-02'", "NULL", "'2198-01-01'");

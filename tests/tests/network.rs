@@ -496,17 +496,12 @@ fn governing_from_elsewhere_is_not_governing() {
 
 /// Makes acme.admin one who manages the team without being its owner.
 fn lead(world: &World) -> String {
-    format!(
-        "SET row_security = off;
-         INSERT INTO tenancy.roles (name) VALUES ('lead');
-         INSERT INTO tenancy.role_permissions (role, action, level)
-             SELECT 'lead', action, level FROM tenancy.role_permissions WHERE role = 'admin' AND action NOT LIKE 'team:%'
-             UNION ALL SELECT 'lead', 'team:' || verb, 'allow' FROM unnest(ARRAY['read', 'invite', 'role', 'remove']) verb;
-         UPDATE tenancy.memberships SET role = 'lead' WHERE user_id = '{}' AND org_id = '{}';
-         RESET row_security",
-        world.user("acme.admin"),
-        world.acme.id
-    )
+    let (org, admin) = (world.acme.id, world.user("acme.admin"));
+    let mut sql = format!("SELECT tenancy.create_role('{org}', 'lead', clone_of => 'admin');");
+    for action in ["invite", "role", "remove"] {
+        sql += &format!("SELECT tenancy.grant_permission('{org}', 'lead', 'team:{action}');");
+    }
+    sql + &format!("SELECT tenancy.set_member_role('{org}', '{admin}', 'lead')")
 }
 
 #[test]

@@ -278,16 +278,21 @@ fn is_void() -> bool {
 fn assess() -> Standing {
     let principal = principal();
     let matrix = authority::matrix();
+    let service = match principal {
+        Principal::Service { account, .. } => Some(account),
+        _ => None,
+    };
     let mut standing = Standing {
         user: None,
-        service: match principal {
-            Principal::Service { account, .. } => Some(account),
-            _ => None,
-        },
+        service,
         org: None,
         role: String::new(),
         reason: None,
-        actor_type: "human",
+        actor_type: if service.is_some() {
+            "service"
+        } else {
+            "human"
+        },
         expires_at: None,
         by_connection: false,
         rights: Rc::default(),

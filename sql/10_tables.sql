@@ -110,8 +110,8 @@ CREATE TABLE tenancy.memberships (
         CHECK (cardinality(allowed_networks) > 0 AND array_position(allowed_networks, NULL) IS NULL),
     created_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (org_id, user_id),
-    CONSTRAINT the_owner_is_held_to_no_network CHECK (role <> 'owner' OR allowed_networks IS NULL),
-    FOREIGN KEY (org_id, custom_role) REFERENCES tenancy.custom_roles (org_id, name)
+    FOREIGN KEY (org_id, custom_role) REFERENCES tenancy.custom_roles (org_id, name),
+    CONSTRAINT the_owner_is_held_to_no_network CHECK (role <> 'owner' OR allowed_networks IS NULL)
 );
 CREATE INDEX memberships_user_id_idx ON tenancy.memberships (user_id);
 CREATE INDEX memberships_custom_role_idx ON tenancy.memberships (org_id, custom_role) WHERE custom_role IS NOT NULL;

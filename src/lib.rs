@@ -98,6 +98,17 @@ extension_sql_file!(
         org::api_keys::list_api_keys
     ]
 );
+extension_sql_file!(
+    "../sql/70_life.sql",
+    name = "life",
+    requires = [
+        "policies",
+        org::invitations::invite,
+        org::invitations::accept_invitation,
+        org::invitations::revoke_invitation,
+        org::invitations::list_invitations
+    ]
+);
 extension_sql_file!("../sql/90_finish.sql", name = "finish", finalize);
 
 /// Runs when the library is loaded: by the first call of one of its functions, or by a preload setting.

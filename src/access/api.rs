@@ -91,7 +91,7 @@ pub fn require_may_ask(org: &Id, about: Option<&Id>) -> pg::Result<()> {
         return Ok(());
     }
     let is_member = asker.is_some_and(|asker| super::role_in(org, &asker).is_some());
-    if is_member && (asker.as_ref() == about || super::may_ask(org, "team:read")) {
+    if is_member && (asker.as_ref() == about || super::may(org, "team:read")?) {
         return Ok(());
     }
     Err(context::stranger(org))

@@ -63,7 +63,6 @@ pub fn rights_of(org: &Id, role: &str) -> Rc<Rights> {
 /// Whether a user may give somebody a role of an organization, or invite to it: he holds, at this moment, all that the role
 /// gives or would give once it is active. False for a role that does not exist and for owner. That he has team:invite or
 /// team:role is asked apart.
-#[allow(dead_code, reason = "invitations ask it at their acceptance")]
 pub fn may_assign(org: &Id, granter: &Id, role: &str) -> bool {
     let Some(given) = authority::role(org, role).filter(|_| role != "owner") else {
         return false;

@@ -9,7 +9,6 @@ pub mod rights;
 mod roles;
 
 pub use actions::hold as hold_action;
-#[allow(unused_imports, reason = "invitations ask it at their acceptance")]
 pub use giving::may_assign;
 pub use giving::{require_may_assign, rights_of};
 
@@ -42,7 +41,7 @@ pub fn unknown_role(matrix: &Matrix, role: &str) -> ErrorReport {
 /// A name of no role that the organization knows. Its own roles are named to those only who may read them.
 pub fn unknown_role_in(org: &Id, role: &str) -> ErrorReport {
     let matrix = authority::matrix();
-    if !may_ask(org, "team:read") {
+    if !may(org, "team:read").unwrap_or(false) {
         return unknown_role(&matrix, role);
     }
     let own = latest(
@@ -125,13 +124,11 @@ pub fn level_in(now: &Standing, action: Action, environment: Option<&str>) -> Le
     now.level_in(action, environment)
 }
 
-/// Whether the session's user, or the DBA, may do an action in an organization; never an error.
-fn may_ask(org: &Id, action_name: &str) -> bool {
-    context::is_administrator()
-        || context::standing().user.is_some_and(|user| {
-            let action = authority::matrix().action(action_name);
-            action.is_some_and(|action| user_may(org, &user, action))
-        })
+/// Whether the caller may do an action in an organization: as the DBA, or as the user that the session acts for.
+pub fn may(org: &Id, action_name: &str) -> pg::Result<bool> {
+    let now = context::standing();
+    let action = action(&now.matrix, action_name)?;
+    Ok(context::is_administrator() || now.user.is_some_and(|user| user_may(org, &user, action)))
 }
 
 /// Refuses a governance act in `org` unless the session's user may do `action` there, or the caller is the DBA.

@@ -405,22 +405,19 @@ fn drop_role(org: Option<Uuid>, role: Option<&str>) -> pg::Result<()> {
 /// Who has a role, in words; none where nobody has. What else comes to name roles is counted here, too.
 fn holders(org: &Id, role: &str) -> Option<String> {
     let count = run(
-        "SELECT pg_catalog.count(*) FROM tenancy.memberships
-         WHERE org_id OPERATOR(pg_catalog.=) $1 AND custom_role OPERATOR(pg_catalog.=) $2",
+        "SELECT (SELECT pg_catalog.count(*) FROM tenancy.memberships
+                 WHERE org_id OPERATOR(pg_catalog.=) $1 AND custom_role OPERATOR(pg_catalog.=) $2),
+                (SELECT pg_catalog.count(*) FROM tenancy.invitations
+                 WHERE org_id OPERATOR(pg_catalog.=) $1 AND role OPERATOR(pg_catalog.=) $2
+                   AND accepted_at IS NULL AND revoked_at IS NULL
+                   AND expires_at OPERATOR(pg_catalog.>) pg_catalog.clock_timestamp())",
         &[Arg::Uuid(org), Arg::Text(role)],
-        |row| row.get::<i64>(1).unwrap_or(0),
+        |row| [1, 2, 3].map(|n| row.get::<i64>(n).unwrap_or(0)),
     );
-    let members = count.into_iter().next().unwrap_or(0);
-    let count = run(
-        "SELECT pg_catalog.count(*) FROM tenancy.service_accounts
-         WHERE org_id OPERATOR(pg_catalog.=) $1 AND custom_role OPERATOR(pg_catalog.=) $2",
-        &[Arg::Uuid(org), Arg::Text(role)],
-        |row| row.get::<i64>(1).unwrap_or(0),
-    );
-    let services = count.into_iter().next().unwrap_or(0);
-    (members + services > 0).then(|| {
+    let [members, invitations, services] = count.into_iter().next().unwrap_or_default();
+    (members + invitations + services > 0).then(|| {
         format!(
-            "{members} of the organization's members and {services} of its service accounts have it."
+            "{members} of the organization's members and {services} of its service accounts have it, {invitations} are invited to it."
         )
     })
 }

@@ -34,9 +34,9 @@ impl Reason {
             Reason::NoToken(Some(Lapsed::ApiKey)) => "The API key that this session brought was revoked or has expired, or its service account is disabled.".into(),
             Reason::NoSponsor => "Nobody who belongs to the organization answers for this service account.".into(),
             Reason::Expired => "The membership has expired.".into(),
+            Reason::InactiveRole(role) => format!("The member's role \"{role}\" is not active."),
             Reason::WrongNetwork { address_known: true } => "The membership or API key may be used from certain networks only, and the client's address is in none of them.".into(),
             Reason::WrongNetwork { address_known: false } => "The membership or API key may be used from certain networks only, and the client's address is not known.".into(),
-            Reason::InactiveRole(role) => format!("The member's role \"{role}\" is not active."),
         }
     }
 
@@ -74,6 +74,9 @@ impl Reason {
             Reason::NoSponsor => {
                 "Somebody with team:role takes it over with tenancy.adopt_service_account()."
             }
+            Reason::InactiveRole(_) => {
+                "Somebody with team:role can activate it with tenancy.activate_role(), or give the member another one."
+            }
             Reason::Expired => {
                 "The organization's owner can set another end: tenancy.set_member_expiry()."
             }
@@ -86,9 +89,6 @@ impl Reason {
                 address_known: false,
             } => {
                 "Connect by TCP/IP; a trusted application names its user's address in app.client_addr, in the same transaction."
-            }
-            Reason::InactiveRole(_) => {
-                "Somebody with team:role can activate it with tenancy.activate_role(), or give the member another one."
             }
         }
     }

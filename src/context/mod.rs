@@ -27,7 +27,7 @@ pub use denial::{
 };
 pub use entry::{form_for_number, number_of};
 pub use ledger::note_break_glass;
-pub use principal::{Principal, is_administrator, is_superuser};
+pub use principal::{Principal, is_administrator, is_administrators, is_superuser};
 pub use seal::{before_transaction_control, check as check_seal, is_on as may_be_sealed};
 pub use standing::{
     Standing, admits_from_here, honoured, login, names_a_user, pin, refresh, standing, stays_here,

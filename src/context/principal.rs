@@ -121,16 +121,27 @@ pub fn is_superuser() -> bool {
 /// Whether the caller may run the DBA's functions: a superuser, or a member of a role that
 /// `grant_administration()` named. SECURITY DEFINER functions lend this to nobody.
 pub fn is_administrator() -> bool {
-    if is_superuser() {
-        return true;
+    is_superuser() || {
+        let administrators = administrators();
+        identity::both(|caller| belongs(caller, &administrators))
     }
-    let administrators: Vec<_> = authority::administrators()
+}
+
+/// Whether a database role, by its name, is one that may run the DBA's functions now.
+pub fn is_administrators(role: &str) -> bool {
+    identity::role_id(role)
+        .is_some_and(|role| identity::is_superuser(role) || belongs(role, &administrators()))
+}
+
+fn administrators() -> Vec<pgrx::pg_sys::Oid> {
+    authority::administrators()
         .iter()
         .filter_map(|name| identity::role_id(name))
-        .collect();
-    identity::both(|caller| {
-        administrators
-            .iter()
-            .any(|role| identity::has_privileges_of(caller, *role))
-    })
+        .collect()
+}
+
+fn belongs(role: pgrx::pg_sys::Oid, administrators: &[pgrx::pg_sys::Oid]) -> bool {
+    administrators
+        .iter()
+        .any(|administrator| identity::has_privileges_of(role, *administrator))
 }

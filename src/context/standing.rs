@@ -80,12 +80,12 @@ pub enum Reason {
     Expired,
     /// Nobody who belongs to the organization answers for the service account.
     NoSponsor,
+    /// The member's role is the organization's own, and not active.
+    InactiveRole(String),
     /// The membership may be used from certain networks only: the client's address is not one of theirs, or is unknown.
     WrongNetwork {
         address_known: bool,
     },
-    /// The member's role is the organization's own, and not active.
-    InactiveRole(String),
 }
 
 /// An action, and the organization's interned keys where it may be done there.
@@ -105,9 +105,9 @@ pub struct Standing {
     pub reason: Option<Reason>,
     pub actor_type: &'static str,
     expires_at: Option<i64>,
+    rights: Rc<Rights>,
     /// It rests on the address of the connection, which a parallel worker has not got.
     by_connection: bool,
-    rights: Rc<Rights>,
     /// What `org_if` answered for these actions: a handful, so a list is searched faster than a map.
     answers: RefCell<Vec<Answer>>,
     pub matrix: Rc<Matrix>,
@@ -133,6 +133,7 @@ impl Standing {
         self.rights.level_in(action, environment)
     }
 
+    #[allow(dead_code, reason = "who gives in the context's own name asks it")]
     pub fn rights(&self) -> &Rc<Rights> {
         &self.rights
     }
@@ -294,8 +295,8 @@ fn assess() -> Standing {
             "human"
         },
         expires_at: None,
-        by_connection: false,
         rights: Rc::default(),
+        by_connection: false,
         answers: RefCell::default(),
         matrix,
         principal,

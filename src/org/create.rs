@@ -35,10 +35,7 @@ fn create_user(
         .set_hint("A DBA calls tenancy.trust_application() for the login of the application that signs people up."));
     }
     let email = email.trim();
-    let shape = email.split_once('@').is_some_and(|(local, domain)| {
-        !local.is_empty() && !domain.is_empty() && !domain.contains('@')
-    });
-    if !shape || email.len() > 320 || email.chars().any(|c| c.is_control() || c.is_whitespace()) {
+    if !is_address(email) {
         return Err(invalid(
             "this is not an email address",
             "An address has one @, something on both sides of it, no blanks, and 320 characters at most.",
@@ -68,6 +65,14 @@ fn create_user(
             "A person has one user row for all organizations: look it up and add a membership.",
         )
     })
+}
+
+/// Whether a trimmed text is what the table of users takes for an address.
+pub fn is_address(email: &str) -> bool {
+    let shape = email.split_once('@').is_some_and(|(local, domain)| {
+        !local.is_empty() && !domain.is_empty() && !domain.contains('@')
+    });
+    shape && email.len() <= 320 && !email.chars().any(|c| c.is_control() || c.is_whitespace())
 }
 
 /// The DBA and trusted applications say which of an application's keys is whose.

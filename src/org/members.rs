@@ -12,7 +12,7 @@ use pgrx::prelude::*;
 use serde_json::{Value, json};
 
 /// A role that a member may be given: one of the system's or the organization's own, and never owner.
-pub(super) fn assignable(org: &Id, role: &str) -> pg::Result<()> {
+pub fn assignable(org: &Id, role: &str) -> pg::Result<()> {
     if authority::role(org, role).is_none() {
         return Err(access::unknown_role_in(org, role));
     }
@@ -34,14 +34,44 @@ pub(super) fn not_a_member() -> pgrx::pg_sys::panic::ErrorReport {
     .set_hint("SELECT * FROM tenancy.memberships shows the members to those who hold team:read.")
 }
 
+pub fn already_a_member() -> pgrx::pg_sys::panic::ErrorReport {
+    fail(
+        PgSqlErrorCode::ERRCODE_UNIQUE_VIOLATION,
+        "this user is already a member of the organization",
+    )
+    .set_detail("A user has one membership, and so one role, in an organization.")
+    .set_hint("tenancy.set_member_role() changes the role.")
+}
+
+/// Makes a membership; false where the user has one. What is left of an expired one goes first, with all that hung on it.
+pub fn add(org: &[u8; 16], user: &[u8; 16], role: &str, expires: Option<i64>) -> bool {
+    execute(
+        "DELETE FROM tenancy.memberships
+         WHERE org_id OPERATOR(pg_catalog.=) $1 AND user_id OPERATOR(pg_catalog.=) $2
+           AND expires_at OPERATOR(pg_catalog.<=) pg_catalog.clock_timestamp()",
+        &[Arg::Uuid(org), Arg::Uuid(user)],
+    );
+    execute(
+        "INSERT INTO tenancy.memberships (org_id, user_id, role, expires_at) VALUES ($1, $2, $3, $4)
+         ON CONFLICT DO NOTHING",
+        &[
+            Arg::Uuid(org),
+            Arg::Uuid(user),
+            Arg::Text(role),
+            Arg::Timestamp(expires),
+        ],
+    ) == 1
+}
+
 pub(super) fn member_key(org: &[u8; 16], user: &[u8; 16]) -> Value {
     json!({ "org_id": id_text(org), "user_id": id_text(user) })
 }
 
-/// Adds a user to an organization (spec 3). `role`: a system role but owner, or one of the organization's own. `expires_at`: when the membership ends by itself;
-/// NULL is never. Needs team:invite there (or the DBA), and all that the role has.
-/// Errors: 42501 no right, unknown organization or more than the caller holds, 22023 unknown role or user or an expiry in the past, 23505 already
-/// a member, 23514 for the role owner.
+/// Adds a user to an organization (spec 3). `role`: a system role but owner, or one of the organization's own.
+/// `expires_at`: when the membership ends by itself; NULL is never. Needs team:invite there (or the DBA), and all that the
+/// role has.
+/// Errors: 42501 no right, unknown organization or more than the caller holds, 22023 unknown role or user or an expiry in
+/// the past, 23505 already a member, 23514 for the role owner.
 #[pg_extern(volatile, parallel_unsafe)]
 fn add_member(
     org: Option<Uuid>,
@@ -75,18 +105,8 @@ fn add_member(
             "tenancy.create_user() registers one.",
         ));
     }
-    let added = execute(
-        "INSERT INTO tenancy.memberships (org_id, user_id, role, expires_at) VALUES ($1, $2, $3, $4)
-         ON CONFLICT DO NOTHING",
-        &[Arg::Uuid(org), Arg::Uuid(user), Arg::Text(role), Arg::Timestamp(expires)],
-    );
-    if added == 0 {
-        return Err(fail(
-            PgSqlErrorCode::ERRCODE_UNIQUE_VIOLATION,
-            "this user is already a member of the organization",
-        )
-        .set_detail("A user has one membership, and so one role, in an organization.")
-        .set_hint("tenancy.set_member_role() changes the role."));
+    if !add(org, user, role, expires) {
+        return Err(already_a_member());
     }
     audit::record(&Act {
         org: *org,

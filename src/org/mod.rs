@@ -4,6 +4,7 @@ pub mod api_keys;
 mod create;
 mod external_key;
 pub mod invariants;
+pub mod invitations;
 mod limits;
 mod logins;
 mod members;

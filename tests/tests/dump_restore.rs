@@ -9,6 +9,7 @@ const FACTS: &[(&str, &str)] = &[
     ("orgs", "SELECT o::text FROM tenancy.orgs o ORDER BY 1"),
     ("users", "SELECT u::text FROM tenancy.users u ORDER BY 1"),
     ("memberships", "SELECT m::text FROM tenancy.memberships m ORDER BY 1"),
+    ("invitations", "SELECT i::text FROM tenancy.invitations i ORDER BY 1"),
     ("bindings", "SELECT b::text FROM tenancy.login_bindings b ORDER BY 1"),
     ("signing keys", "SELECT k::text FROM tenancy.signing_keys k ORDER BY 1"),
     ("administrators", "SELECT a::text FROM tenancy.administrators a ORDER BY 1"),
@@ -63,7 +64,8 @@ fn world_with_a_past() -> World {
          SELECT tenancy.add_member('{}', '{}', 'viewer', expires_at => now() + interval '1 year');
          SELECT tenancy.set_member_networks('{}', '{}', '{{10.0.0.0/8}}');
          SELECT tenancy.transfer_ownership('{}', '{}');
-         SELECT tenancy.remove_member('{}', '{}')",
+         SELECT tenancy.remove_member('{}', '{}');
+         SELECT tenancy.invite(id, 'new@example.test', 'viewer') FROM tenancy.orgs",
         world.acme.id,
         world.user("stranger"),
         world.acme.id,

@@ -188,11 +188,13 @@ fn every_change_is_in_the_audit_whatever_the_settings() {
 #[test]
 fn nobody_gives_a_later_end_than_his_own() {
     let world = World::new();
-    let (org, admin) = (world.acme.id, world.user("acme.admin"));
     world.superuser().run(&format!(
-        "SELECT tenancy.create_role('{org}', 'lead');
-         SELECT tenancy.grant_permission('{org}', 'lead', 'team:role');
-         SELECT tenancy.set_member_role('{org}', '{admin}', 'lead')"
+        "SET row_security = off;
+         INSERT INTO tenancy.custom_roles (org_id, name) VALUES ('{1}', 'lead');
+         INSERT INTO tenancy.custom_role_permissions (org_id, role, action, level) VALUES ('{1}', 'lead', 'team:role', 'allow');
+         UPDATE tenancy.memberships SET role = 'lead' WHERE user_id = '{0}' AND org_id = '{1}'",
+        world.user("acme.admin"),
+        world.acme.id
     ));
     let mut lead = world.session("acme.admin");
     let (tomorrow, never, soon) = ("'2199-01-02'", "NULL", "'2198-01-01'");

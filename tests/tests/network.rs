@@ -496,12 +496,17 @@ fn governing_from_elsewhere_is_not_governing() {
 
 /// Makes acme.admin one who manages the team without being its owner.
 fn lead(world: &World) -> String {
-    let (org, admin) = (world.acme.id, world.user("acme.admin"));
-    let mut sql = format!("SELECT tenancy.create_role('{org}', 'lead', clone_of => 'admin');");
-    for action in ["invite", "role", "remove"] {
-        sql += &format!("SELECT tenancy.grant_permission('{org}', 'lead', 'team:{action}');");
-    }
-    sql + &format!("SELECT tenancy.set_member_role('{org}', '{admin}', 'lead')")
+    format!(
+        "SET row_security = off;
+         INSERT INTO tenancy.custom_roles (org_id, name) VALUES ('{1}', 'lead');
+         INSERT INTO tenancy.custom_role_permissions (org_id, role, action, level)
+             SELECT '{1}'::uuid, 'lead', action, level FROM tenancy.role_permissions WHERE role = 'admin' AND action NOT LIKE 'team:%'
+             UNION ALL SELECT '{1}', 'lead', 'team:' || verb, 'allow' FROM unnest(ARRAY['read', 'invite', 'role', 'remove']) verb;
+         UPDATE tenancy.memberships SET role = 'lead' WHERE user_id = '{0}' AND org_id = '{1}';
+         RESET row_security",
+        world.user("acme.admin"),
+        world.acme.id
+    )
 }
 
 #[test]

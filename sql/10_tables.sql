@@ -66,7 +66,12 @@ CREATE TABLE tenancy.orgs (
     external_key text UNIQUE CHECK (external_key <> '' AND octet_length(external_key) <= 255),
     owner_id     uuid NOT NULL REFERENCES tenancy.users (id),
     audit_store  text NOT NULL DEFAULT 'shared' CHECK (audit_store IN ('dedicated', 'shared')),
-    created_at   timestamptz NOT NULL DEFAULT now()
+    created_at   timestamptz NOT NULL DEFAULT now(),
+    suspended_at     timestamptz,
+    suspended_reason text,
+    -- Since when it is nobody's to enter any more (70_life.sql).
+    deleting_at      timestamptz,
+    CHECK ((suspended_at IS NULL) = (suspended_reason IS NULL))
 );
 CREATE INDEX orgs_owner_id_idx ON tenancy.orgs (owner_id);
 

@@ -37,3 +37,8 @@ COMMENT ON FUNCTION tenancy.revoke_invitation(uuid) IS
     'Takes an invitation back that nobody accepted yet; needs team:invite (spec 3.5)';
 COMMENT ON FUNCTION tenancy.list_invitations(uuid) IS
     'The invitations of an organization, without their tokens; needs team:invite (spec 3.5)';
+
+COMMENT ON FUNCTION tenancy.suspend_org(uuid, text) IS
+    'Lets an organization''s rows be read and not written, and says why; for the DBA (spec 3.9)';
+COMMENT ON FUNCTION tenancy.resume_org(uuid) IS
+    'Ends a suspension; for the DBA (spec 3.9)';

@@ -9,6 +9,7 @@
 //! * `isolation`  protect(): plan of a table, policies, write guard, foreign-key guard, drift, leakproof operators
 //! * `audit`      the log of each organization: store, capture, read, export, keep, seal, verify
 //! * `hooks`      what runs around a statement: revocations, plans, cascades, cursors, migrations, the audit's flush
+//! * `usage`      who pays, what is used, how much may be: billing accounts, usage records, quotas
 //! * `pg`         the only glue to PostgreSQL's C API
 #![allow(
     clippy::result_large_err,
@@ -24,6 +25,7 @@ mod hooks;
 mod isolation;
 mod org;
 mod pg;
+mod usage;
 
 #[cfg(feature = "pg_test")]
 #[path = "../pgrx-tests/mod.rs"]
@@ -99,6 +101,16 @@ extension_sql_file!(
     ]
 );
 extension_sql_file!(
+    "../sql/70_usage.sql",
+    name = "usage",
+    requires = [
+        "policies",
+        "triggers",
+        usage::billing::sees_billing_account,
+        usage::records::guard_usage
+    ]
+);
+extension_sql_file!(
     "../sql/70_life.sql",
     name = "life",
     requires = [
@@ -106,7 +118,9 @@ extension_sql_file!(
         org::invitations::invite,
         org::invitations::accept_invitation,
         org::invitations::revoke_invitation,
-        org::invitations::list_invitations
+        org::invitations::list_invitations,
+        org::suspension::suspend_org,
+        org::suspension::resume_org
     ]
 );
 extension_sql_file!("../sql/90_finish.sql", name = "finish", finalize);

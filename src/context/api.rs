@@ -171,7 +171,7 @@ fn my_orgs() -> TableIterator<
             "SELECT o.id, o.name, o.slug, m.role, m.expires_at,
                     CASE WHEN o.owner_id OPERATOR(pg_catalog.<>) $1 THEN m.allowed_networks::pg_catalog.text END
              FROM tenancy.memberships AS m JOIN tenancy.orgs AS o ON o.id OPERATOR(pg_catalog.=) m.org_id
-             WHERE m.user_id OPERATOR(pg_catalog.=) $1
+             WHERE m.user_id OPERATOR(pg_catalog.=) $1 AND o.deleting_at IS NULL
                AND NOT EXISTS (SELECT FROM tenancy.custom_roles AS r
                                WHERE r.org_id OPERATOR(pg_catalog.=) m.org_id
                                  AND r.name OPERATOR(pg_catalog.=) m.role AND NOT r.active)

@@ -60,6 +60,7 @@ pub struct Org {
     pub name: String,
     pub external_key: Option<String>,
     pub dedicated_audit: bool,
+    pub suspended: bool,
     /// Its interned keys, once somebody needed them.
     keys: OnceCell<&'static Keys>,
 }
@@ -260,8 +261,9 @@ pub fn org(claim: &str) -> Option<Rc<Org>> {
             parsed(claim)
                 .and_then(|id| {
                     latest(
-                        "SELECT id, name, audit_store OPERATOR(pg_catalog.=) 'dedicated', external_key FROM tenancy.orgs
-                         WHERE id OPERATOR(pg_catalog.=) $1",
+                        "SELECT id, name, audit_store OPERATOR(pg_catalog.=) 'dedicated', external_key,
+                                suspended_at IS NOT NULL
+                         FROM tenancy.orgs WHERE id OPERATOR(pg_catalog.=) $1 AND deleting_at IS NULL",
                         &[Arg::Uuid(&id)],
                         to_org,
                     )
@@ -281,18 +283,30 @@ fn to_org(row: &Row) -> Rc<Org> {
         name: row.get::<String>(2).unwrap_or_default(),
         dedicated_audit: row.get::<bool>(3).unwrap_or(false),
         external_key: row.get::<String>(4),
+        suspended: row.get::<bool>(5).unwrap_or(false),
         keys: OnceCell::new(),
     })
 }
 
 fn read_org_by_key(key: &str) -> Option<Rc<Org>> {
     latest(
-        "SELECT id, name, audit_store OPERATOR(pg_catalog.=) 'dedicated', external_key FROM tenancy.orgs
-         WHERE external_key OPERATOR(pg_catalog.=) $1",
+        "SELECT id, name, audit_store OPERATOR(pg_catalog.=) 'dedicated', external_key, suspended_at IS NOT NULL
+         FROM tenancy.orgs WHERE external_key OPERATOR(pg_catalog.=) $1 AND deleting_at IS NULL",
         &[Arg::Text(key)],
         to_org,
     )
     .pop()
+}
+
+/// Why an organization is suspended, if it is.
+pub fn suspension(org: &Id) -> Option<String> {
+    latest(
+        "SELECT suspended_reason FROM tenancy.orgs WHERE id OPERATOR(pg_catalog.=) $1",
+        &[Arg::Uuid(org)],
+        |row| row.get::<String>(1),
+    )
+    .pop()
+    .flatten()
 }
 
 /// The organization with this external key, and none whose id it may look like.
@@ -366,7 +380,7 @@ pub fn membership(org: &Id, user: &Id) -> Option<Rc<Membership>> {
                  FROM tenancy.orgs AS o
                       LEFT JOIN tenancy.memberships AS m
                              ON m.org_id OPERATOR(pg_catalog.=) o.id AND m.user_id OPERATOR(pg_catalog.=) $2
-                 WHERE o.id OPERATOR(pg_catalog.=) $1
+                 WHERE o.id OPERATOR(pg_catalog.=) $1 AND o.deleting_at IS NULL
                    AND (o.owner_id OPERATOR(pg_catalog.=) $2 OR m.role OPERATOR(pg_catalog.<>) 'owner')",
                 &[Arg::Uuid(org), Arg::Uuid(user)],
                 |row| {

@@ -1,6 +1,6 @@
 //! The refusals that the hall gives, worded so that a tenant learns what to do and nothing about another organization.
 
-use super::authority::Id;
+use super::authority::{self, Id};
 use super::seal::Broken;
 use super::standing::{Reason, Standing};
 use super::token::Lapsed;
@@ -187,6 +187,21 @@ pub fn stranger(org: &Id) -> ErrorReport {
     )
     .set_detail("Both cases answer alike.")
     .set_hint(Reason::Stranger.hint())
+}
+
+/// The organization is suspended (spec 3.9).
+pub fn suspended(org: &Id, doing: &str) -> ErrorReport {
+    let name = authority::org_by_id(org).map_or(String::new(), |o| o.name.clone());
+    let message =
+        format!("permission denied: organization \"{name}\" is suspended, cannot {doing}");
+    let detail = format!(
+        "What is there can be read. The reason: {}",
+        authority::suspension(org).unwrap_or_default()
+    );
+    server_log(&message, &detail);
+    fail(NO_RIGHT, message)
+        .set_detail(detail)
+        .set_hint("Only a DBA ends a suspension, with tenancy.resume_org().")
 }
 
 pub fn second_org() -> ErrorReport {

@@ -241,7 +241,7 @@ unsafe extern "C-unwind" fn checked_org(
             value::plain_bytes(action.value.cast_mut_ptr())
         }
     };
-    let mine = org_may(action);
+    let mine = org_may(action).filter(|_| !standing::standing().is_suspended());
     let theirs = kind.value(org.value, org.isnull);
     if !mine.is_some_and(|mine| mine.is(kind, &theirs)) {
         let relid = if table.isnull {

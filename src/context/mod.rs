@@ -23,7 +23,7 @@ mod transaction;
 pub use api::known_org;
 pub use denial::{
     lasting_change, no_right, no_service, owner_only, refused, sealed_statistics, stranger,
-    without_context, without_key,
+    suspended, without_context, without_key,
 };
 pub use entry::{form_for_number, number_of};
 pub use ledger::note_break_glass;

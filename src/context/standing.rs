@@ -142,6 +142,12 @@ impl Standing {
         self.org.is_some() && self.level(action) == Level::Allow
     }
 
+    /// Whether the organization's rows are read and not written.
+    #[inline]
+    pub fn is_suspended(&self) -> bool {
+        self.org.as_ref().is_some_and(|o| o.suspended)
+    }
+
     /// The organization in every form that a table's column may name it by.
     #[inline]
     pub fn keys(&self) -> Option<&'static Keys> {

@@ -154,11 +154,23 @@ fn ask_for_right(table: &Table, event: Event) -> pg::Result<()> {
         Event::Update => &table.options.update,
         Event::Delete | Event::Truncate => &table.options.delete,
     };
+    refuse_suspended(&now, table.relid)?;
     if !now.may_do(action) {
         require(&now, action, &format!("on {}", named(table.relid)))?;
     }
     mine(&now, table.org_kind, table.relid)?;
     context::pin(&now)
+}
+
+/// Writes to a suspended organization's rows.
+fn refuse_suspended(now: &Standing, relid: pg_sys::Oid) -> pg::Result<()> {
+    match now.org_id().filter(|_| now.is_suspended()) {
+        Some(org) => Err(context::suspended(
+            &org,
+            &format!("write to {}", named(relid)),
+        )),
+        None => Ok(()),
+    }
 }
 
 /// Whether `guard_row` has nothing to add to what row security asks of each new row, as it is stored: the table has no
@@ -185,6 +197,7 @@ pub fn guard_written(relid: pg_sys::Oid) -> pg::Result<()> {
             &format!("write to {}", named(relid)),
         ));
     }
+    refuse_suspended(&now, relid)?;
     context::pin(&now)
 }
 
@@ -336,6 +349,7 @@ fn hold_to_org(
         Some(keys) if keys.has(table.org_kind) => keys,
         _ => mine(now, table.org_kind, table.relid)?,
     };
+    refuse_suspended(now, table.relid)?;
     for row in [old, new].into_iter().flatten() {
         if !org.is(table.org_kind, &key_of(row)) {
             return Err(denied(
@@ -427,6 +441,9 @@ pub fn refused_row(relid: pg_sys::Oid, kind: KeyType, action: &str) -> ErrorRepo
     let on = format!("table \"{}\"", pg::catalog::relation_name(relid));
     if now.org.is_none() {
         return context::without_context(&now, &format!("write to {on}"));
+    }
+    if let Err(asleep) = refuse_suspended(&now, relid) {
+        return asleep;
     }
     if let Err(lacking) = require(&now, action, &format!("on {on}")) {
         return lacking;

@@ -5,6 +5,7 @@
 //! accepting answers alike for a token that never was, one that is used up, and one that is another's (attack A12).
 
 use super::create::is_address;
+use super::suspension::takes_nobody;
 use super::{id_text, invalid, lock_org, members};
 use crate::access;
 use crate::audit::{self, Act};
@@ -210,6 +211,9 @@ fn accept_invitation(token: Option<&str>) -> pg::Result<Uuid> {
         let org = pending(&token, &user).ok_or_else(|| refusal(&user))?;
         let elsewhere = matches!(&now.principal, Principal::Token { org: Some(named), .. }
             if authority::org(named).is_none_or(|named| named.id != org));
+        if !elsewhere && authority::org_by_id(&org).is_some_and(|o| o.suspended) {
+            return Err(takes_nobody());
+        }
         if elsewhere || lock_org(&org, false).is_err() {
             return Err(refusal(&user));
         }

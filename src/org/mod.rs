@@ -11,6 +11,7 @@ mod members;
 mod ownership;
 pub mod services;
 mod signing_keys;
+pub mod suspension;
 
 pub use logins::require_administrator;
 
@@ -42,19 +43,28 @@ fn invalid(
 }
 
 /// Locks the organization's row against a change of owner until the transaction ends; answers its owner now.
-/// Every act on members takes this lock first, so that all of them order themselves alike.
+/// Every act on members takes this lock first, so that all of them order themselves alike. Where the organization is
+/// suspended, only the DBA acts on it.
 pub fn lock_org(org: &Id, for_change: bool) -> pg::Result<Id> {
     let sql = if for_change {
-        "SELECT owner_id FROM tenancy.orgs WHERE id OPERATOR(pg_catalog.=) $1 FOR NO KEY UPDATE"
+        "SELECT owner_id, suspended_at IS NOT NULL FROM tenancy.orgs
+         WHERE id OPERATOR(pg_catalog.=) $1 AND deleting_at IS NULL FOR NO KEY UPDATE"
     } else {
-        "SELECT owner_id FROM tenancy.orgs WHERE id OPERATOR(pg_catalog.=) $1 FOR SHARE"
+        "SELECT owner_id, suspended_at IS NOT NULL FROM tenancy.orgs
+         WHERE id OPERATOR(pg_catalog.=) $1 AND deleting_at IS NULL FOR SHARE"
     };
-    let owner = pg::query::run(sql, &[pg::query::Arg::Uuid(org)], |row| row.uuid(1));
+    let found = pg::query::run(sql, &[pg::query::Arg::Uuid(org)], |row| {
+        (row.uuid(1), row.get::<bool>(2) == Some(true))
+    });
     // What was committed while we waited for the lock counts from here on: a wait for a row takes no news in by itself.
     pg::transaction::accept_invalidations();
-    owner
-        .into_iter()
-        .next()
-        .flatten()
-        .ok_or_else(|| crate::context::stranger(org))
+    match found.into_iter().next() {
+        Some((Some(owner), suspended)) => {
+            if suspended && !crate::context::is_administrator() {
+                return Err(crate::context::suspended(org, "change the organization"));
+            }
+            Ok(owner)
+        }
+        _ => Err(crate::context::stranger(org)),
+    }
 }

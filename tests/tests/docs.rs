@@ -309,6 +309,8 @@ const OPEN_TO_EVERYBODY: &[&str] = &[
     "accept_invitation(text)",
     "revoke_invitation(uuid)",
     "list_invitations(uuid)",
+    "suspend_org(uuid,text)",
+    "resume_org(uuid)",
     "protect(regclass,text,jsonb,boolean)",
     "unprotect(regclass)",
     "begin_migration(text)",
@@ -357,6 +359,18 @@ const OPEN_TO_EVERYBODY: &[&str] = &[
     // The list that these go by, for everybody to read.
     "leakproof_list()",
     "leakproof_expression_reason()",
+    // Who pays, and what is used.
+    "create_billing_account(text,text,uuid)",
+    "set_billing_account(uuid,uuid)",
+    "set_payment_method(uuid,text)",
+    "rename_billing_account(uuid,text)",
+    "drop_billing_account(uuid)",
+    "list_billed_orgs(uuid)",
+    "record_usage(text,numeric,uuid,uuid,text,timestamp with time zone,text,uuid)",
+    "usage_report(uuid,timestamp with time zone,timestamp with time zone,text)",
+    "measure_usage(uuid,boolean)",
+    // The policy of tenancy.billing_accounts.
+    "sees_billing_account(uuid)",
     // In plans: answers its argument, and does nothing else.
     "with_room(tsquery)",
 ];
@@ -424,6 +438,8 @@ fn tables_are_readable_under_row_security_and_never_writable() {
             "audit_log SELECT",
             "audit_retention SELECT",
             "audit_seal_status SELECT",
+            "billed_orgs SELECT",
+            "billing_accounts SELECT",
             "bypass_ledger SELECT",
             "custom_role_permissions SELECT",
             "custom_roles SELECT",
@@ -431,12 +447,14 @@ fn tables_are_readable_under_row_security_and_never_writable() {
             "exemptions SELECT",
             "leakproof_vouched SELECT",
             "leakproof_vouchers SELECT",
+            "measured_usage SELECT",
             "memberships SELECT",
             "orgs SELECT",
             "protected_tables SELECT",
             "role_permissions SELECT",
             "role_templates SELECT",
             "roles SELECT",
+            "usage_records SELECT",
             "users SELECT",
             "watched_schemas SELECT",
         ]
@@ -602,6 +620,7 @@ fn no_argument_makes_an_internal_error() {
             "timestamp with time zone" => {
                 &["'infinity'", "'-infinity'", "now()", "'0044-03-15 BC'"]
             }
+            "numeric" => &["0", "-1.5", "'NaN'", "'-Infinity'", "1e400"],
             "bigint" => &["0", "-1", "9223372036854775807", "-9223372036854775808"],
             _ => &["true"],
         };

@@ -410,7 +410,9 @@ fn holders(org: &Id, role: &str) -> Option<String> {
                 (SELECT pg_catalog.count(*) FROM tenancy.invitations
                  WHERE org_id OPERATOR(pg_catalog.=) $1 AND role OPERATOR(pg_catalog.=) $2
                    AND accepted_at IS NULL AND revoked_at IS NULL
-                   AND expires_at OPERATOR(pg_catalog.>) pg_catalog.clock_timestamp())",
+                   AND expires_at OPERATOR(pg_catalog.>) pg_catalog.clock_timestamp()),
+                (SELECT pg_catalog.count(*) FROM tenancy.service_accounts
+                 WHERE org_id OPERATOR(pg_catalog.=) $1 AND custom_role OPERATOR(pg_catalog.=) $2)",
         &[Arg::Uuid(org), Arg::Text(role)],
         |row| [1, 2, 3].map(|n| row.get::<i64>(n).unwrap_or(0)),
     );

@@ -454,6 +454,7 @@ fn tables_are_readable_under_row_security_and_never_writable() {
             "role_permissions SELECT",
             "role_templates SELECT",
             "roles SELECT",
+            "service_accounts SELECT",
             "usage_records SELECT",
             "users SELECT",
             "watched_schemas SELECT",

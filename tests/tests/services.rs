@@ -275,7 +275,8 @@ fn it_gives_no_other_organization_and_nobody_elses_name() {
     }
     // A SET that the pooler's last client left behind says nothing.
     session.run("COMMIT");
-    session.run("SET app.current_user_id = 'x'; SET app.current_org = 'customer-8'; BEGIN");
+    session.run("SET app.current_user_id = 'x'; SET app.current_org = 'customer-8'");
+    session.run("BEGIN");
     session.run(&authenticate(&bot.key));
     assert_eq!(world.seen(&mut session, "servers"), ACME);
     session.run("ROLLBACK");

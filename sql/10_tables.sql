@@ -67,6 +67,7 @@ CREATE TABLE tenancy.orgs (
     owner_id     uuid NOT NULL REFERENCES tenancy.users (id),
     audit_store  text NOT NULL DEFAULT 'shared' CHECK (audit_store IN ('dedicated', 'shared')),
     created_at   timestamptz NOT NULL DEFAULT now(),
+    production_protection boolean NOT NULL DEFAULT false,
     suspended_at     timestamptz,
     suspended_reason text,
     -- Since when it is nobody's to enter any more (70_life.sql).

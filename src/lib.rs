@@ -7,7 +7,9 @@
 //! * `access`     actions, levels, roles: the permission matrix and questions about it
 //! * `org`        users, organizations, memberships, ownership, bindings of logins
 //! * `isolation`  protect(): plan of a table, policies, write guard, foreign-key guard, drift, leakproof operators
+//! * `environment` environments of rows, production protection
 //! * `audit`      the log of each organization: store, capture, read, export, keep, seal, verify
+//! * `projects`   projects and clusters: the second and third boundary inside an organization
 //! * `hooks`      what runs around a statement: revocations, plans, cascades, cursors, migrations, the audit's flush
 //! * `usage`      who pays, what is used, how much may be: billing accounts, usage records, quotas
 //! * `pg`         the only glue to PostgreSQL's C API
@@ -21,10 +23,12 @@ use pgrx::prelude::*;
 mod access;
 mod audit;
 mod context;
+mod environment;
 mod hooks;
 mod isolation;
 mod org;
 mod pg;
+mod projects;
 mod usage;
 
 #[cfg(feature = "pg_test")]
@@ -74,6 +78,11 @@ extension_sql_file!(
     ]
 );
 extension_sql_file!(
+    "../sql/65_environments.sql",
+    name = "environments",
+    requires = ["policies", "triggers"]
+);
+extension_sql_file!(
     "../sql/60_audit_seal.sql",
     name = "audit_seal",
     requires = [
@@ -98,6 +107,17 @@ extension_sql_file!(
         org::api_keys::create_api_key,
         org::api_keys::revoke_api_key,
         org::api_keys::list_api_keys
+    ]
+);
+extension_sql_file!(
+    "../sql/75_projects.sql",
+    name = "projects",
+    requires = [
+        org::invariants::authority_changed,
+        projects::check::check_place,
+        projects::see::sees_project,
+        projects::see::sees_project_member,
+        "policies"
     ]
 );
 extension_sql_file!(

@@ -124,6 +124,17 @@ pub fn level_in(now: &Standing, action: Action, environment: Option<&str>) -> Le
     now.level_in(action, environment)
 }
 
+/// Whether an action says who may do what, or what becomes of the organization.
+fn governs(action: &str) -> bool {
+    let (what, verb) = action.split_once(':').unwrap_or((action, ""));
+    match what {
+        "team" | "billing" | "finops" => verb != "read",
+        "org" => matches!(verb, "update" | "delete"),
+        "ai" => matches!(verb, "approve" | "controls" | "provider"),
+        _ => false,
+    }
+}
+
 /// Whether the caller may do an action in an organization: as the DBA, or as the user that the session acts for.
 pub fn may(org: &Id, action_name: &str) -> pg::Result<bool> {
     let now = context::standing();
@@ -135,6 +146,9 @@ pub fn may(org: &Id, action_name: &str) -> pg::Result<bool> {
 /// A stranger hears the same as for an organization that does not exist.
 pub fn require(org: &Id, action_name: &str, on: &str) -> pg::Result<()> {
     let known = context::known_org(org)?;
+    if governs(action_name) {
+        context::no_ai(&format!("{action_name} {on}"))?;
+    }
     if context::is_administrator() {
         return Ok(());
     }

@@ -60,6 +60,8 @@ pub struct Org {
     pub name: String,
     pub external_key: Option<String>,
     pub dedicated_audit: bool,
+    /// Whether rows of the environment production are held to spec 7.
+    pub production_protection: bool,
     pub suspended: bool,
     /// Its interned keys, once somebody needed them.
     keys: OnceCell<&'static Keys>,
@@ -118,19 +120,21 @@ impl ApiKey {
 const REMEMBERED: usize = 10_000;
 
 #[derive(Default)]
-struct Memory {
+pub(super) struct Memory {
     bindings: HashMap<String, Option<Binding>>,
     orgs: HashMap<String, Option<Rc<Org>>>,
     /// By their external keys alone.
     keys: HashMap<String, Option<Id>>,
     users: HashMap<String, Option<Id>>,
     memberships: HashMap<(Id, Id), Option<Rc<Membership>>>,
+    environments: HashMap<Id, Rc<Vec<(String, String)>>>,
     matrix: Option<Rc<Matrix>>,
     /// The organizations' own roles.
     custom_roles: HashMap<(Id, String), Option<Role>>,
     administrators: Option<Rc<Vec<String>>>,
     signing_keys: HashMap<String, SigningKey>,
     api_keys: HashMap<Id, Option<Rc<ApiKey>>>,
+    pub(super) projects: super::projects::Memory,
 }
 
 thread_local! {
@@ -188,7 +192,7 @@ pub fn heard() -> u64 {
 }
 
 /// Answers from memory, or reads and remembers unless a bell rang meanwhile.
-fn remembered<T: Clone>(
+pub(super) fn remembered<T: Clone>(
     recall: impl Fn(&Memory) -> Option<T>,
     read: impl FnOnce() -> T,
     keep: impl FnOnce(&mut Memory, T),
@@ -212,7 +216,7 @@ fn remembered<T: Clone>(
         }
         MEMORY.with_borrow_mut(|m| {
             let known = m.orgs.len() + m.keys.len() + m.users.len() + m.memberships.len();
-            if known + m.custom_roles.len() > REMEMBERED {
+            if known + m.custom_roles.len() + m.projects.len() > REMEMBERED {
                 *m = Memory::default();
             }
             keep(m, answer.clone());
@@ -262,7 +266,7 @@ pub fn org(claim: &str) -> Option<Rc<Org>> {
                 .and_then(|id| {
                     latest(
                         "SELECT id, name, audit_store OPERATOR(pg_catalog.=) 'dedicated', external_key,
-                                suspended_at IS NOT NULL
+                                suspended_at IS NOT NULL, production_protection
                          FROM tenancy.orgs WHERE id OPERATOR(pg_catalog.=) $1 AND deleting_at IS NULL",
                         &[Arg::Uuid(&id)],
                         to_org,
@@ -284,13 +288,14 @@ fn to_org(row: &Row) -> Rc<Org> {
         dedicated_audit: row.get::<bool>(3).unwrap_or(false),
         external_key: row.get::<String>(4),
         suspended: row.get::<bool>(5).unwrap_or(false),
+        production_protection: row.get::<bool>(6).unwrap_or(true),
         keys: OnceCell::new(),
     })
 }
 
 fn read_org_by_key(key: &str) -> Option<Rc<Org>> {
     latest(
-        "SELECT id, name, audit_store OPERATOR(pg_catalog.=) 'dedicated', external_key, suspended_at IS NOT NULL
+        "SELECT id, name, audit_store OPERATOR(pg_catalog.=) 'dedicated', external_key, suspended_at IS NOT NULL, production_protection
          FROM tenancy.orgs WHERE external_key OPERATOR(pg_catalog.=) $1 AND deleting_at IS NULL",
         &[Arg::Text(key)],
         to_org,
@@ -395,6 +400,29 @@ pub fn membership(org: &Id, user: &Id) -> Option<Rc<Membership>> {
         },
         |m, answer| {
             m.memberships.insert((*org, *user), answer);
+        },
+    )
+}
+
+/// The environment tags that an organization has of its own, each with the one of the three that it is like.
+pub fn environments(org: &Id) -> Rc<Vec<(String, String)>> {
+    remembered(
+        |m| m.environments.get(org).cloned(),
+        || {
+            Rc::new(latest(
+                "SELECT name, kind FROM tenancy.org_environments WHERE org_id OPERATOR(pg_catalog.=) $1 ORDER BY name",
+                &[Arg::Uuid(org)],
+                |row| {
+                    let text = |n| row.get::<String>(n).unwrap_or_default();
+                    (text(1), text(2))
+                },
+            ))
+        },
+        |m, answer| {
+            if m.environments.len() >= REMEMBERED {
+                m.environments.clear();
+            }
+            m.environments.insert(*org, answer);
         },
     )
 }

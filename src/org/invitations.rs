@@ -197,6 +197,7 @@ fn store(
 #[pg_extern(volatile, parallel_unsafe)]
 fn accept_invitation(token: Option<&str>) -> pg::Result<Uuid> {
     error::discreetly(|| {
+        context::no_ai("accept invitations")?;
         let token = hash(pg::given(token, "token")?);
         let now = context::standing();
         let Some(user) = now.user else {

@@ -179,6 +179,7 @@ fn remove_member(org: Option<Uuid>, user_id: Option<Uuid>) -> pg::Result<()> {
     let org = pg::given(org, "org")?;
     let user_id = pg::given(user_id, "user_id")?;
     let (org, user) = (org.as_bytes(), user_id.as_bytes());
+    context::no_ai("remove members")?;
     let leaving = context::standing().user == Some(*user) && access::role_in(org, user).is_some();
     if !leaving {
         access::require(org, "team:remove", "in the organization")?;

@@ -21,6 +21,7 @@ fn transfer_ownership(org: Option<Uuid>, new_owner: Option<Uuid>) -> pg::Result<
     let new_owner = pg::given(new_owner, "new_owner")?;
     let (org, target) = (org.as_bytes(), new_owner.as_bytes());
     let known = context::known_org(org)?;
+    context::no_ai("transfer ownership")?;
     let now = context::standing();
     let administrator = context::is_administrator();
     let caller_role = now.user.and_then(|user| access::role_in(org, &user));

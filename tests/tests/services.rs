@@ -353,6 +353,10 @@ fn it_does_not_govern() {
         ),
         ("SELECT tenancy.begin_migration('x')".into(), "42501"),
         (
+            "SELECT tenancy.record_usage('cpu_seconds', 1)".into(),
+            "42501",
+        ),
+        (
             format!(
                 "ALTER ROLE {} SET app.current_org = 'x'",
                 world.db.role("gate")

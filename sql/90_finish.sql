@@ -174,7 +174,7 @@ COMMENT ON FUNCTION tenancy.trust_application(text, text, text) IS
 COMMENT ON FUNCTION tenancy.distrust_application(text) IS
     'Undoes trust_application(); for the DBA (spec 4)';
 COMMENT ON FUNCTION tenancy.authenticate(text, text) IS
-    'Proves by a signed token which user the session acts for, in this transaction or session (spec 4)';
+    'Proves by a signed token or an API key whom the session acts for, in this transaction or session (spec 4)';
 COMMENT ON FUNCTION tenancy.require_token(text, text) IS
     'Leaves a login without authority unless it brings a signed token; for the DBA (spec 4)';
 COMMENT ON FUNCTION tenancy.waive_token(text) IS

@@ -97,7 +97,7 @@ ALTER EVENT TRIGGER tenancy_drift_dropped ENABLE ALWAYS;
 
 COMMENT ON SCHEMA tenancy IS 'pg_tenancy: the organization as the isolation boundary of this database';
 
-COMMENT ON FUNCTION tenancy.enter(uuid, uuid, boolean) IS
+COMMENT ON FUNCTION tenancy.enter(uuid, uuid, boolean, uuid, uuid) IS
     'Sets the context to an organization (and user, for a trusted application), validates it at once, and seals it if told (spec 4)';
 COMMENT ON FUNCTION tenancy.seal_context() IS
     'Freezes the context until the transaction ends (spec 4)';
@@ -251,6 +251,40 @@ COMMENT ON FUNCTION tenancy.begin_migration(text) IS
     'Opens the rows of all organizations to the statements of a migration, until the transaction ends; for administrators (spec 5.7)';
 COMMENT ON FUNCTION tenancy.sees_bypasses() IS
     'Whether the context may read bypass_ledger: with org:audit, or as an administrator (spec 5.7)';
+COMMENT ON FUNCTION tenancy.create_project(uuid, text, text, text) IS
+    'Makes a project in an organization; needs org:update (spec 9)';
+COMMENT ON FUNCTION tenancy.rename_project(uuid, text) IS
+    'Gives a project another name; needs org:update (spec 9)';
+COMMENT ON FUNCTION tenancy.set_project_access(uuid, text) IS
+    'Opens a project to the organization''s members or restricts it to its own; needs org:update or project_admin (spec 9)';
+COMMENT ON FUNCTION tenancy.set_project_environment(uuid, text) IS
+    'Tags a project with an environment; needs org:update (spec 7, 9)';
+COMMENT ON FUNCTION tenancy.delete_project(uuid) IS
+    'Deletes an empty project; needs org:update or project_admin (spec 9)';
+COMMENT ON FUNCTION tenancy.create_cluster(uuid, text, text) IS
+    'Makes a cluster in a project; needs project_admin or org:update (spec 9)';
+COMMENT ON FUNCTION tenancy.rename_cluster(uuid, text) IS
+    'Gives a cluster another name; needs project_admin or org:update (spec 9)';
+COMMENT ON FUNCTION tenancy.delete_cluster(uuid) IS
+    'Deletes an empty cluster; needs project_admin or org:update (spec 9)';
+COMMENT ON FUNCTION tenancy.add_project_member(uuid, uuid, text) IS
+    'Gives a member of the organization a role in a project; nobody gives what he does not hold (spec 9)';
+COMMENT ON FUNCTION tenancy.set_project_role(uuid, uuid, text) IS
+    'Gives a member of a project another role there (spec 9)';
+COMMENT ON FUNCTION tenancy.remove_project_member(uuid, uuid) IS
+    'Ends somebody''s role in a project, or one''s own (spec 9)';
+COMMENT ON FUNCTION tenancy.set_strict_project_access(uuid, boolean) IS
+    'Says whether owner and admins have no implicit access to restricted projects; needs team:role (spec 9)';
+COMMENT ON FUNCTION tenancy.sees_project(uuid) IS
+    'Whether the context sees a project: the policy of projects and clusters (spec 9)';
+COMMENT ON FUNCTION tenancy.sees_project_member(uuid, uuid) IS
+    'Whether the context sees who has a role in a project: the policy of project_members (spec 9)';
+COMMENT ON FUNCTION tenancy.has_project_permission(uuid, text) IS
+    'Whether the context may do an action in a project (spec 9)';
+COMMENT ON FUNCTION tenancy.recommend_isolation(boolean, boolean) IS
+    'Which boundary to choose, organization, project or cluster, and why (spec 9)';
+COMMENT ON FUNCTION tenancy.check_place() IS
+    'Trigger: a project stays in its organization, a cluster in its project, and goes only when it is empty (spec 9)';
 COMMENT ON FUNCTION tenancy.authority_changed() IS
     'Trigger: tells every session that memberships, roles or bindings changed (spec 4)';
 COMMENT ON FUNCTION tenancy.check_membership() IS
@@ -264,4 +298,4 @@ COMMENT ON FUNCTION tenancy.mirror_owner() IS
 
 -- Every function above checks its caller, so EXECUTE stays with PUBLIC; the triggers are for our own tables only.
 REVOKE ALL ON FUNCTION tenancy.authority_changed(), tenancy.check_membership(), tenancy.check_membership_scope(), tenancy.check_org(),
-                       tenancy.mirror_owner(), tenancy.keep_published() FROM PUBLIC;
+                       tenancy.mirror_owner(), tenancy.keep_published(), tenancy.check_place() FROM PUBLIC;

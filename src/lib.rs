@@ -9,6 +9,7 @@
 //! * `isolation`  protect(): plan of a table, policies, write guard, foreign-key guard, drift, leakproof operators
 //! * `environment` environments of rows, production protection
 //! * `audit`      the log of each organization: store, capture, read, export, keep, seal, verify
+//! * `projects`   projects and clusters: the second and third boundary inside an organization
 //! * `hooks`      what runs around a statement: revocations, plans, cascades, cursors, migrations, the audit's flush
 //! * `usage`      who pays, what is used, how much may be: billing accounts, usage records, quotas
 //! * `pg`         the only glue to PostgreSQL's C API
@@ -27,6 +28,7 @@ mod hooks;
 mod isolation;
 mod org;
 mod pg;
+mod projects;
 mod usage;
 
 #[cfg(feature = "pg_test")]
@@ -88,6 +90,17 @@ extension_sql_file!(
         "policies",
         audit::seal::api::list_audit_heads,
         audit::seal::status::list_seal_status
+    ]
+);
+extension_sql_file!(
+    "../sql/75_projects.sql",
+    name = "projects",
+    requires = [
+        org::invariants::authority_changed,
+        projects::check::check_place,
+        projects::see::sees_project,
+        projects::see::sees_project_member,
+        "policies"
     ]
 );
 extension_sql_file!(

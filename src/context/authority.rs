@@ -91,7 +91,7 @@ pub enum SigningKey {
 const REMEMBERED: usize = 10_000;
 
 #[derive(Default)]
-struct Memory {
+pub(super) struct Memory {
     bindings: HashMap<String, Option<Binding>>,
     orgs: HashMap<String, Option<Rc<Org>>>,
     /// By their external keys alone.
@@ -104,6 +104,7 @@ struct Memory {
     custom_roles: HashMap<(Id, String), Option<Role>>,
     administrators: Option<Rc<Vec<String>>>,
     signing_keys: HashMap<String, SigningKey>,
+    pub(super) projects: super::projects::Memory,
 }
 
 thread_local! {
@@ -161,7 +162,7 @@ pub fn heard() -> u64 {
 }
 
 /// Answers from memory, or reads and remembers unless a bell rang meanwhile.
-fn remembered<T: Clone>(
+pub(super) fn remembered<T: Clone>(
     recall: impl Fn(&Memory) -> Option<T>,
     read: impl FnOnce() -> T,
     keep: impl FnOnce(&mut Memory, T),
@@ -185,7 +186,7 @@ fn remembered<T: Clone>(
         }
         MEMORY.with_borrow_mut(|m| {
             let known = m.orgs.len() + m.keys.len() + m.users.len() + m.memberships.len();
-            if known + m.custom_roles.len() > REMEMBERED {
+            if known + m.custom_roles.len() + m.projects.len() > REMEMBERED {
                 *m = Memory::default();
             }
             keep(m, answer.clone());

@@ -33,6 +33,8 @@ impl Reason {
             Reason::OtherOrg => "The token is for one organization, and app.current_org names another.".into(),
             Reason::Expired => "The membership has expired.".into(),
             Reason::InactiveRole(role) => format!("The member's role \"{role}\" is not active."),
+            Reason::UnknownProject => "The project that app.current_project names does not exist in the organization, or the user may not see it.".into(),
+            Reason::UnknownCluster => "The cluster that app.current_cluster names does not exist in the project, or the user may not see it.".into(),
             Reason::WrongNetwork { address_known: true } => "The membership may be used from certain networks only, and the client's address is in none of them.".into(),
             Reason::WrongNetwork { address_known: false } => "The membership may be used from certain networks only, and the client's address is not known.".into(),
         }
@@ -71,6 +73,12 @@ impl Reason {
             }
             Reason::InactiveRole(_) => {
                 "Somebody with team:role can activate it with tenancy.activate_role(), or give the member another one."
+            }
+            Reason::UnknownProject => {
+                "RESET app.current_project; then SELECT * FROM tenancy.projects lists those you may see."
+            }
+            Reason::UnknownCluster => {
+                "RESET app.current_cluster; then SELECT * FROM tenancy.clusters lists those you may see."
             }
             Reason::Expired => {
                 "The organization's owner can set another end: tenancy.set_member_expiry()."

@@ -14,6 +14,7 @@ pub mod ledger;
 pub mod migration;
 pub mod network;
 mod principal;
+pub mod projects;
 mod scope_entry;
 mod seal;
 pub mod settings;

@@ -10,6 +10,7 @@
 
 use super::authority::{self, Id, Membership, Org};
 use super::principal::{Principal, principal};
+use super::projects::{self, Narrowed, Reach};
 use super::settings::{self, ONE_ORG_PER_TRANSACTION, Setting};
 use super::token::{self, Lapsed};
 use super::{cursors, denial, network, seal, transaction};
@@ -20,7 +21,7 @@ use crate::pg::key::Keys;
 use crate::pg::local::Backend;
 use crate::pg::{self, identity, identity::Runner};
 use ipnet::IpNet;
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -81,6 +82,9 @@ pub enum Reason {
     Expired,
     /// The member's role is the organization's own, and not active.
     InactiveRole(String),
+    /// The project is unknown in the organization or not one that the user sees: never said which.
+    UnknownProject,
+    UnknownCluster,
     /// The membership may be used from certain networks only: the client's address is not one of theirs, or is unknown.
     WrongNetwork {
         address_known: bool,
@@ -107,6 +111,9 @@ pub struct Standing {
     rights: Rc<Rights>,
     /// It rests on the address of the connection, which a parallel worker has not got.
     by_connection: bool,
+    /// The project that the session narrows itself to.
+    pub narrowed: Option<Narrowed>,
+    reach: OnceCell<Rc<Reach>>,
     /// What `org_if` answered for these actions: a handful, so a list is searched faster than a map.
     answers: RefCell<Vec<Answer>>,
     pub matrix: Rc<Matrix>,
@@ -140,6 +147,12 @@ impl Standing {
     /// Whether the context may do the action on the resources that its membership shows, all of them or those listed.
     pub fn may_within_scope(&self, action: Action) -> bool {
         self.org.is_some() && self.level(action) == Level::Allow
+    }
+
+    /// What the context has in the organization's projects.
+    pub fn reach(&self) -> Rc<Reach> {
+        let reach = || Rc::new(projects::reach_of(self));
+        self.reach.get_or_init(reach).clone()
     }
 
     /// Whether the organization's rows are read and not written.
@@ -295,6 +308,8 @@ fn assess() -> Standing {
         expires_at: None,
         rights: Rc::default(),
         by_connection: false,
+        narrowed: None,
+        reach: OnceCell::new(),
         answers: RefCell::default(),
         matrix,
         principal,
@@ -304,6 +319,7 @@ fn assess() -> Standing {
         standing.role.clear();
         standing.rights = Rc::default();
         standing.scopes = None;
+        standing.reach.take();
         standing.reason = Some(reason);
     }
     standing
@@ -348,6 +364,7 @@ fn entitle(s: &mut Standing) -> Result<(), Reason> {
         }
     }
     s.org = Some(org);
+    s.narrowed = projects::narrowed(s)?;
     Ok(())
 }
 

@@ -77,6 +77,7 @@ extension_sql_file!(
         access::published::keep_published,
         org::invariants::authority_changed,
         org::invariants::check_membership,
+        org::invariants::check_membership_scope,
         org::invariants::check_org,
         org::invariants::mirror_owner,
         "policies"

@@ -8,6 +8,7 @@ pub mod published;
 mod report;
 pub mod rights;
 mod roles;
+pub mod scopes;
 
 pub use actions::hold as hold_action;
 pub use giving::may_assign;
@@ -103,9 +104,15 @@ pub fn role_in(org: &Id, user: &Id) -> Option<String> {
         .map(|m| m.role.clone())
 }
 
-/// Whether a user's role in an organization allows an action there, whatever the session's context is.
+/// Whether a user's role in an organization allows an action there, whatever the session's context is. A membership that
+/// is limited to resources has no right in the organization as a whole (spec 3.8).
 pub fn user_may(org: &Id, user: &Id, action: Action) -> bool {
-    level_of(org, user, action, None) == Level::Allow
+    !is_scoped(org, user) && level_of(org, user, action, None) == Level::Allow
+}
+
+/// Whether a membership is limited to listed resources.
+pub fn is_scoped(org: &Id, user: &Id) -> bool {
+    authority::membership(org, user).is_some_and(|m| m.scopes.is_some())
 }
 
 /// What a user's role in an organization has on an action, in an environment or, without one, in all of them.
@@ -165,6 +172,9 @@ pub fn require(org: &Id, action_name: &str, on: &str) -> pg::Result<()> {
     };
     if user_may(org, &user, action(&now.matrix, action_name)?) {
         return Ok(());
+    }
+    if is_scoped(org, &user) {
+        return Err(context::outside_scope(&format!("{action_name} {on}")));
     }
     Err(context::refused(
         &role,

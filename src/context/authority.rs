@@ -7,6 +7,7 @@ use super::keys;
 use super::token::{Algorithm, Key, Subject};
 use crate::access::matrix::{Level, Matrix};
 use crate::access::rights::{Rights, number_of};
+use crate::access::scopes::{self, Scopes};
 use crate::pg::key::Keys;
 use crate::pg::query::{Arg, Row, latest};
 use crate::pg::{catalog, transaction};
@@ -41,6 +42,8 @@ pub struct Membership {
     pub role: String,
     /// Microseconds since 2000, as PostgreSQL counts.
     pub expires_at: Option<i64>,
+    /// The resources that it is limited to; None: the whole organization.
+    pub scopes: Option<Rc<Scopes>>,
     /// From where it may be used; None is from anywhere.
     pub allowed: Option<Vec<IpNet>>,
 }
@@ -377,9 +380,13 @@ pub fn membership(org: &Id, user: &Id) -> Option<Rc<Membership>> {
     remembered(
         |m| m.memberships.get(&(*org, *user)).cloned(),
         || {
-            latest(
+            let (mut found, scoped) = latest(
                 "SELECT CASE WHEN o.owner_id OPERATOR(pg_catalog.=) $2 THEN 'owner' ELSE m.role END,
                         CASE WHEN o.owner_id OPERATOR(pg_catalog.=) $2 THEN NULL ELSE m.expires_at END,
+                        o.owner_id OPERATOR(pg_catalog.<>) $2
+                        AND (m.scoped OR EXISTS (SELECT FROM tenancy.membership_scopes AS s
+                                                 WHERE s.org_id OPERATOR(pg_catalog.=) m.org_id
+                                                   AND s.user_id OPERATOR(pg_catalog.=) m.user_id)),
                         CASE WHEN o.owner_id OPERATOR(pg_catalog.=) $2 THEN NULL
                              ELSE m.allowed_networks::pg_catalog.text END
                  FROM tenancy.orgs AS o
@@ -389,14 +396,18 @@ pub fn membership(org: &Id, user: &Id) -> Option<Rc<Membership>> {
                    AND (o.owner_id OPERATOR(pg_catalog.=) $2 OR m.role OPERATOR(pg_catalog.<>) 'owner')",
                 &[Arg::Uuid(org), Arg::Uuid(user)],
                 |row| {
-                    Rc::new(Membership {
+                    let membership = Membership {
                         role: row.get::<String>(1).unwrap_or_default(),
                         expires_at: row.get::<TimestampWithTimeZone>(2).map(i64::from),
-                        allowed: networks(row, 3),
-                    })
+                        allowed: networks(row, 4),
+                        scopes: None,
+                    };
+                    (membership, row.get::<bool>(3).unwrap_or(true))
                 },
             )
-            .pop()
+            .pop()?;
+            found.scopes = scoped.then(|| Rc::new(scopes::read(org, user)));
+            Some(Rc::new(found))
         },
         |m, answer| {
             m.memberships.insert((*org, *user), answer);

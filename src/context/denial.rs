@@ -166,6 +166,16 @@ pub fn no_service(action: &str) -> ErrorReport {
         .set_hint("Act as a user: authenticate with that user's token, or by a login of his.")
 }
 
+/// What a membership that is limited to resources may not do, though its role may.
+pub fn outside_scope(what: &str) -> ErrorReport {
+    let message = format!("permission denied: the membership's scope does not reach {what}");
+    let detail = "The membership is limited to listed resources, and this is not within them.";
+    server_log(&message, detail);
+    fail(NO_RIGHT, message).set_detail(detail).set_hint(
+        "SELECT * FROM tenancy.list_scopes() shows the resources; whoever holds team:role changes them with tenancy.set_scope().",
+    )
+}
+
 /// What is the owner's alone and no grantable right.
 pub fn owner_only(role: &str, what: &str, org: &str, user: &str) -> ErrorReport {
     refused(role, what, "of the organization", org, user)

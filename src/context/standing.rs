@@ -16,6 +16,7 @@ use super::token::{self, Lapsed};
 use super::{cursors, denial, network, seal, transaction};
 use crate::access::matrix::{Action, Level, Matrix};
 use crate::access::rights::Rights;
+use crate::access::scopes::Scopes;
 use crate::pg::key::Keys;
 use crate::pg::local::Backend;
 use crate::pg::{self, identity, identity::Runner};
@@ -108,6 +109,8 @@ pub struct Standing {
     pub role: String,
     pub reason: Option<Reason>,
     pub actor_type: &'static str,
+    /// The resources that the membership is limited to.
+    pub scopes: Option<Rc<Scopes>>,
     expires_at: Option<i64>,
     rights: Rc<Rights>,
     /// It rests on the address of the connection, which a parallel worker has not got.
@@ -144,7 +147,14 @@ impl Standing {
         &self.rights
     }
 
+    /// Whether the context may do the action in the organization as a whole: a membership that is limited to resources
+    /// may do nothing there (spec 3.8).
     pub fn may(&self, action: Action) -> bool {
+        self.scopes.is_none() && self.may_within_scope(action)
+    }
+
+    /// Whether the context may do the action on the resources that its membership shows, all of them or those listed.
+    pub fn may_within_scope(&self, action: Action) -> bool {
         self.org.is_some() && self.level(action) == Level::Allow
     }
 
@@ -312,6 +322,7 @@ fn assess() -> Standing {
         } else {
             "human"
         },
+        scopes: None,
         expires_at: None,
         rights: Rc::default(),
         by_connection: false,
@@ -325,6 +336,7 @@ fn assess() -> Standing {
         standing.org = None;
         standing.role.clear();
         standing.rights = Rc::default();
+        standing.scopes = None;
         standing.reach.take();
         standing.reason = Some(reason);
     }
@@ -353,6 +365,7 @@ fn entitle(s: &mut Standing) -> Result<(), Reason> {
             let inactive = || Reason::InactiveRole(membership.role.clone());
             s.rights = role.ok_or_else(inactive)?.rights;
             s.role.clone_from(&membership.role);
+            s.scopes.clone_from(&membership.scopes);
         }
         (None, Principal::Service { key, .. }) => {
             let key = authority::api_key(key).ok_or(Reason::NoToken(Some(Lapsed::ApiKey)))?;
@@ -399,6 +412,8 @@ fn serve(s: &mut Standing, org: &Org, key: &ApiKey) -> Result<(), Reason> {
     let role = role.ok_or_else(|| Reason::InactiveRole(key.role.clone()))?;
     let held = crate::access::rights_of(&org.id, &sponsor.role);
     s.rights = Rc::new(role.rights.in_common(&held));
+    // Never above whoever answers for it: what he is limited to limits it.
+    s.scopes.clone_from(&sponsor.scopes);
     s.role.clone_from(&key.role);
     Ok(())
 }

@@ -263,6 +263,10 @@ const OPEN_TO_EVERYBODY: &[&str] = &[
     "check_row(oid,integer,text)",
     "check_row(oid,bigint,text)",
     "sees_user(uuid)",
+    "is_unscoped()",
+    "in_scope(oid,\"any\",\"any\")",
+    "in_full_scope(oid,\"any\",\"any\")",
+    "check_scope(oid,\"any\",\"any\")",
     "sees_bypasses()",
     // Tokens: whoever holds one; keys and who needs one are the DBA's.
     "authenticate(text,text)",
@@ -309,7 +313,7 @@ const OPEN_TO_EVERYBODY: &[&str] = &[
     "revoke_api_key(uuid)",
     "list_api_keys(uuid)",
     "transfer_ownership(uuid,uuid)",
-    "protect(regclass,text,jsonb,boolean,text,text)",
+    "protect(regclass,text,jsonb,boolean,text,text,text,text)",
     // Of an organization's environments.
     "create_environment(uuid,text,text)",
     "drop_environment(uuid,text)",
@@ -336,6 +340,12 @@ const OPEN_TO_EVERYBODY: &[&str] = &[
     "accept_invitation(text)",
     "revoke_invitation(uuid)",
     "list_invitations(uuid)",
+    "set_scope(uuid,uuid,regclass,text,text)",
+    "set_scopes(uuid,uuid,regclass,text[],text)",
+    "remove_scope(uuid,uuid,regclass,text)",
+    "unscope_member(uuid,uuid)",
+    "list_scopes(uuid,uuid)",
+    "scope_of(regclass,text)",
     "suspend_org(uuid,text)",
     "resume_org(uuid)",
     "unprotect(regclass)",
@@ -478,6 +488,7 @@ fn tables_are_readable_under_row_security_and_never_writable() {
             "measured_usage SELECT",
             "member_states SELECT",
             "members SELECT",
+            "membership_scopes SELECT",
             "memberships SELECT",
             "org_environments SELECT",
             "orgs SELECT",
@@ -602,7 +613,7 @@ fn arguments_have_the_names_of_the_contract() {
             &["login", "scope", "service_role"],
         ),
         (
-            "protect(regclass,text,jsonb,boolean,text,text)",
+            "protect(regclass,text,jsonb,boolean,text,text,text,text)",
             &[
                 "table_name",
                 "org_column",
@@ -610,6 +621,8 @@ fn arguments_have_the_names_of_the_contract() {
                 "audit",
                 "environment_column",
                 "environment_from",
+                "resource_type",
+                "resource_parent",
             ],
         ),
         (

@@ -990,6 +990,37 @@ fn it_shrinks_and_stops_with_who_answers_for_it() {
 }
 
 #[test]
+fn it_is_limited_to_the_resources_that_its_sponsor_is() {
+    let world = World::unprotected();
+    world.superuser().run(
+        r#"SELECT tenancy.protect('servers', permissions => '{"select": "server:read"}', resource_type => 'server');
+           SELECT tenancy.protect('sites', permissions => '{"select": "site:read"}')"#,
+    );
+    let house = House::of(world);
+    let world = &house.world;
+    let mut lead = house.lead(&["server:read", "site:read"]);
+    let mut owner = house.owner();
+    let org = world.acme.id;
+    owner.run(&format!(
+        "SELECT tenancy.create_role('{org}', 'bots');
+         SELECT tenancy.grant_permission('{org}', 'bots', 'server:read');
+         SELECT tenancy.grant_permission('{org}', 'bots', 'site:read')"
+    ));
+    let bot = bot(&mut lead, &house.create("watcher", "bots"));
+    let mut session = house.inside(&bot);
+    let read = "SELECT id FROM servers ORDER BY id";
+    assert_eq!(session.column(read), ["1", "2", "3"]);
+    assert!(session.count("SELECT count(*) FROM sites") > 0);
+    owner.run(&format!(
+        "SELECT tenancy.set_scope('{org}', '{}', 'servers', '2')",
+        world.user("acme.admin")
+    ));
+    assert_eq!(session.column(read), ["2"]);
+    assert_eq!(session.count("SELECT count(*) FROM sites"), 0);
+    session.run("ROLLBACK");
+}
+
+#[test]
 fn the_dbas_accounts_are_the_owners_and_go_on_as_far_as_he_may() {
     let house = House::new();
     let world = &house.world;

@@ -71,17 +71,17 @@ unsafe fn is_ours(call: *mut pg_sys::FuncExpr, ours: Ours) -> bool {
                 | b"sees_bypasses",
                 [],
             ) => true,
+            (b"is_unscoped", []) => true,
+            (b"project_from" | b"project_to", [_]) => action_of(call).is_some(),
+            (b"in_scope" | b"in_full_scope" | b"in_projects", arguments) => {
+                arguments.iter().all(|a| is_column_or_constant(*a))
+            }
             (b"sees_user" | b"sees_project", [column]) => {
                 (**column).type_ == pg_sys::NodeTag::T_Var
             }
             (b"sees_project_member", columns @ [_, _]) => columns
                 .iter()
                 .all(|column| (**column).type_ == pg_sys::NodeTag::T_Var),
-            (b"is_unscoped", []) => true,
-            (b"project_from" | b"project_to", [_]) => action_of(call).is_some(),
-            (b"in_scope" | b"in_full_scope" | b"in_projects", arguments) => {
-                arguments.iter().all(|a| is_column_or_constant(*a))
-            }
             _ => false,
         }
     }

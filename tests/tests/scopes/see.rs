@@ -349,3 +349,23 @@ fn scope_of_tells_of_a_resource_what_its_rows_show() {
         "22P02",
     );
 }
+
+/// A project is open to the organization's members, not to one who is limited.
+#[test]
+fn no_project_is_open_to_a_limited_membership() {
+    let world = world();
+    let org = world.acme.id;
+    let mut owner = world.session("acme.owner");
+    let project = owner.text(&format!("SELECT tenancy.create_project('{org}', 'web')"));
+    owner.run(&format!("SELECT tenancy.create_project('{org}', 'mail')"));
+    let mut session = world.session("acme.member");
+    let count = "SELECT count(*) FROM tenancy.projects";
+    assert_eq!(session.count(count), 2);
+    world.scope("acme.member", "servers", "1", "full");
+    assert_eq!(session.count(count), 0);
+    owner.run(&format!(
+        "SELECT tenancy.add_project_member('{project}', '{}', 'project_viewer')",
+        world.user("acme.member")
+    ));
+    assert_eq!(session.count(count), 1, "the one he has a role in");
+}

@@ -8,6 +8,7 @@
 
 use super::authority::Id;
 use super::entry::{answer, nullable};
+use super::projects::Project;
 use super::standing::{self, Standing};
 use crate::pg::identity::{self, Runner};
 use crate::pg::local::Backend;
@@ -71,17 +72,19 @@ pub fn places(now: &Standing, action: &str, anywhere: bool) -> Places {
         return Places::None;
     }
     let (reach, in_org) = (now.reach(), now.may_within_scope(index));
+    let may = |project: &Project| {
+        let shown = asked.within_scope && in_org && !project.restricted;
+        shown || reach.may(project, action, in_org)
+    };
     if let Some(narrowed) = now.narrowed.filter(|_| !anywhere) {
         return match reach.get(&narrowed.project) {
-            Some(project) if reach.may(project, action, in_org) => {
-                Places::One(narrowed.project, narrowed.cluster)
-            }
+            Some(project) if may(project) => Places::One(narrowed.project, narrowed.cluster),
             _ => Places::None,
         };
     }
     let (mut all, mut some) = (true, FxHashSet::default());
     for project in reach.all() {
-        if reach.may(project, action, in_org) {
+        if may(project) {
             some.insert(project.id);
         } else {
             all = false;

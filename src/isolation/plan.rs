@@ -431,7 +431,7 @@ mod tests {
         q.scope = Some("tableoid, id, NULL::pg_catalog.text".into());
         let both = protect(&o, &q, false).join(";");
         assert_eq!(both.matches(" within scope in projects'").count(), 10);
-        assert_eq!(both.matches(" within scope'").count(), 3);
+        assert_eq!(both.matches(" within scope'").count(), 5);
         assert!(
             !protect(&o, &quoted(&literal), false)
                 .join(";")

@@ -119,7 +119,7 @@ fn rows_of_a_restricted_project_are_its_members_alone() {
     assert!(ids(&mut r.session("stranger")).is_empty());
     // In, and out again, at the next statement, through a prepared one too.
     let mut member = r.session("acme.member");
-    let mut statement = |session: &mut Session| session.column("EXECUTE reading");
+    let statement = |session: &mut Session| session.column("EXECUTE reading");
     member.run("PREPARE reading AS SELECT id FROM servers ORDER BY id");
     member.run("BEGIN ISOLATION LEVEL REPEATABLE READ");
     for _ in 0..7 {

@@ -119,6 +119,8 @@ fn one_organization_with_tagged_environments() {
     ] {
         refused(omar.attempt_within(act), "42501");
     }
+    // Whoever deletes the server would wait for him.
+    omar.run("ROLLBACK");
     let mut pim = example.of("pim", "shop");
     pim.run("SET LOCAL app.current_project = 'staging'");
     pim.run("INSERT INTO servers (id, environment, name) VALUES (9, 'staging', 'web-2')");
@@ -127,6 +129,7 @@ fn one_organization_with_tagged_environments() {
         pim.attempt_within("SELECT tenancy.create_project(tenancy.current_org(), 'mine')"),
         "42501",
     );
+    pim.run("ROLLBACK");
     let mut olga = example.of("olga", "shop");
     assert_eq!(
         names(&mut olga, "servers"),

@@ -28,6 +28,14 @@ unsafe extern "C-unwind" {
         nulls: *mut bool,
     ) -> pg_sys::HeapTuple;
     fn simple_heap_insert(relation: pg_sys::Relation, tuple: pg_sys::HeapTuple);
+    fn heap_insert(
+        relation: pg_sys::Relation,
+        tuple: pg_sys::HeapTuple,
+        command: pg_sys::CommandId,
+        options: i32,
+        state: pg_sys::BulkInsertState,
+    );
+    fn GetCurrentCommandId(used: bool) -> pg_sys::CommandId;
     fn RelationGetIndexList(relation: pg_sys::Relation) -> *mut pg_sys::List;
     fn BuildIndexInfo(index: pg_sys::Relation) -> *mut pg_sys::IndexInfo;
     fn index_insert(
@@ -51,6 +59,24 @@ pub fn insert<const N: usize>(
     types: &[pg_sys::Oid; N],
     row: &[Option<pg_sys::Datum>; N],
 ) {
+    insert_as(table, types, row, 0);
+}
+
+/// `insert` of a row that is there whatever becomes of this transaction, and at once for everybody.
+pub fn insert_for_good<const N: usize>(
+    table: pg_sys::Oid,
+    types: &[pg_sys::Oid; N],
+    row: &[Option<pg_sys::Datum>; N],
+) {
+    insert_as(table, types, row, pg_sys::HEAP_INSERT_FROZEN as i32);
+}
+
+fn insert_as<const N: usize>(
+    table: pg_sys::Oid,
+    types: &[pg_sys::Oid; N],
+    row: &[Option<pg_sys::Datum>; N],
+    options: i32,
+) {
     const { assert!(N <= COLUMNS) };
     let mut values = [pg_sys::Datum::from(0); COLUMNS];
     let mut nulls = [true; COLUMNS];
@@ -72,7 +98,16 @@ pub fn insert<const N: usize>(
                 pg_sys::CurrentMemoryContext = memory;
                 let tuple =
                     heap_form_tuple((*relation).rd_att, values.as_mut_ptr(), nulls.as_mut_ptr());
-                simple_heap_insert(relation, tuple);
+                match options {
+                    0 => simple_heap_insert(relation, tuple),
+                    _ => heap_insert(
+                        relation,
+                        tuple,
+                        GetCurrentCommandId(true),
+                        options,
+                        std::ptr::null_mut(),
+                    ),
+                }
                 plain = insert_into_indexes(relation, &mut (*tuple).t_self, &values, &nulls);
                 pg_sys::CurrentMemoryContext = before;
                 MemoryContextReset(memory);

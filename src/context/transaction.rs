@@ -76,6 +76,7 @@ unsafe extern "C-unwind" fn at_end(event: pg_sys::XactEvent::Type, _arg: *mut st
             standing::transaction_ended(true);
             crate::hooks::cascade::abandon(0);
             crate::isolation::at_transaction_end();
+            crate::environment::at_transaction_end();
             crate::audit::at_transaction_end();
             crate::usage::quota::at_transaction_end();
         }
@@ -104,6 +105,7 @@ unsafe extern "C-unwind" fn at_subtransaction_end(
             standing::transaction_ended(false);
             crate::hooks::cascade::abandon(level);
             crate::isolation::at_subtransaction_abort(level);
+            crate::environment::at_subtransaction_abort(level);
             crate::audit::at_subtransaction_abort(level);
             crate::usage::quota::at_subtransaction_abort(level);
         }
@@ -123,6 +125,7 @@ unsafe extern "C-unwind" fn at_subtransaction_end(
             token::at_subtransaction_commit(level);
             super::migration::at_subtransaction_commit(level);
             crate::isolation::at_subtransaction_commit(level);
+            crate::environment::at_subtransaction_commit(level);
             crate::audit::at_subtransaction_commit(level);
         }
         _ => {}

@@ -3,6 +3,8 @@
 
 use super::identity::as_owner;
 use super::key::{KeyType, Keys};
+use super::trigger::RowImage;
+use super::value::Value;
 use pgrx::datum::Uuid;
 use pgrx::prelude::*;
 use std::cell::RefCell;
@@ -66,6 +68,12 @@ impl Row {
             let datum = pg_sys::SPI_getbinval(self.tuple, self.desc, n, &mut null);
             T::from_datum(datum, null)
         }
+    }
+
+    /// Column `n`, from 1, as it stands there.
+    pub fn value(&self, n: i16) -> Value {
+        // SAFETY: tuple and descriptor belong to the SPI table that is open.
+        unsafe { RowImage::new(self.tuple, self.desc) }.value(n)
     }
 
     pub fn uuid(&self, n: i32) -> Option<[u8; 16]> {

@@ -374,8 +374,7 @@ fn list_quotas(
 /// Counts anew what quotas count, where something passed the triggers that count: rows that came with a partition or
 /// left with one, triggers that were disabled (spec 10). For the DBA. `org`: the organization, NULL: all. `table_name`: the
 /// table, NULL: all of them, and metrics. It waits for transactions that write what is counted, and they for it. Answers a
-/// row for each counter: what it said, and what is there. Errors: 42501 not the DBA or unknown organization, 55000 a
-/// prepared transaction is open on the table.
+/// row for each counter: what it said, and what is there. Errors: 42501 not the DBA or unknown organization.
 #[pg_extern(sql = r#"
 CREATE FUNCTION recount_quota(org uuid DEFAULT NULL, table_name regclass DEFAULT NULL)
 RETURNS TABLE (org_id uuid, table_name regclass, metric text, was numeric, used numeric)

@@ -133,6 +133,14 @@ COMMENT ON FUNCTION tenancy.deactivate_role(uuid, text) IS
     'Makes one of the organization''s own roles give its members nothing; needs team:role (spec 2)';
 COMMENT ON FUNCTION tenancy.drop_role(uuid, text) IS
     'Ends one of the organization''s own roles, which nobody has any more; needs team:role (spec 2)';
+COMMENT ON FUNCTION tenancy.access_matrix(uuid) IS
+    'What every member of an organization may, in effect and now; needs team:read (spec 2)';
+COMMENT ON FUNCTION tenancy.access_matrix_csv(uuid) IS
+    'access_matrix() as CSV; needs team:read (spec 2)';
+COMMENT ON FUNCTION tenancy.who_can(text) IS
+    'Which members of the current organization may do an action; needs team:read (spec 2)';
+COMMENT ON FUNCTION tenancy.what_can(uuid, uuid) IS
+    'What a user may in an organization; for oneself, holders of team:read and the DBA (spec 2)';
 COMMENT ON FUNCTION tenancy.define_action(text, text, text, text, text, text) IS
     'Adds an application''s own action with the levels that the system roles have on it; for the DBA (spec 2)';
 COMMENT ON FUNCTION tenancy.drop_action(text) IS
@@ -166,7 +174,7 @@ COMMENT ON FUNCTION tenancy.trust_application(text, text, text) IS
 COMMENT ON FUNCTION tenancy.distrust_application(text) IS
     'Undoes trust_application(); for the DBA (spec 4)';
 COMMENT ON FUNCTION tenancy.authenticate(text, text) IS
-    'Proves by a signed token which user the session acts for, in this transaction or session (spec 4)';
+    'Proves by a signed token or an API key whom the session acts for, in this transaction or session (spec 4)';
 COMMENT ON FUNCTION tenancy.require_token(text, text) IS
     'Leaves a login without authority unless it brings a signed token; for the DBA (spec 4)';
 COMMENT ON FUNCTION tenancy.waive_token(text) IS

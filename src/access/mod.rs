@@ -5,6 +5,7 @@ pub mod api;
 mod giving;
 pub mod matrix;
 pub mod published;
+mod report;
 pub mod rights;
 mod roles;
 
@@ -154,6 +155,9 @@ pub fn require(org: &Id, action_name: &str, on: &str) -> pg::Result<()> {
     }
     let now = context::standing();
     let Some(user) = now.user else {
+        if now.service.is_some() && now.org_id() == Some(*org) {
+            return Err(context::no_service(action_name));
+        }
         return Err(context::stranger(org));
     };
     let Some(role) = role_in(org, &user) else {

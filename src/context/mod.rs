@@ -23,8 +23,8 @@ mod transaction;
 
 pub use api::known_org;
 pub use denial::{
-    lasting_change, no_ai, no_right, owner_only, refused, sealed_statistics, stranger, suspended,
-    without_context, without_key,
+    lasting_change, no_ai, no_right, no_service, owner_only, refused, sealed_statistics, stranger,
+    suspended, without_context, without_key,
 };
 pub use entry::{form_for_number, number_of};
 pub use ledger::note_break_glass;
@@ -51,7 +51,7 @@ pub fn is_shared() -> bool {
     seal::is_on()
         || matches!(
             principal(),
-            Principal::Token { .. } | Principal::Tokenless { .. }
+            Principal::Token { .. } | Principal::Service { .. } | Principal::Tokenless { .. }
         )
 }
 

@@ -1,5 +1,6 @@
 //! An organization's life: people, organizations, members, ownership, and the logins that speak for them (spec 3, 4).
 
+pub mod api_keys;
 mod create;
 mod external_key;
 pub mod invariants;
@@ -8,6 +9,7 @@ mod limits;
 mod logins;
 mod members;
 mod ownership;
+pub mod services;
 mod signing_keys;
 pub mod suspension;
 

@@ -8,6 +8,7 @@
 use super::authority::Id;
 use super::settings::{MISSING_CONTEXT, MissingContext};
 use super::{denial, standing};
+use crate::access::matrix::Level;
 use crate::pg::identity::{self, Runner};
 use crate::pg::key::{KeyType, Keys};
 use crate::pg::local::Backend;
@@ -144,11 +145,14 @@ fn org_may(action: &[u8]) -> Option<&'static Keys> {
     let now = standing::standing();
     let org = now.answer(action, || {
         let action = String::from_utf8_lossy(action);
-        let Some(index) = now.matrix.action(&action) else {
-            crate::access::unknown_action(&now.matrix, &action).report(PgLogLevel::ERROR);
+        let (name, somewhere) = crate::isolation::asked(&action);
+        let Some(index) = now.matrix.action(name) else {
+            crate::access::unknown_action(&now.matrix, name).report(PgLogLevel::ERROR);
             unreachable!()
         };
-        now.keys().filter(|_| now.may(index))
+        now.keys().filter(|_| {
+            now.may(index) || somewhere && now.rights().level_somewhere(index) == Level::Allow
+        })
     });
     if org.is_some() {
         standing::pin(&now).unwrap_or_report();

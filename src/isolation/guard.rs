@@ -5,6 +5,7 @@
 //! `guard_row` holds each written row, as it is finally stored, to the organization, checks column actions and foreign
 //! keys, and writes the audit. Break-glass passes both checks and is still audited.
 
+use super::by_environment;
 use super::foreign_key;
 use super::moved;
 use super::plan;
@@ -153,7 +154,10 @@ fn ask_for_right(table: &Table, event: Event) -> pg::Result<()> {
     };
     refuse_suspended(&now, table.relid)?;
     if !now.may_do(action) {
-        require(&now, action, &format!("on {}", named(table.relid)))?;
+        let on = format!("on {}", named(table.relid));
+        if !by_environment::may_somewhere(&now, action, table)? {
+            return Err(context::no_right(&now, action, &on));
+        }
     }
     mine(&now, table.org_kind, table.relid)?;
     context::pin(&now)
@@ -243,6 +247,12 @@ fn guard_row(call: &Call) -> pg::Result<()> {
         let org = hold_to_org(call, &table, &now, old.as_ref(), new.as_ref())?;
         let leaving = match &table.environment {
             Some(source) => {
+                let on = format!("on {}", named(table.root));
+                // As with the statement's right: a cascade needs that on the parent only.
+                if !cascade::is_own_statement() {
+                    let rows = [old.as_ref(), new.as_ref()];
+                    by_environment::check_row(&now, &table, call.event, &rows, &on)?;
+                }
                 environment::check_row(&now, &table, source, old.as_ref(), new.as_ref())?
             }
             None => None,
@@ -387,10 +397,22 @@ fn check_columns(
 ) -> pg::Result<()> {
     for column in &table.column_actions {
         if !old.value(column.0).same(&new.value(column.0)) {
-            require_for_column(call, now, column)?;
+            let (_, name, action) = column;
+            if !by_environment::may_somewhere(now, action, table)? {
+                require_for_column(call, now, column)?;
+            }
+            let on = on_column(call, name);
+            by_environment::require(now, table, action, &[Some(old), Some(new)], &on)?;
         }
     }
     Ok(())
+}
+
+fn on_column(call: &Call, column: &str) -> String {
+    format!(
+        "on column \"{column}\" of table \"{}\"",
+        call.relation_name()
+    )
 }
 
 fn require_for_column(
@@ -398,11 +420,7 @@ fn require_for_column(
     now: &Standing,
     (_, column, action): &(i16, String, String),
 ) -> pg::Result<()> {
-    let on = format!(
-        "on column \"{column}\" of table \"{}\"",
-        call.relation_name()
-    );
-    require(now, action, &on)
+    require(now, action, &on_column(call, column))
 }
 
 fn guard_truncate(call: &Call) -> pg::Result<()> {
@@ -453,7 +471,12 @@ pub fn refused_row(relid: pg_sys::Oid, kind: KeyType, action: &str) -> ErrorRepo
     if let Err(asleep) = refuse_suspended(&now, relid) {
         return asleep;
     }
-    if let Err(lacking) = require(&now, action, &format!("on {on}")) {
+    let (action, somewhere) = by_environment::asked(action);
+    let may = somewhere
+        && table_of(relid)
+            .and_then(|table| by_environment::may_somewhere(&now, action, &table))
+            .unwrap_or(false);
+    if !may && let Err(lacking) = require(&now, action, &format!("on {on}")) {
         return lacking;
     }
     if let Err(lacking) = mine(&now, kind, relid) {

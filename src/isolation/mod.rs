@@ -3,6 +3,7 @@
 mod add_column;
 mod adopt;
 mod audited;
+mod by_environment;
 mod check_text;
 pub mod drift;
 mod event;
@@ -33,6 +34,7 @@ mod whose;
 
 use pgrx::pg_sys::panic::ErrorReportable;
 
+pub use by_environment::asked;
 pub use foreign_key::{before_subtransaction_commit, hides, hides_any, is_held};
 pub use guard::{denied, guard_write, guard_written, is_held_by_policy, refused_row};
 pub use held::any as holds_any;

@@ -1,6 +1,7 @@
 //! A protected table as plain data: what was asked for, what the table looks like, and the statements that lead from
 //! the one to the other. No server in here; names arrive quoted by PostgreSQL.
 
+use super::by_environment;
 use crate::pg::key::KeyType;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -173,7 +174,8 @@ pub fn protect(o: &Options, q: &Quoted, needs_index: bool) -> Vec<String> {
         sql.push(format!("CREATE INDEX ON {table} ({org})"));
     }
     for (command, action, using, check) in commands(o) {
-        let predicate = format!("({org} = {}({}))", org_if(q.kind), (q.literal)(action));
+        let action = (q.literal)(&by_environment::asking(o, command, action));
+        let predicate = format!("({org} = {}({action}))", org_if(q.kind));
         let mut clauses = String::new();
         if using {
             clauses.push_str(&format!(" USING {predicate}"));
@@ -183,8 +185,7 @@ pub fn protect(o: &Options, q: &Quoted, needs_index: bool) -> Vec<String> {
         // sentence, and a statement has a third of the calls to prepare.
         if check {
             clauses.push_str(&format!(
-                " WITH CHECK (tenancy.check_row(tableoid, {org}, {}))",
-                (q.literal)(action)
+                " WITH CHECK (tenancy.check_row(tableoid, {org}, {action}))"
             ));
         }
         for (suffix, kind) in [("", "PERMISSIVE"), ("_boundary", "RESTRICTIVE")] {

@@ -143,10 +143,6 @@ impl Rights {
     }
 
     /// What both have: the lower level of each action in each environment.
-    #[allow(
-        dead_code,
-        reason = "for service accounts, which are never above their creator"
-    )]
     pub fn in_common(&self, other: &Rights) -> Rights {
         let mut common = Rights::default();
         for action in 0..self.actions().min(other.actions()) {

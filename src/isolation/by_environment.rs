@@ -8,6 +8,7 @@
 //! environment could be any's.
 
 use super::plan::Options;
+use super::resource;
 use super::table::Table;
 use super::tagged::Way;
 use crate::access;
@@ -30,11 +31,27 @@ pub fn asking<'a>(options: &Options, command: &str, action: &'a str) -> Cow<'a, 
     }
 }
 
-/// The name of an action that a policy asks for, and whether it asks for it in any environment.
-pub fn asked(action: &str) -> (&str, bool) {
-    match action.strip_suffix(SOMEWHERE) {
+/// What a policy asks for.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Asked<'a> {
+    pub name: &'a str,
+    /// In any environment.
+    pub somewhere: bool,
+    /// On listed resources, too.
+    pub within_scope: bool,
+}
+
+#[inline]
+pub fn asked(action: &str) -> Asked<'_> {
+    let (action, within_scope) = resource::asked(action);
+    let (name, somewhere) = match action.strip_suffix(SOMEWHERE) {
         Some(name) => (name, true),
         None => (action, false),
+    };
+    Asked {
+        name,
+        somewhere,
+        within_scope,
     }
 }
 
@@ -114,7 +131,21 @@ mod tests {
     #[test]
     fn a_mark_is_read_back() {
         let marked = format!("server:update{SOMEWHERE}");
-        assert_eq!(asked(&marked), ("server:update", true));
-        assert_eq!(asked("server:update"), ("server:update", false));
+        for (text, somewhere, within_scope) in [
+            ("server:update".to_string(), false, false),
+            (marked.clone(), true, false),
+            (resource::within_scope("server:update"), false, true),
+            (resource::within_scope(&marked), true, true),
+        ] {
+            let name = "server:update";
+            assert_eq!(
+                asked(&text),
+                Asked {
+                    name,
+                    somewhere,
+                    within_scope
+                }
+            );
+        }
     }
 }

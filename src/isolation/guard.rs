@@ -9,6 +9,7 @@ use super::by_environment;
 use super::foreign_key;
 use super::moved;
 use super::plan;
+use super::scope;
 use super::table::{self, Table};
 use crate::audit;
 use crate::context::{self, Standing};
@@ -154,10 +155,7 @@ fn ask_for_right(table: &Table, event: Event) -> pg::Result<()> {
     };
     refuse_suspended(&now, table.relid)?;
     if !now.may_do(action) {
-        let on = format!("on {}", named(table.relid));
-        if !by_environment::may_somewhere(&now, action, table)? {
-            return Err(context::no_right(&now, action, &on));
-        }
+        require_to_write(&now, table, action, &format!("on {}", named(table.relid)))?;
     }
     mine(&now, table.org_kind, table.relid)?;
     context::pin(&now)
@@ -180,6 +178,7 @@ pub fn is_held_by_policy(write: &Write, check_row: ByKind) -> bool {
     write.event == Event::Insert
         && table_of(write.relid).is_ok_and(|table| {
             !table.options.audit
+                && (table.scoped.is_none() || context::standing().scopes.is_none())
                 && table.environment.is_none()
                 && table.foreign_keys.is_empty()
                 && write.is_checked_by(check_row.of(table.org_kind), table.org_attnum)
@@ -199,6 +198,13 @@ pub fn guard_written(relid: pg_sys::Oid) -> pg::Result<()> {
             &format!("write to {}", named(relid)),
         ));
     }
+    // Limited meanwhile: its rows were not held to a scope, since there was none.
+    if now.scopes.is_some() {
+        return Err(context::outside_scope(&format!(
+            "write to {}",
+            named(relid)
+        )));
+    }
     refuse_suspended(&now, relid)?;
     context::pin(&now)
 }
@@ -216,11 +222,37 @@ fn mine(now: &Standing, kind: KeyType, relid: pg_sys::Oid) -> pg::Result<&'stati
     }
 }
 
-pub(super) fn require(now: &Standing, action: &str, on: &str) -> pg::Result<()> {
-    if now.may(crate::access::action(&now.matrix, action)?) {
-        Ok(())
-    } else {
+/// The right to an action on rows of the table: on all of them, or on those within the membership's scope where the table
+/// is one of resources.
+pub(super) fn require(now: &Standing, table: &Table, action: &str, on: &str) -> pg::Result<()> {
+    let index = crate::access::action(&now.matrix, action)?;
+    hold_to_right(now, table, now.may_within_scope(index), action, on)
+}
+
+/// The right to write rows of the table: of one environment at least, which the row guard asks each row for.
+pub(super) fn require_to_write(
+    now: &Standing,
+    table: &Table,
+    action: &str,
+    on: &str,
+) -> pg::Result<()> {
+    let may = by_environment::may_somewhere(now, action, table)?;
+    hold_to_right(now, table, may, action, on)
+}
+
+fn hold_to_right(
+    now: &Standing,
+    table: &Table,
+    may: bool,
+    action: &str,
+    on: &str,
+) -> pg::Result<()> {
+    if !may {
         Err(context::no_right(now, action, on))
+    } else if now.scopes.is_some() && table.scoped.is_none() {
+        Err(context::outside_scope(&format!("{action} {on}")))
+    } else {
+        Ok(())
     }
 }
 
@@ -240,11 +272,12 @@ fn guard_row(call: &Call) -> pg::Result<()> {
         keep_org(call, &table, old.as_ref(), new.as_ref())?;
         if let Some(new) = &new {
             let org = org_named_by(&table, new)?;
-            foreign_key::check(&table, org, old.as_ref(), new)?;
+            foreign_key::check(&table, org, false, old.as_ref(), new)?;
         }
     } else if !broken_glass {
         let now = context::standing();
         let org = hold_to_org(call, &table, &now, old.as_ref(), new.as_ref())?;
+        scope::hold(&table, &now, org, old.as_ref(), new.as_ref())?;
         let leaving = match &table.environment {
             Some(source) => {
                 let on = format!("on {}", named(table.root));
@@ -264,7 +297,7 @@ fn guard_row(call: &Call) -> pg::Result<()> {
             (None, Some(new)) => {
                 let arrived = moved::arrived(&table, new);
                 for column in arrived.columns {
-                    require_for_column(call, &now, column)?;
+                    require_for_column(call, &table, &now, column)?;
                 }
                 if let Some(key) = arrived.production {
                     environment::check_arrival(&now, &table, new, &key)?;
@@ -273,7 +306,8 @@ fn guard_row(call: &Call) -> pg::Result<()> {
             (None, None) => {}
         }
         if let Some(new) = &new {
-            foreign_key::check(&table, org, old.as_ref(), new)?;
+            let limited = now.scopes.is_some();
+            foreign_key::check(&table, org, limited, old.as_ref(), new)?;
         }
     }
     // Before PostgreSQL's own checks of this row: the trigger's name sorts first.
@@ -398,10 +432,8 @@ fn check_columns(
     for column in &table.column_actions {
         if !old.value(column.0).same(&new.value(column.0)) {
             let (_, name, action) = column;
-            if !by_environment::may_somewhere(now, action, table)? {
-                require_for_column(call, now, column)?;
-            }
             let on = on_column(call, name);
+            require_to_write(now, table, action, &on)?;
             by_environment::require(now, table, action, &[Some(old), Some(new)], &on)?;
         }
     }
@@ -417,10 +449,11 @@ fn on_column(call: &Call, column: &str) -> String {
 
 fn require_for_column(
     call: &Call,
+    table: &Table,
     now: &Standing,
     (_, column, action): &(i16, String, String),
 ) -> pg::Result<()> {
-    require(now, action, &on_column(call, column))
+    require(now, table, action, &on_column(call, column))
 }
 
 fn guard_truncate(call: &Call) -> pg::Result<()> {
@@ -471,12 +504,9 @@ pub fn refused_row(relid: pg_sys::Oid, kind: KeyType, action: &str) -> ErrorRepo
     if let Err(asleep) = refuse_suspended(&now, relid) {
         return asleep;
     }
-    let (action, somewhere) = by_environment::asked(action);
-    let may = somewhere
-        && table_of(relid)
-            .and_then(|table| by_environment::may_somewhere(&now, action, &table))
-            .unwrap_or(false);
-    if !may && let Err(lacking) = require(&now, action, &format!("on {on}")) {
+    if let Some(table) = table::protected(relid)
+        && let Err(lacking) = require_to_write(&now, &table, action, &format!("on {on}"))
+    {
         return lacking;
     }
     if let Err(lacking) = mine(&now, kind, relid) {

@@ -1,8 +1,7 @@
 //! What reads of protected tables are held to beyond their policies: a locking read without the right, a cursor after a
 //! revocation, a MERGE that reads no column, a trigger inside a cascade. hooks/statement.rs asks here.
 
-use super::by_environment;
-use super::guard::{denied, require};
+use super::guard::{denied, require, require_to_write};
 use super::table;
 use crate::context;
 use crate::pg::{self, identity};
@@ -20,12 +19,13 @@ pub fn check_locking_read(relid: pg_sys::Oid) -> pg::Result<()> {
     if now.org.is_none() {
         return Ok(());
     }
-    let update = &table.options.update;
-    if by_environment::may_somewhere(&now, update, &table)? {
-        return Ok(());
-    }
     let name = pg::catalog::relation_name(relid);
-    require(&now, update, &format!("(row lock) on table \"{name}\""))
+    require_to_write(
+        &now,
+        &table,
+        &table.options.update,
+        &format!("(row lock) on table \"{name}\""),
+    )
 }
 
 /// A MERGE into a protected table that reads none of its columns: PostgreSQL would match every organization's rows.
@@ -67,7 +67,7 @@ pub fn check_reading(relations: &[pg_sys::Oid]) -> pg::Result<()> {
         if now.org.is_none() {
             return Err(context::without_context(&now, &format!("read {on}")));
         }
-        require(&now, &table.options.select, &on)?;
+        require(&now, &table, &table.options.select, &on)?;
         context::pin(&now)?;
     }
     Ok(())

@@ -133,7 +133,8 @@ extension_sql_file!(
         "policies",
         "triggers",
         usage::billing::sees_billing_account,
-        usage::records::guard_usage
+        usage::records::guard_usage,
+        usage::quotas::list_quotas
     ]
 );
 extension_sql_file!(

@@ -9,6 +9,7 @@ pub const PARTS: &[&str] = &[
     "insert",
     "audit",
     "seal",
+    "quota",
     "growth",
     "leakproof",
     "scopes",

@@ -167,6 +167,7 @@ unsafe extern "C-unwind" fn on_invalidation(_arg: pg_sys::Datum, relid: pg_sys::
     }
     crate::isolation::on_invalidation(relid);
     crate::audit::on_invalidation(relid);
+    crate::usage::quota::on_invalidation(relid);
 }
 
 /// A database role was renamed, dropped, made superuser or no longer one.

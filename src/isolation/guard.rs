@@ -19,6 +19,7 @@ use crate::pg::key::{ByKind, KeyType, Keys};
 use crate::pg::modify::Write;
 use crate::pg::trigger::{self, Call, Event, RowImage};
 use crate::pg::{self, fail, identity, transaction};
+use crate::usage::quota;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::pg_sys::panic::ErrorReportable;
 use pgrx::prelude::*;
@@ -260,12 +261,15 @@ fn guard_row(call: &Call) -> pg::Result<()> {
     if call.before || !call.for_row || call.event == Event::Truncate {
         return Err(not_a_trigger("guard_row"));
     }
+    let (old, new) = (call.old_row(), call.new_row());
     // The publisher checked and logged it.
     if identity::is_logical_worker() {
-        return Ok(());
+        return match quota::is_under(call.relid()) {
+            true => quota::count(&*table_of(call.relid())?, old.as_ref(), new.as_ref(), true),
+            false => Ok(()),
+        };
     }
     let table = table_of(call.relid())?;
-    let (old, new) = (call.old_row(), call.new_row());
     let broken_glass = identity::break_glass();
     let migrating = !broken_glass && is_of_migration();
     if migrating {
@@ -310,6 +314,12 @@ fn guard_row(call: &Call) -> pg::Result<()> {
             foreign_key::check(&table, org, limited, old.as_ref(), new)?;
         }
     }
+    quota::count(
+        &table,
+        old.as_ref(),
+        new.as_ref(),
+        broken_glass || migrating,
+    )?;
     // Before PostgreSQL's own checks of this row: the trigger's name sorts first.
     if table.is_parent && old.is_some() {
         foreign_key::parents_changed();
@@ -462,8 +472,11 @@ fn guard_truncate(call: &Call) -> pg::Result<()> {
         return Ok(());
     }
     if identity::break_glass() {
-        if let Some(table) = table::protected(call.relid()).filter(|t| t.options.audit) {
-            audit::record_truncate(&table);
+        if let Some(table) = table::protected(call.relid()) {
+            if table.options.audit {
+                audit::record_truncate(&table);
+            }
+            quota::count_truncated(&table)?;
         }
         return Ok(());
     }

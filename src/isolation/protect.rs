@@ -271,6 +271,8 @@ pub fn apply(planned: &Planned) {
         }
     });
     exempt::lift(table);
+    // Nothing was counted while it was not protected.
+    crate::usage::quotas::begin_anew(table.relid);
     error::server_log(
         "table protected",
         &format!("Table {name}, organization column {}.", column.quoted),

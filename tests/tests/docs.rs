@@ -405,6 +405,9 @@ const OPEN_TO_EVERYBODY: &[&str] = &[
     "record_usage(text,numeric,uuid,uuid,text,timestamp with time zone,text,uuid)",
     "usage_report(uuid,timestamp with time zone,timestamp with time zone,text)",
     "measure_usage(uuid,boolean)",
+    "set_quota(uuid,regclass,bigint,text,text)",
+    "list_quotas(uuid)",
+    "recount_quota(uuid,regclass)",
     // The policy of tenancy.billing_accounts.
     "sees_billing_account(uuid)",
     // In plans: answers its argument, and does nothing else.
@@ -497,6 +500,7 @@ fn tables_are_readable_under_row_security_and_never_writable() {
             "project_settings SELECT",
             "projects SELECT",
             "protected_tables SELECT",
+            "quotas SELECT",
             "role_permissions SELECT",
             "role_templates SELECT",
             "roles SELECT",

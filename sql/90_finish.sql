@@ -141,8 +141,8 @@ COMMENT ON FUNCTION tenancy.access_matrix(uuid) IS
     'What every member of an organization may, in effect and now; needs team:read (spec 2)';
 COMMENT ON FUNCTION tenancy.access_matrix_csv(uuid) IS
     'access_matrix() as CSV; needs team:read (spec 2)';
-COMMENT ON FUNCTION tenancy.who_can(text) IS
-    'Which members of the current organization may do an action; needs team:read (spec 2)';
+COMMENT ON FUNCTION tenancy.who_can(text, regclass, text) IS
+    'Which members of the current organization may do an action, or do it on one resource; needs team:read (spec 2)';
 COMMENT ON FUNCTION tenancy.what_can(uuid, uuid) IS
     'What a user may in an organization; for oneself, holders of team:read and the DBA (spec 2)';
 COMMENT ON FUNCTION tenancy.define_action(text, text, text, text, text, text) IS

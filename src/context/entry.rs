@@ -148,17 +148,16 @@ fn org_may(action: &[u8]) -> Option<&'static Keys> {
     let org = now.answer(action, || {
         let action = String::from_utf8_lossy(action);
         let asked = crate::isolation::asked(&action);
-        let Some(index) = now.matrix.action(asked.action) else {
-            crate::access::unknown_action(&now.matrix, asked.action).report(PgLogLevel::ERROR);
+        let Some(index) = now.matrix.action(asked.name) else {
+            crate::access::unknown_action(&now.matrix, asked.name).report(PgLogLevel::ERROR);
             unreachable!()
         };
         now.keys().filter(|_| {
             if asked.in_projects {
                 !super::places::places(&now, asked.marked, false).is_none()
-            } else if asked.within_scope {
-                now.may_within_scope(index)
             } else {
-                now.may(index)
+                let reaches = asked.within_scope || now.scopes.is_none();
+                reaches && asked.by_org_role(&now, index)
             }
         })
     });
@@ -179,7 +178,7 @@ pub fn number_of(action: &[u8], kind: KeyType) -> Option<u16> {
     let position =
         |known: &Vec<NamedAction>| known.iter().position(|(k, a)| *k == kind && **a == *action);
     let found = NUMBERED.with_borrow(position).or_else(|| {
-        let name = std::str::from_utf8(action).map_or("", |a| crate::isolation::asked(a).action);
+        let name = std::str::from_utf8(action).map_or("", |a| crate::isolation::asked(a).name);
         crate::access::action_is_known(name.as_bytes()).then(|| {
             NUMBERED.with_borrow_mut(|known| {
                 known.push((kind, action.into()));
@@ -271,7 +270,7 @@ unsafe extern "C-unwind" fn checked_org(
             pg_sys::Oid::from(table.value.value() as u32)
         };
         let action = String::from_utf8_lossy(action);
-        crate::isolation::refused_row(relid, kind, crate::isolation::asked(&action).action)
+        crate::isolation::refused_row(relid, kind, crate::isolation::asked(&action).name)
             .report(PgLogLevel::ERROR);
     }
     nullable(mine.and_then(|mine| mine.datum(kind)))

@@ -62,7 +62,7 @@ impl Places {
 /// Where the standing may do the action. What narrows the session is left out where `anywhere` says so.
 pub fn places(now: &Standing, action: &str, anywhere: bool) -> Places {
     let asked = crate::isolation::asked(action);
-    let action = asked.action;
+    let action = asked.name;
     let Some(index) = now.matrix.action(action).filter(|_| now.org.is_some()) else {
         return Places::None;
     };
@@ -71,7 +71,7 @@ pub fn places(now: &Standing, action: &str, anywhere: bool) -> Places {
     if now.scopes.is_some() && !asked.within_scope {
         return Places::None;
     }
-    let (reach, in_org) = (now.reach(), now.may_within_scope(index));
+    let (reach, in_org) = (now.reach(), asked.by_org_role(now, index));
     let may = |project: &Project| {
         let shown = asked.within_scope && in_org && !project.restricted;
         shown || reach.may(project, action, in_org)
@@ -251,7 +251,7 @@ pub fn number_of_bound(action: &[u8], upper: bool) -> Option<u16> {
     let known = |all: &Vec<Box<[u8]>>| all.iter().position(|a| **a == *action);
     let index = NUMBERED.with_borrow(known).or_else(|| {
         let room = NUMBERED.with_borrow(Vec::len) < MOST;
-        let name = std::str::from_utf8(action).map_or("", |a| crate::isolation::asked(a).action);
+        let name = std::str::from_utf8(action).map_or("", |a| crate::isolation::asked(a).name);
         (room && crate::access::action_is_known(name.as_bytes())).then(|| {
             NUMBERED.with_borrow_mut(|all| {
                 all.push(action.into());

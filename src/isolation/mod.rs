@@ -2,7 +2,9 @@
 
 mod add_column;
 mod adopt;
+mod asked;
 mod audited;
+mod by_environment;
 mod check_text;
 pub mod drift;
 mod event;
@@ -41,10 +43,11 @@ mod whose;
 
 use pgrx::pg_sys::panic::ErrorReportable;
 
+pub use asked::asked;
 pub use foreign_key::{before_subtransaction_commit, hides, hides_any, is_held};
 pub use guard::{denied, guard_write, guard_written, is_held_by_policy, refused_row};
 pub use held::any as holds_any;
-pub use place::{asked, holding};
+pub use place::holding;
 pub use reading::{
     any_protected, check_inside_cascade, check_locking_read, check_reading, check_unread_merge,
     pin_for,

@@ -5,13 +5,14 @@
 //! held FOR KEY SHARE until the transaction ends, as a foreign key would hold it: whoever deletes a project waits for its
 //! writers and sees their rows.
 
+use super::asked;
 use super::facts::{Facts, number_of};
 use super::guard::denied;
 use super::held::{self, Name};
-use super::place_columns::{self, IN_PROJECTS, PlaceColumns};
+use super::place_columns::{self, PlaceColumns};
 use super::plan::Options;
 use super::table::{self, GuardedKey, Table};
-use super::{moved, resource, scope, tree};
+use super::{moved, scope, tree};
 use crate::context::authority::Id;
 use crate::context::places::{places, with_places};
 use crate::context::projects;
@@ -29,32 +30,7 @@ use pgrx::datum::Uuid;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 use pgrx::spi;
-use std::borrow::Cow;
 use std::cell::Cell;
-
-/// What a policy asks.
-pub struct Asked<'a> {
-    /// The action, with the mark of scopes where it has one.
-    pub marked: &'a str,
-    pub action: &'a str,
-    pub within_scope: bool,
-    pub in_projects: bool,
-}
-
-/// The action that a policy names, and whether it is asked for on listed resources, and in some project, too.
-pub fn asked(action: &str) -> Asked<'_> {
-    let (marked, in_projects) = match action.strip_suffix(IN_PROJECTS) {
-        Some(marked) => (marked, true),
-        None => (action, false),
-    };
-    let (action, within_scope) = resource::asked(marked);
-    Asked {
-        marked,
-        action,
-        within_scope,
-        in_projects,
-    }
-}
 
 /// The table's project and cluster columns, and how what they name is looked up.
 #[derive(Debug)]
@@ -184,7 +160,7 @@ pub fn hold(
     let before = old.map(|row| place_of(placed, row));
     let after = new.map(|row| place_of(placed, row));
     if !free && !scope::is_of_cascade(old, new) {
-        let action = &marked(table, action_for(call.event, table, old));
+        let action = &marked(table, action_for(call.event, table, old), true);
         let allowed = with_places(action, |places| {
             [before, after]
                 .into_iter()
@@ -275,7 +251,7 @@ fn require(
         "on table \"{}\" in project \"{name}\"",
         relation_name(table.relid)
     );
-    Err(context::no_right(now, asked(action).action, &on))
+    Err(context::no_right(now, asked::asked(action).name, &on))
 }
 
 #[derive(Clone, Copy)]
@@ -365,24 +341,32 @@ fn is_held(probe: &Probe, org: &'static Keys, id: &Id) -> bool {
 }
 
 /// The action as the table's policies ask for it.
-fn marked<'a>(table: &Table, action: &'a str) -> Cow<'a, str> {
-    match table.scoped {
-        Some(_) => Cow::Owned(resource::within_scope(action)),
-        None => Cow::Borrowed(action),
-    }
+fn marked(table: &Table, action: &str, to_write: bool) -> String {
+    let anywhere = to_write && table.options.environment_column.is_some();
+    asked::marked(action, (anywhere, table.scoped.is_some(), false))
 }
 
 /// Whether the context may do the action on rows of the table in some project.
-pub fn may_somewhere(table: &Table, action: &str) -> bool {
-    with_places(&marked(table, action), |places| !places.is_none())
+pub fn may_somewhere(table: &Table, action: &str, to_write: bool) -> bool {
+    let action = marked(table, action, to_write);
+    with_places(&action, |places| !places.is_none())
 }
 
-/// Whether it may do the action in a row's project.
+/// Whether it may write so in a row's project.
 pub fn may_in_project_of(table: &Table, placed: &Placed, action: &str, row: &RowImage) -> bool {
     let (project, cluster) = place_of(placed, row);
-    with_places(&marked(table, action), |places| {
+    with_places(&marked(table, action, true), |places| {
         project.is_some_and(|project| places.have(&project, cluster.as_ref()))
     })
+}
+
+/// Whether the role in a row's project adds the action, whatever the one in the organization says.
+pub fn gives(now: &Standing, table: &Table, action: &str, row: &RowImage) -> bool {
+    let project = table.placed.as_ref().and_then(|p| place_of(p, row).0);
+    let reach = now.reach();
+    project
+        .and_then(|id| reach.get(&id))
+        .is_some_and(|project| reach.may(project, action, false))
 }
 
 /// Whether the row that a key refers to is in a project that the context does not see: to it there is none (spec 5.5).

@@ -1,6 +1,7 @@
 //! A protected table as plain data: what was asked for, what the table looks like, and the statements that lead from
 //! the one to the other. No server in here; names arrive quoted by PostgreSQL.
 
+use super::by_environment;
 use super::place_columns::{self, PlaceColumns};
 use super::resource::{self, Resource};
 use crate::pg::key::KeyType;
@@ -202,9 +203,10 @@ pub fn protect(o: &Options, q: &Quoted, needs_index: bool) -> Vec<String> {
     }
     sql.extend(q.place.as_ref().map(|place| place.fill(table)));
     for (command, action, using, check) in commands(o) {
+        let action = by_environment::asking(o, command, action);
         let in_row = match q.scope {
-            Some(_) => resource::within_scope(action),
-            None => action.to_string(),
+            Some(_) => resource::within_scope(&action),
+            None => action.into_owned(),
         };
         if let Some(place) = &q.place {
             sql.push(place.policy(table, command, &(q.literal)(&in_row)));

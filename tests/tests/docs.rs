@@ -293,7 +293,7 @@ const OPEN_TO_EVERYBODY: &[&str] = &[
     "drop_role(uuid,text)",
     "access_matrix(uuid)",
     "access_matrix_csv(uuid)",
-    "who_can(text)",
+    "who_can(text,regclass,text)",
     "what_can(uuid,uuid)",
     "define_action(text,text,text,text,text,text)",
     "drop_action(text)",

@@ -7,6 +7,7 @@
 
 use super::foreign_key;
 use super::moved;
+use super::place;
 use super::plan;
 use super::scope;
 use super::table::{self, Table};
@@ -154,7 +155,7 @@ fn ask_for_right(table: &Table, event: Event) -> pg::Result<()> {
         Event::Delete | Event::Truncate => &table.options.delete,
     };
     refuse_suspended(&now, table.relid)?;
-    if !now.may_do(action) {
+    if table.placed.is_some() || !now.may_do(action) {
         require(&now, table, action, &format!("on {}", named(table.relid)))?;
     }
     mine(&now, table.org_kind, table.relid)?;
@@ -179,6 +180,7 @@ pub fn is_held_by_policy(write: &Write, check_row: ByKind) -> bool {
         && table_of(write.relid).is_ok_and(|table| {
             !table.options.audit
                 && (table.scoped.is_none() || context::standing().scopes.is_none())
+                && table.placed.is_none()
                 && table.environment.is_none()
                 && table.foreign_keys.is_empty()
                 && write.is_checked_by(check_row.of(table.org_kind), table.org_attnum)
@@ -226,7 +228,12 @@ fn mine(now: &Standing, kind: KeyType, relid: pg_sys::Oid) -> pg::Result<&'stati
 /// is one of resources.
 pub(super) fn require(now: &Standing, table: &Table, action: &str, on: &str) -> pg::Result<()> {
     let index = crate::access::action(&now.matrix, action)?;
-    if !now.may_within_scope(index) {
+    // Where a row has a project, that one counts, which the row trigger looks at.
+    let held = match table.placed {
+        Some(_) => place::may_somewhere(table, action),
+        None => now.may_within_scope(index),
+    };
+    if !held {
         Err(context::no_right(now, action, on))
     } else if now.scopes.is_some() && table.scoped.is_none() {
         Err(context::outside_scope(&format!("{action} {on}")))
@@ -254,12 +261,23 @@ fn guard_row(call: &Call) -> pg::Result<()> {
         keep_org(call, &table, old.as_ref(), new.as_ref())?;
         if let Some(new) = &new {
             let org = org_named_by(&table, new)?;
+            place::hold(
+                call,
+                &table,
+                &context::standing(),
+                org,
+                true,
+                old.as_ref(),
+                Some(new),
+            )?;
             foreign_key::check(&table, org, false, old.as_ref(), new)?;
         }
     } else if !broken_glass {
         let now = context::standing();
         let org = hold_to_org(call, &table, &now, old.as_ref(), new.as_ref())?;
         scope::hold(&table, &now, org, old.as_ref(), new.as_ref())?;
+        let free = cascade::is_own_statement();
+        place::hold(call, &table, &now, org, free, old.as_ref(), new.as_ref())?;
         let leaving = match &table.environment {
             Some(source) => {
                 environment::check_row(&now, &table, source, old.as_ref(), new.as_ref())?
@@ -273,7 +291,7 @@ fn guard_row(call: &Call) -> pg::Result<()> {
             (None, Some(new)) => {
                 let arrived = moved::arrived(&table, new);
                 for column in arrived.columns {
-                    require_for_column(call, &table, &now, column)?;
+                    require_for_column(call, &table, &now, column, new)?;
                 }
                 if let Some(key) = arrived.production {
                     environment::check_arrival(&now, &table, new, &key)?;
@@ -413,7 +431,7 @@ fn check_columns(
 ) -> pg::Result<()> {
     for column in &table.column_actions {
         if !old.value(column.0).same(&new.value(column.0)) {
-            require_for_column(call, table, now, column)?;
+            require_for_column(call, table, now, column, new)?;
         }
     }
     Ok(())
@@ -424,12 +442,19 @@ fn require_for_column(
     table: &Table,
     now: &Standing,
     (_, column, action): &(i16, String, String),
+    row: &RowImage,
 ) -> pg::Result<()> {
     let on = format!(
         "on column \"{column}\" of table \"{}\"",
         call.relation_name()
     );
-    require(now, table, action, &on)
+    match &table.placed {
+        Some(placed) if !place::may_in_project_of(table, placed, action, row) => {
+            Err(context::no_right(now, action, &on))
+        }
+        Some(_) => Ok(()),
+        None => require(now, table, action, &on),
+    }
 }
 
 fn guard_truncate(call: &Call) -> pg::Result<()> {

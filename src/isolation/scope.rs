@@ -236,14 +236,33 @@ pub fn read_row<T>(
     when: When,
     read: impl Fn(&Table, &RowImage) -> T,
 ) -> Option<T> {
-    let read_in = |probe: &Probe| {
-        let table = table::protected(probe.parent).filter(|t| t.org_attnum > 0)?;
-        lookup::row(probe, values, when, |row| {
-            let mine = org.is(table.org_kind, &row.value(table.org_attnum));
-            mine.then(|| read(&table, row))
-        })
-        .flatten()
+    let of_org = |stored: pg_sys::Oid, row: &RowImage| {
+        let table = table::protected(stored).filter(|t| t.org_attnum > 0)?;
+        let mine = org.is(table.org_kind, &row.value(table.org_attnum));
+        mine.then(|| read(&table, row))
     };
+    stored(probe, leaves, values, when, of_org).flatten()
+}
+
+/// What `read` makes of the row that a foreign key leads to, wherever it is stored and whosever it is.
+pub(super) fn read_parent<T>(
+    key: &GuardedKey,
+    values: &[Value],
+    when: When,
+    read: impl Fn(&RowImage) -> T,
+) -> Option<T> {
+    let leaves = key.leaves.as_ref();
+    stored(&key.probe, leaves, values, when, |_, row| read(row))
+}
+
+fn stored<T>(
+    probe: &Probe,
+    leaves: Option<&Leaves>,
+    values: &[Value],
+    when: When,
+    read: impl Fn(pg_sys::Oid, &RowImage) -> T,
+) -> Option<T> {
+    let read_in = |probe: &Probe| lookup::row(probe, values, when, |row| read(probe.parent, row));
     match leaves.filter(|_| probe.is_known()) {
         None => read_in(probe),
         Some(leaves) => leaves
@@ -353,7 +372,11 @@ static CASCADES: Backend<RefCell<Vec<u32>>> = Backend::new(RefCell::new(Vec::new
 /// PostgreSQL's own statement for a foreign key writes under this command id.
 pub fn note_cascade(command: u32) {
     // In a database without the extension there are cascades, too.
-    if pg::catalog::find_house().is_some() && context::standing().scopes.is_some() {
+    if pg::catalog::find_house().is_none() {
+        return;
+    }
+    let now = context::standing();
+    if now.scopes.is_some() || now.has_projects() {
         CASCADES.with_borrow_mut(|all| {
             if all.last() != Some(&command) {
                 all.push(command);
@@ -362,7 +385,7 @@ pub fn note_cascade(command: u32) {
     }
 }
 
-fn is_of_cascade(old: Option<&RowImage>, new: Option<&RowImage>) -> bool {
+pub(super) fn is_of_cascade(old: Option<&RowImage>, new: Option<&RowImage>) -> bool {
     CASCADES.with_borrow(|all| {
         if all.is_empty() {
             return false;

@@ -40,7 +40,7 @@ pub use reading::{
     pin_for,
 };
 pub use table::{Table, keyed_by_external_keys, protected};
-pub use tree::members;
+pub use tree::{members, roots};
 
 /// From the invalidation callback: no catalog access, no waiting.
 pub fn on_invalidation(relid: pgrx::pg_sys::Oid) {

@@ -1,6 +1,8 @@
 //! An organization's life: people, organizations, members, ownership, and the logins that speak for them (spec 3, 4).
 
+pub mod accounts;
 mod create;
+pub mod deletion;
 mod external_key;
 pub mod invariants;
 pub mod invitations;

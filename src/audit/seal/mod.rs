@@ -18,7 +18,7 @@ pub mod retention;
 pub mod status;
 pub mod trailer;
 
-pub use fold::{has_news, is_first_pass, seal_org};
+pub use fold::{Chunks, has_news, is_first_pass, seal_org};
 pub use heads::{Stored, open_heads};
 pub use keys::verifying_key;
 pub use leaves::{ChunkSeal, open_by_identity, open_by_number};
@@ -72,10 +72,11 @@ pub fn tables() {
 /// Seals what is finished of an organization's log; its newest head where nothing is left unsealed.
 pub fn seal_wholly(org: &Id) -> crate::pg::Result<Option<String>> {
     tables();
-    seal_org(org, true)?;
+    let shared = store::shared_tables();
+    seal_org(org, &shared, true)?;
     horizon::with_latest_snapshot(|_| {
         let last = heads::last_head(org)?;
-        let left = status::unsealed(org, last.as_ref())?;
+        let left = status::unsealed(org, &shared, last.as_ref())?;
         Ok(last
             .filter(|_| left.lines == 0)
             .map(|head| head.signed().note()))
@@ -83,8 +84,8 @@ pub fn seal_wholly(org: &Id) -> crate::pg::Result<Option<String>> {
 }
 
 /// All chunks of a table, in the order of transactions.
-pub fn open_chunks(store: store::Store, org: &Id) -> crate::pg::Result<crate::pg::scan::Ordered> {
-    fold::open(store, org, None)
+pub fn open_chunks(store: store::Store, org: &Id) -> crate::pg::Result<Chunks> {
+    fold::open(store, org, None, None)
 }
 
 /// Where heads are kept.

@@ -165,7 +165,7 @@ fn step(org: &Id, most: u64) -> pg::Result<Progress> {
         "UPDATE tenancy.tombstones SET removed = $2::pg_catalog.jsonb WHERE org_id OPERATOR(pg_catalog.=) $1",
         &[Arg::Uuid(org), Arg::Text(&counts.to_string())],
     );
-    let nothing_left = ended && !found && remove_members(org, most);
+    let nothing_left = ended && !found && remove_own(org, most);
     let finished = nothing_left && settled;
     if finished {
         sweep::require_none_left(keys, &plan)?;
@@ -234,23 +234,25 @@ fn is_settled(org: &Id, tombstone: &Tombstone) -> bool {
     horizon::is_past(barrier)
 }
 
-/// The members but the owner, who goes with the organization, and its invitations; whether none was left.
-fn remove_members(org: &Id, most: u64) -> bool {
-    let most = Arg::Int(i32::try_from(most.min(2_000)).unwrap_or(2_000));
-    let org = Arg::Uuid(org);
-    let arguments = [org, most];
-    let members = execute(
-        "DELETE FROM tenancy.memberships WHERE ctid OPERATOR(pg_catalog.=) ANY (ARRAY(
-             SELECT ctid FROM tenancy.memberships
-             WHERE org_id OPERATOR(pg_catalog.=) $1 AND role OPERATOR(pg_catalog.<>) 'owner' LIMIT $2))",
-        &arguments,
-    );
-    let invitations = execute(
-        "DELETE FROM tenancy.invitations WHERE ctid OPERATOR(pg_catalog.=) ANY (ARRAY(
-             SELECT ctid FROM tenancy.invitations WHERE org_id OPERATOR(pg_catalog.=) $1 LIMIT $2))",
-        &arguments,
-    );
-    members + invitations == 0
+/// Members, invitations and whatever else of ours is the organization's, some rows of each table; whether none was left.
+/// The owner's membership goes with the organization.
+fn remove_own(org: &Id, most: u64) -> bool {
+    let most = i32::try_from(most.min(2_000)).unwrap_or(2_000);
+    let mut removed = 0;
+    for (table, column) in tables::own() {
+        let but = match table.as_str() {
+            "tenancy.memberships" => "AND role OPERATOR(pg_catalog.<>) 'owner'",
+            _ => "",
+        };
+        removed += execute(
+            &format!(
+                "DELETE FROM {table} WHERE ctid OPERATOR(pg_catalog.=) ANY (ARRAY(
+                     SELECT ctid FROM {table} WHERE {column} OPERATOR(pg_catalog.=) $1 {but} LIMIT $2))"
+            ),
+            &[Arg::Uuid(org), Arg::Int(most)],
+        );
+    }
+    removed == 0
 }
 
 /// Seals the log of an organization that is gone, and keeps its last head, once all of it is sealed.

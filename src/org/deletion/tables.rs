@@ -209,6 +209,39 @@ fn keys(place: &Places) -> (Vec<Key>, Vec<Edge>) {
     found.into_iter().flatten().unzip()
 }
 
+/// Our own tables that hold something of every organization, with the column that says whose it is, in the order in which
+/// they let go of it.
+pub fn own() -> Vec<(String, String)> {
+    let tables: Vec<(pg_sys::Oid, String, String)> = run(
+        "SELECT c.conrelid, pg_catalog.format('tenancy.%I', t.relname), pg_catalog.quote_ident(a.attname)
+         FROM pg_catalog.pg_constraint AS c
+              JOIN pg_catalog.pg_class AS t ON t.oid OPERATOR(pg_catalog.=) c.conrelid
+              JOIN pg_catalog.pg_attribute AS a ON a.attrelid OPERATOR(pg_catalog.=) c.conrelid
+                                               AND a.attnum OPERATOR(pg_catalog.=) c.conkey[1]
+         WHERE c.contype OPERATOR(pg_catalog.=) 'f' AND pg_catalog.cardinality(c.conkey) OPERATOR(pg_catalog.=) 1
+           AND c.confrelid OPERATOR(pg_catalog.=) 'tenancy.orgs'::pg_catalog.regclass
+           AND t.relnamespace OPERATOR(pg_catalog.=) 'tenancy'::pg_catalog.regnamespace
+         ORDER BY c.oid",
+        &[],
+        |row| Some((row.get(1)?, row.get(2)?, row.get(3)?)),
+    )
+    .into_iter()
+    .flatten()
+    .collect();
+    let place = tables.iter().enumerate();
+    let place: Places = place.map(|(i, (relid, ..))| (*relid, i)).collect();
+    let (_, edges) = keys(&place);
+    let steps = order::order(tables.len(), &edges).unwrap_or_default();
+    let ordered = steps.into_iter().flat_map(|step| match step {
+        Step::Forget(_) => vec![],
+        Step::Empty(table) | Step::EmptyAtOnce(table) => vec![table],
+        Step::EmptyTogether(tables) => tables,
+    });
+    ordered
+        .map(|i| (tables[i].1.clone(), tables[i].2.clone()))
+        .collect()
+}
+
 /// References from tables that are not protected, which would refuse that the organization's rows go: said before anything
 /// is removed. What such a table holds its owner knows; where it is another's than the rows', PostgreSQL refuses later.
 pub fn require_no_outsider(keys: &Keys) -> pg::Result<()> {

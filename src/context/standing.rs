@@ -305,9 +305,8 @@ fn assess() -> Standing {
     };
     if let Some(org) = deletion::org() {
         // What removes an organization acts there, and nowhere else (context/deletion.rs).
-        standing.user = claimed_user(&standing.principal).ok().flatten();
         standing.role = "deletion".into();
-        standing.levels = standing.matrix.everything();
+        standing.rights = Rc::new(standing.matrix.everything());
         standing.org = authority::org_in_any_state(&org);
         return standing;
     }

@@ -241,7 +241,9 @@ fn guard_row(call: &Call) -> pg::Result<()> {
     } else if !broken_glass {
         let now = context::standing();
         let org = hold_to_org(call, &table, &now, old.as_ref(), new.as_ref())?;
-        let leaving = match &table.environment {
+        // With its organization production goes, too: its owner typed the name.
+        let tagged = table.environment.as_ref();
+        let leaving = match tagged.filter(|_| context::deletion::org().is_none()) {
             Some(source) => {
                 environment::check_row(&now, &table, source, old.as_ref(), new.as_ref())?
             }

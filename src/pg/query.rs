@@ -294,6 +294,19 @@ fn perform<T>(sql: &str, args: &[Arg], result: impl FnOnce() -> T) -> T {
 /// where the statement is analysed, and in force again for whatever runs inside of it (triggers). Answers how many rows it
 /// touched.
 pub fn unhidden(owner: pg_sys::Oid, sql: &str) -> u64 {
+    unhidden_with(owner, sql, touched)
+}
+
+/// `unhidden` for a statement that answers one array of numbers.
+pub fn unhidden_counts(owner: pg_sys::Oid, sql: &str) -> Vec<i64> {
+    // SAFETY: right after the statement.
+    let rows = unhidden_with(owner, sql, || unsafe {
+        collect(&mut |row| row.get::<Vec<i64>>(1).unwrap_or_default())
+    });
+    rows.into_iter().next().unwrap_or_default()
+}
+
+fn unhidden_with<T>(owner: pg_sys::Oid, sql: &str, result: impl FnOnce() -> T) -> T {
     let text = CString::new(sql).expect("query text has no NUL");
     // SAFETY: as in `latest`; the plan goes with SPI_finish(). Between analysis and execution it is made anew, with row
     // security, only if the table changed: then fewer rows are touched.
@@ -305,8 +318,8 @@ pub fn unhidden(owner: pg_sys::Oid, sql: &str) -> u64 {
         as_table_owner(owner, || {
             pg_sys::SPI_execute_plan(plan, std::ptr::null_mut(), std::ptr::null(), false, 0);
         });
-        let touched = touched();
+        let result = result();
         pg_sys::SPI_finish();
-        touched
+        result
     }
 }

@@ -72,7 +72,7 @@ pub fn tables() {
 /// Seals what is finished of an organization's log; its newest head where nothing is left unsealed.
 pub fn seal_wholly(org: &Id) -> crate::pg::Result<Option<String>> {
     tables();
-    let shared = store::shared_tables();
+    let shared = store::shared();
     seal_org(org, &shared, true)?;
     horizon::with_latest_snapshot(|_| {
         let last = heads::last_head(org)?;

@@ -77,7 +77,11 @@ pub(super) struct Left {
     last_xid: Option<u64>,
 }
 
-pub(super) fn unsealed(org: &Id, shared: &[Store], last: Option<&heads::Stored>) -> pg::Result<Left> {
+pub(super) fn unsealed(
+    org: &Id,
+    shared: &[Store],
+    last: Option<&heads::Stored>,
+) -> pg::Result<Left> {
     let mut left = Left::default();
     let first = fold::is_first_pass(last);
     let mixed = last.is_some_and(|l| first || l.restored);

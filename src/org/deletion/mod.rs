@@ -12,10 +12,9 @@ use crate::audit::{self, Act};
 use crate::context::authority::{self, Id};
 use crate::context::{self, Principal, deletion};
 use crate::pg::query::{Arg, execute, latest, run};
-use crate::pg::{self, fail, horizon, identity, procedure, process, transaction};
+use crate::pg::{self, fail, horizon, procedure, process, transaction};
 use pgrx::datum::Uuid;
 use pgrx::iter::TableIterator;
-use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 use serde_json::json;
 use sweep::{Removed, Sweep};
@@ -26,13 +25,14 @@ use sweep::{Removed, Sweep};
 ///
 /// `org`: the organization. `confirm`: its name, typed as it is. For its owner alone (or the DBA); it is no grantable right.
 /// Errors, before anything is changed: 42501 not the owner, unknown organization, or suspended; 22023 another name; 55000
-/// the audit log is under legal hold, or foreign keys hold each other; 23503 a table that is not protected refers to rows.
+/// the audit log is under legal hold, or foreign keys of several owners' tables hold each other; 23503 a table that is not protected refers to rows.
 #[pg_extern(volatile, parallel_unsafe)]
 fn delete_org(org: Option<Uuid>, confirm: Option<&str>) -> pg::Result<()> {
     let org = pg::given(org, "org")?;
     let confirm = pg::given(confirm, "confirm")?;
     let org = org.as_bytes();
     let known = context::known_org(org)?;
+    context::no_ai("delete an organization")?;
     let now = context::standing();
     let administrator = context::is_administrator();
     let caller_role = now.user.and_then(|user| access::role_in(org, &user));

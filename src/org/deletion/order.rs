@@ -1,8 +1,8 @@
 //! In which order tables are emptied, so that no foreign key stands in the way: plain data, no server in here.
 //!
 //! Whoever refers goes before whom it refers to. A cycle is taken apart where one of its keys says itself what becomes of
-//! the reference (CASCADE, SET NULL), else by setting a column to NULL that may be, else by putting its keys off until
-//! commit. Where none of this can be, nothing is begun.
+//! the reference (CASCADE, SET NULL), else by setting a column to NULL that may be; else its tables are emptied by one
+//! statement, at whose end their keys are looked at.
 
 /// What happens to a reference when the row goes that it leads to.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -20,7 +20,6 @@ pub struct Edge {
     pub on_delete: OnDelete,
     /// Whether a reference can be set to NULL.
     pub nullable: bool,
-    pub deferrable: bool,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -29,14 +28,12 @@ pub enum Step {
     Forget(usize),
     /// Empties a table, some rows at a time.
     Empty(usize),
-    /// Empties a table that refers to itself with one statement: its key holds for all of its rows together.
-    EmptyAtOnce(usize),
-    /// Empties tables with their keys put off, in one transaction.
+    /// Empties a table that refers to itself, or tables that refer to each other, with one statement.
     EmptyTogether(Vec<usize>),
 }
 
-/// The steps in their order; or the keys that keep each other, by their place.
-pub fn order(tables: usize, edges: &[Edge]) -> Result<Vec<Step>, Vec<usize>> {
+/// The steps in their order.
+pub fn order(tables: usize, edges: &[Edge]) -> Vec<Step> {
     let mut steps = vec![];
     let mut left: Vec<usize> = (0..tables).collect();
     // Those that still say who goes first.
@@ -63,15 +60,13 @@ pub fn order(tables: usize, edges: &[Edge]) -> Result<Vec<Step>, Vec<usize>> {
         } else if let Some(key) = find(|edge| edge.nullable) {
             steps.push(Step::Forget(key));
             holding.retain(|e| *e != key);
-        } else if keys.iter().all(|e| edges[*e].deferrable) {
+        } else {
             left.retain(|table| !circle.contains(table));
             holding.retain(|e| !circle.contains(&edges[*e].child));
             steps.push(Step::EmptyTogether(circle));
-        } else {
-            return Err(keys);
         }
     }
-    Ok(steps)
+    steps
 }
 
 fn empty(table: usize, edges: &[Edge], steps: &mut Vec<Step>) {
@@ -80,14 +75,11 @@ fn empty(table: usize, edges: &[Edge], steps: &mut Vec<Step>) {
         .filter(itself)
         .filter(|e| edges[*e].on_delete == OnDelete::Refused)
         .collect();
-    let stubborn = refused.iter().any(|e| !edges[*e].nullable);
-    if !stubborn {
+    if refused.iter().all(|e| edges[*e].nullable) {
         steps.extend(refused.into_iter().map(Step::Forget));
         steps.push(Step::Empty(table));
-    } else if refused.iter().all(|e| edges[*e].deferrable) {
-        steps.push(Step::EmptyTogether(vec![table]));
     } else {
-        steps.push(Step::EmptyAtOnce(table));
+        steps.push(Step::EmptyTogether(vec![table]));
     }
 }
 
@@ -135,7 +127,6 @@ mod tests {
             name: format!("{child}>{parent}"),
             on_delete: OnDelete::Refused,
             nullable: false,
-            deferrable: false,
         }
     }
 
@@ -145,68 +136,58 @@ mod tests {
         let edges = [key(1, 0), key(2, 1), key(2, 0)];
         assert_eq!(
             order(3, &edges),
-            Ok(vec![Step::Empty(2), Step::Empty(1), Step::Empty(0)])
+            [Step::Empty(2), Step::Empty(1), Step::Empty(0)]
         );
     }
 
     #[test]
     fn a_cycle_is_taken_apart_by_what_it_allows() {
         let plain = [key(0, 1), key(1, 0), key(2, 0)];
-        assert_eq!(order(3, &plain), Err(vec![0, 1]));
+        assert_eq!(
+            order(3, &plain),
+            [Step::Empty(2), Step::EmptyTogether(vec![0, 1])]
+        );
         let mut follows = plain.to_vec();
         follows[1].on_delete = OnDelete::Follows;
         assert_eq!(
             order(3, &follows),
-            Ok(vec![Step::Empty(2), Step::Empty(0), Step::Empty(1)])
+            [Step::Empty(2), Step::Empty(0), Step::Empty(1)]
         );
         let mut nullable = plain.to_vec();
         nullable[0].nullable = true;
         assert_eq!(
             order(3, &nullable),
-            Ok(vec![
+            [
                 Step::Empty(2),
                 Step::Forget(0),
                 Step::Empty(1),
                 Step::Empty(0)
-            ])
-        );
-        let mut deferrable = plain.to_vec();
-        deferrable[0].deferrable = true;
-        assert_eq!(order(3, &deferrable), Err(vec![0, 1]));
-        deferrable[1].deferrable = true;
-        assert_eq!(
-            order(3, &deferrable),
-            Ok(vec![Step::Empty(2), Step::EmptyTogether(vec![0, 1])])
+            ]
         );
     }
 
     #[test]
     fn what_hangs_on_a_cycle_is_no_part_of_it() {
         // 0 and 1 hold each other; 2 is referred to by them, 3 by 2.
-        let mut edges = vec![key(0, 1), key(1, 0), key(0, 2), key(2, 3)];
-        assert_eq!(order(4, &edges), Err(vec![0, 1]));
-        edges[1].deferrable = true;
-        edges[0].deferrable = true;
+        let edges = [key(0, 1), key(1, 0), key(0, 2), key(2, 3)];
         assert_eq!(
             order(4, &edges),
-            Ok(vec![
+            [
                 Step::EmptyTogether(vec![0, 1]),
                 Step::Empty(2),
                 Step::Empty(3)
-            ])
+            ]
         );
     }
 
     #[test]
     fn a_table_that_refers_to_itself() {
-        let mut edges = vec![key(0, 0)];
-        assert_eq!(order(1, &edges), Ok(vec![Step::EmptyAtOnce(0)]));
-        edges[0].deferrable = true;
-        assert_eq!(order(1, &edges), Ok(vec![Step::EmptyTogether(vec![0])]));
+        let mut edges = [key(0, 0)];
+        assert_eq!(order(1, &edges), [Step::EmptyTogether(vec![0])]);
         edges[0].nullable = true;
-        assert_eq!(order(1, &edges), Ok(vec![Step::Forget(0), Step::Empty(0)]));
+        assert_eq!(order(1, &edges), [Step::Forget(0), Step::Empty(0)]);
         edges[0].on_delete = OnDelete::Follows;
-        assert_eq!(order(1, &edges), Ok(vec![Step::Empty(0)]));
+        assert_eq!(order(1, &edges), [Step::Empty(0)]);
     }
 
     #[test]
@@ -228,13 +209,10 @@ mod tests {
                         OnDelete::Refused
                     },
                     nullable: next(3) == 0,
-                    deferrable: next(3) == 0,
                     ..key(next(tables as u64), next(tables as u64))
                 })
                 .collect();
-            let Ok(steps) = order(tables, &edges) else {
-                continue;
-            };
+            let steps = order(tables, &edges);
             let (mut gone, mut forgotten) = (vec![], vec![]);
             for step in &steps {
                 let emptied = match step {
@@ -242,7 +220,7 @@ mod tests {
                         forgotten.push(*key);
                         continue;
                     }
-                    Step::Empty(table) | Step::EmptyAtOnce(table) => vec![*table],
+                    Step::Empty(table) => vec![*table],
                     Step::EmptyTogether(all) => all.clone(),
                 };
                 // Who still refers to them does not mind.

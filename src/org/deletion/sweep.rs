@@ -4,7 +4,7 @@
 use super::order::Step;
 use super::tables::{Leaf, Node, Plan};
 use crate::pg::key::Keys;
-use crate::pg::query::{execute_as_is, run, unhidden};
+use crate::pg::query::{execute_as_is, run, unhidden, unhidden_counts};
 use crate::pg::{self, fail};
 use pgrx::prelude::*;
 use std::collections::BTreeMap;
@@ -44,6 +44,8 @@ impl<'a> Sweep<'a> {
 
     /// Whether it came to the end of the tables in its time.
     pub fn run(mut self) -> (bool, bool, Removed) {
+        // What runs restricted may put nothing off until commit.
+        execute_as_is("SET CONSTRAINTS ALL IMMEDIATE");
         let ended = self.plan.steps.iter().all(|step| self.step(step));
         (ended, self.found, self.removed)
     }
@@ -58,16 +60,10 @@ impl<'a> Sweep<'a> {
                     .iter()
                     .all(|column| node.leaves.iter().all(|leaf| self.forget(leaf, column)))
             }
-            Step::Empty(node) => self.empty(&plan.nodes[*node], true),
-            Step::EmptyAtOnce(node) => {
-                self.empty_at_once(&plan.nodes[*node]);
-                true
-            }
+            Step::Empty(node) => self.empty(&plan.nodes[*node]),
             Step::EmptyTogether(nodes) => {
-                execute_as_is("SET CONSTRAINTS ALL DEFERRED");
-                nodes
-                    .iter()
-                    .all(|node| self.empty(&plan.nodes[*node], false))
+                self.empty_together(nodes);
+                true
             }
         }
     }
@@ -78,31 +74,54 @@ impl<'a> Sweep<'a> {
         };
         let condition = format!("{mine} AND {column} IS NOT NULL");
         let act = format!("UPDATE ONLY {} SET {column} = NULL", leaf.name);
-        let (done, _) = self.drain(leaf, &act, &condition, true);
+        let (done, _) = self.drain(leaf, &act, &condition);
         done
     }
 
-    fn empty(&mut self, node: &Node, in_time: bool) -> bool {
+    fn empty(&mut self, node: &Node) -> bool {
         node.leaves.iter().all(|leaf| {
             let Some(mine) = leaf.of(self.keys) else {
                 return true;
             };
             let act = format!("DELETE FROM ONLY {}", leaf.name);
-            let (done, rows) = self.drain(leaf, &act, &mine, in_time);
+            let (done, rows) = self.drain(leaf, &act, &mine);
             self.count(node, rows);
             done
         })
     }
 
-    /// Its rows hold each other, and let go together.
-    fn empty_at_once(&mut self, node: &Node) {
-        let mine = node.leaves.first().and_then(|leaf| leaf.of(self.keys));
-        if let Some(mine) = mine {
-            let rows = unhidden(
-                node.owner,
-                &format!("DELETE FROM {} WHERE {mine}", node.whole),
-            );
-            self.count(node, rows);
+    /// Their rows hold each other, and let go together: of one statement, however many there are.
+    fn empty_together(&mut self, nodes: &[usize]) {
+        let plan = self.plan;
+        let mut parts: Vec<(usize, String)> = vec![];
+        for i in nodes {
+            let node = &plan.nodes[*i];
+            if let Some(mine) = node.leaves.first().and_then(|leaf| leaf.of(self.keys)) {
+                parts.push((*i, format!("DELETE FROM {} WHERE {mine}", node.whole)));
+            }
+        }
+        let Some((first, _)) = parts.first() else {
+            return;
+        };
+        let owner = plan.nodes[*first].owner;
+        let gone: Vec<String> = parts
+            .iter()
+            .map(|(i, delete)| format!("gone_{i} AS ({delete} RETURNING 1)"))
+            .collect();
+        let counts: Vec<String> = parts
+            .iter()
+            .map(|(i, _)| format!("(SELECT pg_catalog.count(*) FROM gone_{i})"))
+            .collect();
+        let counts = unhidden_counts(
+            owner,
+            &format!(
+                "WITH {} SELECT ARRAY[{}]",
+                gone.join(", "),
+                counts.join(", ")
+            ),
+        );
+        for ((i, _), rows) in parts.iter().zip(counts) {
+            self.count(&plan.nodes[*i], rows.unsigned_abs());
         }
     }
 
@@ -113,9 +132,9 @@ impl<'a> Sweep<'a> {
         }
     }
 
-    /// Does something to the rows that fit the condition, until there are none or, `in_time`, the time is up; whether there
-    /// are none, and to how many it was done.
-    fn drain(&mut self, leaf: &Leaf, act: &str, condition: &str, in_time: bool) -> (bool, u64) {
+    /// Does something to the rows that fit the condition, until there are none or the time is up; whether there are none,
+    /// and to how many it was done.
+    fn drain(&mut self, leaf: &Leaf, act: &str, condition: &str) -> (bool, u64) {
         let (mut rows, mut at_once) = (0, FIRST.min(self.most));
         loop {
             let began = Instant::now();
@@ -132,7 +151,7 @@ impl<'a> Sweep<'a> {
             if touched < at_once {
                 return (true, rows);
             }
-            if in_time && self.began.elapsed() >= SWEEP {
+            if self.began.elapsed() >= SWEEP {
                 return (false, rows);
             }
             let took = began.elapsed();

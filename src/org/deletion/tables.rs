@@ -5,6 +5,7 @@ use crate::isolation;
 use crate::pg::key::{KeyType, Keys};
 use crate::pg::query::{Arg, run, unhidden};
 use crate::pg::{self, fail};
+use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 use pgrx::spi::{quote_identifier, quote_literal, quote_qualified_identifier};
 use std::collections::HashMap;
@@ -48,9 +49,8 @@ pub struct Node {
 
 /// A foreign key between protected tables, beside what order() needs of it.
 pub struct Key {
-    /// The column to set to NULL.
+    /// The columns to set to NULL.
     pub forget: Vec<String>,
-    pub quoted: String,
 }
 
 pub struct Plan {
@@ -86,31 +86,45 @@ fn class(relid: pg_sys::Oid) -> Option<Class> {
     .flatten()
 }
 
-/// What is to be emptied and in which order. Errors: 55000 keys that hold each other, or a table whose protection is
-/// damaged.
+/// What is to be emptied and in which order. Errors: 55000 tables of several owners that hold each other, or a table whose
+/// protection is damaged.
 pub fn plan() -> pg::Result<Plan> {
     let (nodes, place) = nodes()?;
     let (keys, edges) = keys(&place);
-    let steps = order::order(nodes.len(), &edges).map_err(|circle| {
-        let names: Vec<String> = circle
+    let steps = order::order(nodes.len(), &edges);
+    for step in &steps {
+        let Step::EmptyTogether(circle) = step else {
+            continue;
+        };
+        if circle
             .iter()
-            .map(|e| format!("{} ({})", edges[*e].name, nodes[edges[*e].child].object))
-            .collect();
-        fail(
-            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-            "foreign keys hold each other, so no organization can be deleted",
-        )
-        .set_detail(format!("They lead in a circle: {}.", names.join(", ")))
-        .set_hint(
-            "Make one of their columns nullable, all of them DEFERRABLE, or one ON DELETE CASCADE.",
-        )
-    })?;
+            .any(|i| nodes[*i].owner != nodes[circle[0]].owner)
+        {
+            return Err(of_several_owners(circle, &nodes, &edges));
+        }
+    }
     Ok(Plan {
         nodes,
         keys,
         edges,
         steps,
     })
+}
+
+/// One statement empties them, and one role runs it.
+fn of_several_owners(circle: &[usize], nodes: &[Node], edges: &[Edge]) -> ErrorReport {
+    let inside = |e: &&Edge| circle.contains(&e.child) && circle.contains(&e.parent);
+    let names: Vec<String> = edges
+        .iter()
+        .filter(inside)
+        .map(|e| format!("{} of {}", e.name, nodes[e.child].object))
+        .collect();
+    fail(
+        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        "foreign keys between tables of several owners hold each other, so no organization can be deleted",
+    )
+    .set_detail(format!("They lead in a circle: {}.", names.join(", ")))
+    .set_hint("Give these tables one owner, or make a column of one key nullable.")
 }
 
 type Places = HashMap<pg_sys::Oid, usize>;
@@ -158,8 +172,8 @@ fn nodes() -> pg::Result<(Vec<Node>, Places)> {
 
 fn keys(place: &Places) -> (Vec<Key>, Vec<Edge>) {
     let found = run(
-        "SELECT c.conrelid, c.confrelid, c.conname::pg_catalog.text, c.confdeltype::pg_catalog.text, c.condeferrable,
-                c.confmatchtype OPERATOR(pg_catalog.=) 'f', n.nspname::pg_catalog.text,
+        "SELECT c.conrelid, c.confrelid, c.conname::pg_catalog.text, c.confdeltype::pg_catalog.text,
+                c.confmatchtype OPERATOR(pg_catalog.=) 'f',
                 (SELECT pg_catalog.array_agg(a.attname::pg_catalog.text ORDER BY k.n)
                  FROM ROWS FROM (pg_catalog.unnest(c.conkey)) WITH ORDINALITY AS k (attnum, n)
                       JOIN pg_catalog.pg_attribute AS a ON a.attrelid OPERATOR(pg_catalog.=) c.conrelid
@@ -167,14 +181,13 @@ fn keys(place: &Places) -> (Vec<Key>, Vec<Edge>) {
                  WHERE NOT a.attnotnull AND a.attgenerated OPERATOR(pg_catalog.=) ''),
                 pg_catalog.cardinality(c.conkey)
          FROM pg_catalog.pg_constraint AS c
-              JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) c.connamespace
          WHERE c.contype OPERATOR(pg_catalog.=) 'f' AND c.conparentid OPERATOR(pg_catalog.=) 0::pg_catalog.oid
          ORDER BY c.oid",
         &[],
         |row| {
-            let columns = row.get::<Vec<String>>(8).unwrap_or_default();
-            let full = row.get::<bool>(6) == Some(true);
-            let all = row.get::<i32>(9).unwrap_or_default() as usize;
+            let columns = row.get::<Vec<String>>(6).unwrap_or_default();
+            let full = row.get::<bool>(5) == Some(true);
+            let all = row.get::<i32>(7).unwrap_or_default() as usize;
             let forget = match (full, columns.len()) {
                 (true, n) if n < all => vec![],
                 // A reference with one NULL leads nowhere.
@@ -182,13 +195,9 @@ fn keys(place: &Places) -> (Vec<Key>, Vec<Edge>) {
                 _ => columns,
             };
             let on_delete = row.get::<String>(4).unwrap_or_default();
-            let (schema, name) = (
-                row.get::<String>(7).unwrap_or_default(),
-                row.get::<String>(3).unwrap_or_default(),
-            );
+            let name = row.get::<String>(3).unwrap_or_default();
             Some((
                 Key {
-                    quoted: quote_qualified_identifier(&schema, &name),
                     forget: forget.iter().map(quote_identifier).collect(),
                 },
                 Edge {
@@ -201,7 +210,6 @@ fn keys(place: &Places) -> (Vec<Key>, Vec<Edge>) {
                         OnDelete::Follows
                     },
                     nullable: !forget.is_empty(),
-                    deferrable: row.get::<bool>(5) == Some(true),
                 },
             ))
         },
@@ -231,10 +239,10 @@ pub fn own() -> Vec<(String, String)> {
     let place = tables.iter().enumerate();
     let place: Places = place.map(|(i, (relid, ..))| (*relid, i)).collect();
     let (_, edges) = keys(&place);
-    let steps = order::order(tables.len(), &edges).unwrap_or_default();
+    let steps = order::order(tables.len(), &edges);
     let ordered = steps.into_iter().flat_map(|step| match step {
         Step::Forget(_) => vec![],
-        Step::Empty(table) | Step::EmptyAtOnce(table) => vec![table],
+        Step::Empty(table) => vec![table],
         Step::EmptyTogether(tables) => tables,
     });
     ordered

@@ -644,9 +644,9 @@ fn the_log_outlives_the_organization() {
         let world = World::people_in(db);
         let acme = world.acme;
         let mut dba = world.superuser();
-        dba.run(&format!(
+        dba.run(
             "CREATE TABLE notes (id int PRIMARY KEY, org_id uuid, note text); GRANT ALL ON notes TO PUBLIC; SELECT tenancy.protect('notes')"
-        ));
+        );
         let mut owner = world.session("acme.owner");
         owner.run("INSERT INTO notes (id, note) SELECT i, 'secret' FROM generate_series(1, 100) i");
         owner.run("SELECT tenancy.seal_audit()");

@@ -7,6 +7,7 @@
 pub mod api;
 pub mod authority;
 pub mod cursors;
+pub mod deletion;
 mod denial;
 mod entry;
 pub mod keys;

@@ -302,9 +302,14 @@ fn guard_row(call: &Call) -> pg::Result<()> {
         let now = context::standing();
         let org = hold_to_org(call, &table, &now, old.as_ref(), new.as_ref())?;
         scope::hold(&table, &now, org, old.as_ref(), new.as_ref())?;
-        let free = cascade::is_own_statement();
-        place::hold(call, &table, &now, org, free, old.as_ref(), new.as_ref())?;
-        let leaving = match &table.environment {
+        // With its organization production goes, and every project, too: its owner typed the name.
+        let deleting = context::deletion::org().is_some();
+        if !deleting {
+            let free = cascade::is_own_statement();
+            place::hold(call, &table, &now, org, free, old.as_ref(), new.as_ref())?;
+        }
+        let tagged = table.environment.as_ref();
+        let leaving = match tagged.filter(|_| !deleting) {
             Some(source) => {
                 let on = format!("on {}", named(table.root));
                 // As with the statement's right: a cascade needs that on the parent only.
@@ -349,7 +354,8 @@ fn guard_row(call: &Call) -> pg::Result<()> {
     if table.is_parent && old.is_some() {
         foreign_key::parents_changed();
     }
-    if table.options.audit {
+    // Of rows that go with their organization the log keeps the number, not the values.
+    if table.options.audit && context::deletion::org().is_none() {
         let bypassed = broken_glass || migrating;
         audit::capture(&table, call.event, old.as_ref(), new.as_ref(), bypassed);
     }

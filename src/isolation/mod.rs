@@ -56,7 +56,7 @@ pub use scope::note_cascade;
 pub use scope_key::{reach_by_key, resource_key, resource_type};
 pub use table::{GuardedKey, Table, keyed_by_external_keys, protected};
 pub use tagged::{Source, Way, is_in_use as is_tag_in_use};
-pub use tree::members;
+pub use tree::{members, roots};
 
 /// From the invalidation callback: no catalog access, no waiting.
 pub fn on_invalidation(relid: pgrx::pg_sys::Oid) {

@@ -1,5 +1,6 @@
 //! Thirty-two sessions that do everything at once, and a checker after each round: exactly one owner per organization, no
-//! right without a live grant, every change in the audit. Section 3 of the specification, issue 7.8.
+//! right without a live grant, every change in the audit. Section 3 of the
+//! specification, issue 7.8.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Barrier, Mutex};
@@ -226,7 +227,7 @@ impl Town {
             _ => (
                 "delete_org",
                 format!(
-                    "SELECT tenancy.delete_org('{org}', 'Org ' || (SELECT slug FROM tenancy.orgs WHERE id = '{org}'))"
+                    "SELECT tenancy.delete_org('{org}', coalesce('Org ' || (SELECT slug FROM tenancy.orgs WHERE id = '{org}'), '?'))"
                 ),
             ),
         };
@@ -245,13 +246,11 @@ impl Town {
         let actor = &self.people[actor];
         session.run("BEGIN");
         if !dba {
-                        session.run(&format!(
+            session.run(&format!(
                 "SET LOCAL app.current_org = '{org}'; SET LOCAL app.current_user_id = '{actor}'"
             ));
         } else if operation == "accept_invitation" {
-            session.run(&format!(
-                "SET LOCAL app.current_user_id = '{}'",
-                actor));
+            session.run(&format!("SET LOCAL app.current_user_id = '{}'", actor));
         }
         let rows = match session.try_rows(&sql) {
             Ok(rows) => rows,
@@ -383,7 +382,7 @@ impl Town {
     /// What would end every round after it: suspensions are lifted, deletions carried out.
     fn tidy(&self) {
         let mut dba = self.world.superuser();
-        dba.run("SELECT tenancy.resume_org(id) FROM tenancy.orgs WHERE suspended_at IS NOT NULL");
+        dba.run("SELECT tenancy.resume_org(id) FROM tenancy.orgs WHERE suspended_at IS NOT NULL AND deleting_at IS NULL");
         let doomed = dba.column("SELECT org_id FROM tenancy.tombstones WHERE finished_at IS NULL");
         dba.run("CALL tenancy.finish_deletion()");
         for org in doomed {

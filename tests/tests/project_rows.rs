@@ -764,3 +764,67 @@ fn tables_without_a_project_column_go_by_the_role_in_the_organization() {
     );
     refused(viewer.attempt("UPDATE servers SET cpus = 2"), "42501");
 }
+
+/// Who may deploy on staging in the organization, and on everything in one project.
+#[test]
+fn a_grant_for_one_environment_and_a_role_in_a_project_add_up() {
+    let r = rows();
+    let world = &r.world;
+    let (org, member) = (world.acme.id, world.user("acme.member"));
+    let mut dba = world.superuser();
+    dba.run(&format!(
+        r#"CREATE TABLE apps (id int PRIMARY KEY, org_id uuid, project_id uuid, environment text, release int DEFAULT 0,
+               channel text DEFAULT 'stable');
+           GRANT ALL ON apps TO PUBLIC;
+           INSERT INTO apps VALUES (1, '{org}', '{open}', 'staging'), (2, '{org}', '{open}', 'production'),
+               (11, '{org}', '{closed}', 'staging'), (12, '{org}', '{closed}', 'production');
+           SELECT tenancy.protect('apps', environment_column => 'environment', project_column => 'project_id',
+               permissions => '{{"select": "app:read", "insert": "app:deploy", "update": "app:deploy",
+                                 "columns": {{"channel": "app:manage"}}}}');
+           SELECT tenancy.create_role('{org}', 'deployer');
+           SELECT tenancy.grant_permission('{org}', 'deployer', 'app:read');
+           SELECT tenancy.grant_permission('{org}', 'deployer', 'app:deploy', environment => 'staging');
+           SELECT tenancy.grant_permission('{org}', 'deployer', 'app:manage', environment => 'staging');
+           SELECT tenancy.set_member_role('{org}', '{member}', 'deployer');
+           SELECT tenancy.add_project_member('{closed}', '{member}', 'project_operator')"#,
+        open = r.open,
+        closed = r.closed,
+    ));
+    let mut session = r.session("acme.member");
+    let deploy = |id: i32| format!("UPDATE apps SET release = release + 1 WHERE id = {id}");
+    let mut may = |id: i32| match session.attempt(&deploy(id)) {
+        Ok(rows) => {
+            assert_eq!(rows, 1, "{id}");
+            let channel = format!("UPDATE apps SET channel = 'beta' || release WHERE id = {id}");
+            assert_eq!(session.run(&channel), 1, "{id}");
+            true
+        }
+        refusal => {
+            refused(refusal, "42501");
+            false
+        }
+    };
+    assert_eq!([1, 2, 11, 12].map(&mut may), [true, false, true, true]);
+    // In a restricted project the organization's role does not count, on staging neither.
+    dba.run(&format!(
+        "SELECT tenancy.set_project_role('{}', '{member}', 'project_viewer')",
+        r.closed
+    ));
+    assert_eq!([1, 2, 11, 12].map(&mut may), [true, false, false, false]);
+    assert_eq!(session.count("SELECT count(*) FROM apps"), 4);
+    refused(
+        session.attempt(&format!(
+            "INSERT INTO apps (id, project_id, environment) VALUES (3, '{}', 'production')",
+            r.open
+        )),
+        "42501",
+    );
+    session.run(&format!(
+        "INSERT INTO apps (id, project_id, environment) VALUES (3, '{}', 'staging')",
+        r.open
+    ));
+    refused(
+        session.attempt("UPDATE apps SET environment = 'production' WHERE id = 3"),
+        "42501",
+    );
+}

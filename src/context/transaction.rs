@@ -74,6 +74,7 @@ unsafe extern "C-unwind" fn at_end(event: pg_sys::XactEvent::Type, _arg: *mut st
             standing::transaction_ended(true);
             crate::hooks::cascade::abandon(0);
             crate::isolation::at_transaction_end();
+            crate::environment::at_transaction_end();
             crate::audit::at_transaction_end();
         }
         _ => {}
@@ -101,6 +102,7 @@ unsafe extern "C-unwind" fn at_subtransaction_end(
             standing::transaction_ended(false);
             crate::hooks::cascade::abandon(level);
             crate::isolation::at_subtransaction_abort(level);
+            crate::environment::at_subtransaction_abort(level);
             crate::audit::at_subtransaction_abort(level);
         }
         // Before the subtransaction's own id is gone.
@@ -118,6 +120,7 @@ unsafe extern "C-unwind" fn at_subtransaction_end(
             token::at_subtransaction_commit(level);
             super::migration::at_subtransaction_commit(level);
             crate::isolation::at_subtransaction_commit(level);
+            crate::environment::at_subtransaction_commit(level);
             crate::audit::at_subtransaction_commit(level);
         }
         _ => {}

@@ -1,7 +1,7 @@
 //! What follows CREATE TABLE and ALTER TABLE, at the end of the command and within it: new partitions and children are
 //! protected like their parent, and foreign keys that are new or newly valid are checked across all organizations.
 
-use super::{adopt, audited, drift, newcomer, protect, validate};
+use super::{adopt, audited, drift, newcomer, protect, tagged, validate};
 use crate::pg::evaluated;
 use crate::pg::event::{self, Detached};
 use crate::pg::query::run;
@@ -78,6 +78,7 @@ fn after(detached: Option<Detached>) -> pg::Result<()> {
         }
         validate::after(relid)?;
         audited::after(relid)?;
+        tagged::after(relid)?;
     }
     let renamed: Vec<pg_sys::Oid> = run(
         "SELECT DISTINCT objid FROM pg_catalog.pg_event_trigger_ddl_commands()
@@ -89,5 +90,9 @@ fn after(detached: Option<Detached>) -> pg::Result<()> {
     .into_iter()
     .flatten()
     .collect();
-    renamed.into_iter().try_for_each(audited::after)
+    for relid in renamed {
+        audited::after(relid)?;
+        tagged::after(relid)?;
+    }
+    Ok(())
 }

@@ -11,6 +11,7 @@ use super::plan;
 use super::table::{self, Table};
 use crate::audit;
 use crate::context::{self, Standing};
+use crate::environment;
 use crate::hooks::cascade;
 use crate::pg::key::{ByKind, KeyType, Keys};
 use crate::pg::modify::Write;
@@ -81,11 +82,7 @@ pub fn not_a_trigger(name: &str) -> ErrorReport {
     .set_hint("tenancy.protect() creates the triggers that call it.")
 }
 
-pub(super) fn denied(
-    message: impl Into<String>,
-    detail: impl Into<String>,
-    hint: &str,
-) -> ErrorReport {
+pub fn denied(message: impl Into<String>, detail: impl Into<String>, hint: &str) -> ErrorReport {
     let (message, detail) = (message.into(), detail.into());
     pg::error::server_log(&message, &detail);
     fail(PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, message)
@@ -110,7 +107,7 @@ fn named(relid: pg_sys::Oid) -> String {
 }
 
 fn guard_statement(call: &Call) -> pg::Result<()> {
-    moved::begin();
+    moved::begin()?;
     // A cascade needs the right on the parent only; the rows it reaches are still held to the organization.
     if cascade::is_own_statement() || needs_no_right() {
         return Ok(());
@@ -133,7 +130,7 @@ fn needs_no_right() -> bool {
 
 /// What `guard_statement` asks, of a statement that no trigger was called for yet.
 pub fn guard_write(relid: pg_sys::Oid, event: Event) -> pg::Result<()> {
-    moved::begin();
+    moved::begin()?;
     if needs_no_right() {
         return Ok(());
     }
@@ -179,6 +176,7 @@ pub fn is_held_by_policy(write: &Write, check_row: ByKind) -> bool {
     write.event == Event::Insert
         && table_of(write.relid).is_ok_and(|table| {
             !table.options.audit
+                && table.environment.is_none()
                 && table.foreign_keys.is_empty()
                 && write.is_checked_by(check_row.of(table.org_kind), table.org_attnum)
         })
@@ -243,13 +241,23 @@ fn guard_row(call: &Call) -> pg::Result<()> {
     } else if !broken_glass {
         let now = context::standing();
         let org = hold_to_org(call, &table, &now, old.as_ref(), new.as_ref())?;
+        let leaving = match &table.environment {
+            Some(source) => {
+                environment::check_row(&now, &table, source, old.as_ref(), new.as_ref())?
+            }
+            None => None,
+        };
         match (&old, &new) {
             (Some(old), Some(new)) => check_columns(call, &table, &now, old, new)?,
             // Half of an UPDATE that moves the row to another partition.
-            (Some(old), None) => moved::left(&table, old),
+            (Some(old), None) => moved::left(&table, old, leaving),
             (None, Some(new)) => {
-                for column in moved::arrived(&table, new) {
+                let arrived = moved::arrived(&table, new);
+                for column in arrived.columns {
                     require_for_column(call, &now, column)?;
+                }
+                if let Some(key) = arrived.production {
+                    environment::check_arrival(&now, &table, new, &key)?;
                 }
             }
             (None, None) => {}

@@ -24,6 +24,7 @@ mod route;
 mod schema;
 mod survey;
 mod table;
+mod tagged;
 mod tree;
 mod uninstall;
 mod validate;
@@ -33,13 +34,14 @@ mod whose;
 use pgrx::pg_sys::panic::ErrorReportable;
 
 pub use foreign_key::{before_subtransaction_commit, hides, hides_any, is_held};
-pub use guard::{guard_write, guard_written, is_held_by_policy, refused_row};
+pub use guard::{denied, guard_write, guard_written, is_held_by_policy, refused_row};
 pub use held::any as holds_any;
 pub use reading::{
     any_protected, check_inside_cascade, check_locking_read, check_reading, check_unread_merge,
     pin_for,
 };
-pub use table::{Table, keyed_by_external_keys, protected};
+pub use table::{GuardedKey, Table, keyed_by_external_keys, protected};
+pub use tagged::{Source, Way, is_in_use as is_tag_in_use};
 pub use tree::members;
 
 /// From the invalidation callback: no catalog access, no waiting.
@@ -58,6 +60,7 @@ pub fn is_protected(relid: pgrx::pg_sys::Oid) -> bool {
 pub use crate::pg::probe::close_all as close_parents;
 
 pub fn before_commit() {
+    moved::before_commit().unwrap_or_report();
     foreign_key::before_commit();
     drift::before_commit().unwrap_or_report();
 }

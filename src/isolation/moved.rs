@@ -2,6 +2,8 @@
 //! action of their own are compared all the same: the two halves follow one another.
 
 use super::table::Table;
+use crate::environment::{self, RowKey};
+use crate::pg;
 use crate::pg::local::Backend;
 use crate::pg::trigger::{self, RowImage};
 use pgrx::pg_sys;
@@ -13,13 +15,23 @@ struct Left {
     root: pg_sys::Oid,
     /// The columns with an action, by name: the partitions' numbers may differ.
     values: Vec<(String, Option<Vec<u8>>)>,
+    /// The key of a row that production protection held when it left.
+    production: Option<RowKey>,
+}
+
+/// What a row that arrives brings along.
+pub struct Arrived<'a> {
+    /// The columns with an action that changed on the way.
+    pub columns: Vec<&'a (i16, String, String)>,
+    pub production: Option<RowKey>,
 }
 
 // Outermost first: a trigger that fires between the halves may move rows of its own.
 static LEFT: Backend<RefCell<Vec<Left>>> = Backend::new(RefCell::new(Vec::new()));
 
-pub fn left(table: &Table, old: &RowImage) {
-    if table.column_actions.is_empty() || !old.has_moved() {
+/// `production`: the row's key, where production protection holds it.
+pub fn left(table: &Table, old: &RowImage, production: Option<RowKey>) {
+    if table.column_actions.is_empty() && production.is_none() || !old.has_moved() {
         return;
     }
     let columns = table.column_actions.iter();
@@ -28,6 +40,7 @@ pub fn left(table: &Table, old: &RowImage) {
         columns
             .map(|(attnum, name, _)| (name.clone(), contents(old, *attnum)))
             .collect(),
+        production,
     );
 }
 
@@ -37,11 +50,12 @@ pub fn left_in_migration(table: &Table, old: &RowImage) {
         remember(
             table,
             vec![(String::new(), contents(old, table.org_attnum))],
+            None,
         );
     }
 }
 
-fn remember(table: &Table, values: Vec<(String, Option<Vec<u8>>)>) {
+fn remember(table: &Table, values: Vec<(String, Option<Vec<u8>>)>, production: Option<RowKey>) {
     let depth = trigger::depth();
     LEFT.with_borrow_mut(|all| {
         all.retain(|one| one.depth < depth);
@@ -49,6 +63,7 @@ fn remember(table: &Table, values: Vec<(String, Option<Vec<u8>>)>) {
             depth,
             root: table.root,
             values,
+            production,
         });
     });
 }
@@ -70,19 +85,22 @@ fn arrival(table: &Table) -> Option<Left> {
     LEFT.with_borrow_mut(|all| all.pop_if(|one| one.depth == depth && one.root == table.root))
 }
 
-/// The columns with an action that changed on the way.
-pub fn arrived<'a>(table: &'a Table, new: &RowImage) -> Vec<&'a (i16, String, String)> {
+/// What came with the row that arrives, if it left another partition.
+pub fn arrived<'a>(table: &'a Table, new: &RowImage) -> Arrived<'a> {
     let Some(left) = arrival(table) else {
-        return vec![];
+        return Arrived {
+            columns: vec![],
+            production: None,
+        };
     };
-    table
-        .column_actions
-        .iter()
-        .filter(|(attnum, name, _)| {
-            let before = left.values.iter().find(|(n, _)| n == name);
-            before.is_none_or(|(_, value)| *value != contents(new, *attnum))
-        })
-        .collect()
+    let changed = table.column_actions.iter().filter(|(attnum, name, _)| {
+        let before = left.values.iter().find(|(n, _)| n == name);
+        before.is_none_or(|(_, value)| *value != contents(new, *attnum))
+    });
+    Arrived {
+        columns: changed.collect(),
+        production: left.production,
+    }
 }
 
 fn contents(row: &RowImage, attnum: i16) -> Option<Vec<u8>> {
@@ -91,10 +109,33 @@ fn contents(row: &RowImage, attnum: i16) -> Option<Vec<u8>> {
 }
 
 /// A statement begins: what left in an earlier one of this depth does not arrive any more (a trigger kept it from it).
-pub fn begin() {
-    if !LEFT.with_borrow(Vec::is_empty) {
-        let depth = trigger::depth();
-        LEFT.with_borrow_mut(|all| all.retain(|one| one.depth < depth));
+/// A production row that went away like this was deleted in all but name.
+pub fn begin() -> pg::Result<()> {
+    if LEFT.with_borrow(Vec::is_empty) {
+        return Ok(());
+    }
+    let depth = trigger::depth();
+    stay_away(|one| one.depth >= depth)
+}
+
+/// Nothing arrives after the last statement.
+pub fn before_commit() -> pg::Result<()> {
+    if LEFT.with_borrow(Vec::is_empty) {
+        return Ok(());
+    }
+    stay_away(|_| true)
+}
+
+fn stay_away(gone: impl Fn(&Left) -> bool) -> pg::Result<()> {
+    let lost = LEFT.with_borrow_mut(|all| {
+        let mut gone = all.extract_if(.., |one| gone(one));
+        let lost = gone.by_ref().find(|one| one.production.is_some());
+        gone.for_each(drop);
+        lost
+    });
+    match lost {
+        Some(lost) => Err(environment::vanished(lost.root)),
+        None => Ok(()),
     }
 }
 

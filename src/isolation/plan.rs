@@ -41,6 +41,11 @@ pub struct Options {
     pub audit_exclude: BTreeSet<String>,
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub audit_mask: BTreeSet<String>,
+    /// The column that holds each row's environment, or one of a foreign key to the row that has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub environment_column: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub environment_from: Option<String>,
     #[serde(default)]
     pub before: Before,
 }
@@ -77,6 +82,8 @@ impl Options {
             audit,
             audit_exclude: BTreeSet::new(),
             audit_mask: BTreeSet::new(),
+            environment_column: None,
+            environment_from: None,
             before,
         }
     }

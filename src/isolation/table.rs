@@ -6,6 +6,7 @@
 use super::check_text::CheckText;
 use super::plan::Options;
 use super::route::Leaves;
+use super::tagged::{self, Source};
 use crate::audit::Captured;
 use crate::pg::catalog;
 use crate::pg::key::{KeyColumn, KeyType};
@@ -75,6 +76,8 @@ pub struct Table {
     pub options: Options,
     /// Columns with an action of their own.
     pub column_actions: Vec<(i16, String, String)>,
+    /// Where the environment of its rows stands, if they have one.
+    pub environment: Option<Source>,
     /// Live columns, in order.
     pub columns: Vec<(i16, String)>,
     /// Those of the primary key; empty where there is none.
@@ -181,8 +184,11 @@ fn read(relid: pg_sys::Oid) -> Option<Table> {
         .collect();
     // A column with an action of its own that is not found is no reason to let it be written freely.
     let whole = column_actions.len() == options.columns.len();
-    let org = org_column_of(relid).filter(|_| whole);
     let (foreign_keys, mut parents) = foreign_keys(relid, &columns);
+    let environment = tagged::source(relid, &options, &columns, &foreign_keys);
+    // Nor is an environment that is not found one that is not production.
+    let whole = whole && environment.is_ok();
+    let org = org_column_of(relid).filter(|_| whole);
     parents.push(root);
     Some(Table {
         relid,
@@ -191,6 +197,7 @@ fn read(relid: pg_sys::Oid) -> Option<Table> {
         org_attnum: org.map_or(0, |o| o.attnum),
         org_kind: org.map_or(KeyType::Uuid, |o| o.kind),
         column_actions,
+        environment: environment.unwrap_or_default(),
         key,
         foreign_keys,
         is_parent: is_parent(relid),

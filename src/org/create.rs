@@ -96,6 +96,7 @@ fn create_org(
 ) -> pg::Result<Uuid> {
     let name = pg::given(name, "name")?;
     let slug = pg::given(slug, "slug")?;
+    context::no_ai("create organizations")?;
     let owner = owner_of_new_org(owner)?;
     let name = name.trim();
     if name.is_empty() || name.chars().count() > 255 || name.chars().any(char::is_control) {

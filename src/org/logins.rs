@@ -9,6 +9,7 @@ use pgrx::datum::Uuid;
 use pgrx::prelude::*;
 
 pub fn require_administrator(doing: &str) -> pg::Result<()> {
+    context::no_ai(doing)?;
     if context::is_administrator() {
         return Ok(());
     }

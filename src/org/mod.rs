@@ -43,7 +43,7 @@ fn invalid(
 /// Locks the organization's row against a change of owner until the transaction ends; answers its owner now.
 /// Every act on members takes this lock first, so that all of them order themselves alike. Where the organization is
 /// suspended, only the DBA acts on it.
-fn lock_org(org: &Id, for_change: bool) -> pg::Result<Id> {
+pub fn lock_org(org: &Id, for_change: bool) -> pg::Result<Id> {
     let sql = if for_change {
         "SELECT owner_id, suspended_at IS NOT NULL FROM tenancy.orgs
          WHERE id OPERATOR(pg_catalog.=) $1 AND deleting_at IS NULL FOR NO KEY UPDATE"

@@ -12,6 +12,11 @@ pub fn for_each_row(table: pg_sys::Oid, mut see: impl FnMut(&RowImage)) {
     });
 }
 
+/// `for_each_row` until `see` answers that it saw enough.
+pub fn for_each_newest_row(table: pg_sys::Oid, see: impl FnMut(&RowImage) -> bool) {
+    rows(table, Seen::Newest, None, see);
+}
+
 /// `for_each_row` of what the active snapshot sees; `see` answers whether to go on.
 pub fn for_each_seen_row(table: pg_sys::Oid, see: impl FnMut(&RowImage) -> bool) {
     rows(table, Seen::Active, None, see);

@@ -1,0 +1,171 @@
+//! A row named by a text: its primary key as the row guard sees it.
+
+use super::RowKey;
+use crate::isolation::{self, Table};
+use crate::pg::query::{Arg, latest, run_as_is};
+use crate::pg::{self, catalog, fail};
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+use serde_json::{Map, Value as Json};
+
+pub struct Found {
+    /// The table that the row's own table is a part of.
+    pub root: pg_sys::Oid,
+    pub key: RowKey,
+    pub json: Json,
+}
+
+/// A column of a primary key: its name, and quoted, as a literal, its equality operator and its type.
+pub struct KeyColumn {
+    pub name: String,
+    pub quoted: String,
+    pub literal: String,
+    pub operator: String,
+    pub type_name: String,
+}
+
+/// The primary key of a table, in the key's order.
+pub fn columns(relid: pg_sys::Oid) -> Vec<KeyColumn> {
+    latest(
+        "SELECT a.attname::pg_catalog.text, pg_catalog.quote_ident(a.attname), pg_catalog.quote_literal(a.attname),
+                pg_catalog.quote_ident(ns.nspname) OPERATOR(pg_catalog.||) '.' OPERATOR(pg_catalog.||) o.oprname,
+                pg_catalog.format_type(a.atttypid, a.atttypmod)
+         FROM pg_catalog.pg_index AS i,
+              ROWS FROM (pg_catalog.unnest(i.indkey::pg_catalog.int2[]), pg_catalog.unnest(i.indclass::pg_catalog.oid[]))
+                  WITH ORDINALITY AS k (attnum, class, n)
+              JOIN pg_catalog.pg_opclass AS c ON c.oid OPERATOR(pg_catalog.=) k.class
+              JOIN pg_catalog.pg_amop AS m ON m.amopfamily OPERATOR(pg_catalog.=) c.opcfamily
+                   AND m.amopstrategy OPERATOR(pg_catalog.=) 3::pg_catalog.int2
+                   AND m.amoplefttype OPERATOR(pg_catalog.=) c.opcintype AND m.amoprighttype OPERATOR(pg_catalog.=) c.opcintype
+              JOIN pg_catalog.pg_operator AS o ON o.oid OPERATOR(pg_catalog.=) m.amopopr
+              JOIN pg_catalog.pg_namespace AS ns ON ns.oid OPERATOR(pg_catalog.=) o.oprnamespace,
+              pg_catalog.pg_attribute AS a
+         WHERE i.indrelid OPERATOR(pg_catalog.=) $1 AND i.indisprimary
+           AND a.attrelid OPERATOR(pg_catalog.=) i.indrelid AND a.attnum OPERATOR(pg_catalog.=) k.attnum
+         ORDER BY k.n",
+        &[Arg::Oid(relid)],
+        |row| {
+            let text = |n| row.get::<String>(n).unwrap_or_default();
+            KeyColumn {
+                name: text(1),
+                quoted: text(2),
+                literal: text(3),
+                operator: text(4),
+                type_name: text(5),
+            }
+        },
+    )
+}
+
+fn unfit(table: &Table, detail: String) -> ErrorReport {
+    fail(
+        PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+        format!("this is no key of table {}", table.object),
+    )
+    .set_detail(detail)
+    .set_hint("Pass the primary key as text; one of several columns as a JSON object, such as '{\"region\": \"eu\", \"id\": 7}'.")
+}
+
+/// The key as a JSON object of its columns.
+pub fn as_json(table: &Table, columns: &[KeyColumn], key: &str) -> pg::Result<Map<String, Json>> {
+    match columns {
+        [] => Err(fail(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            format!("table {} has no primary key", table.object),
+        )
+        .set_detail("Its rows cannot be named one by one.")
+        .set_hint("ALTER TABLE ... ADD PRIMARY KEY.")),
+        [only] => Ok(Map::from_iter([(only.name.clone(), key.into())])),
+        _ => {
+            let given = match serde_json::from_str(key) {
+                Ok(Json::Object(given)) => given,
+                _ => {
+                    return Err(unfit(
+                        table,
+                        "The key has several columns, and this is no JSON object.".into(),
+                    ));
+                }
+            };
+            if given.len() != columns.len() || columns.iter().any(|c| !given.contains_key(&c.name))
+            {
+                let names: Vec<&str> = columns.iter().map(|c| c.name.as_str()).collect();
+                return Err(unfit(
+                    table,
+                    format!("Its columns are {}.", names.join(", ")),
+                ));
+            }
+            Ok(given)
+        }
+    }
+}
+
+/// The condition by which a row `t` is the one with the key in parameter `$1`, a JSON object as text.
+pub fn condition(columns: &[KeyColumn]) -> String {
+    let parts: Vec<String> = columns
+        .iter()
+        .map(|c| {
+            format!(
+                "t.{} OPERATOR({}) ($1::pg_catalog.jsonb OPERATOR(pg_catalog.->>) {})::{}",
+                c.quoted, c.operator, c.literal, c.type_name
+            )
+        })
+        .collect();
+    parts.join(" AND ")
+}
+
+pub fn quoted_name(relid: pg_sys::Oid) -> String {
+    latest(
+        "SELECT pg_catalog.quote_ident(n.nspname) OPERATOR(pg_catalog.||) '.' OPERATOR(pg_catalog.||) pg_catalog.quote_ident(c.relname)
+         FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+         WHERE c.oid OPERATOR(pg_catalog.=) $1",
+        &[Arg::Oid(relid)],
+        |row| row.get::<String>(1),
+    )
+    .pop()
+    .flatten()
+    .unwrap_or_default()
+}
+
+/// The row with this key, as the caller may see it.
+pub fn find(table: &Table, key: &str) -> pg::Result<Found> {
+    let columns = columns(table.relid);
+    let json = as_json(table, &columns, key)?;
+    let list: Vec<String> = columns.iter().map(|c| format!("t.{}", c.quoted)).collect();
+    let text = Json::Object(json.clone()).to_string();
+    let found = run_as_is(
+        &format!(
+            "SELECT t.tableoid, {} FROM {} AS t WHERE {}",
+            list.join(", "),
+            quoted_name(table.relid),
+            condition(&columns)
+        ),
+        &[Arg::Text(&text)],
+        |row| {
+            let relid = row.get::<pg_sys::Oid>(1).unwrap_or(pg_sys::InvalidOid);
+            let values = (0..columns.len() as i16).map(|i| row.value(i + 2).bytes());
+            (relid, values.collect::<RowKey>())
+        },
+    );
+    let (relid, key) = found.into_iter().next().ok_or_else(|| {
+        fail(
+            PgSqlErrorCode::ERRCODE_NO_DATA_FOUND,
+            format!("no such row in table {}", table.object),
+        )
+        .set_detail("There is none with this key that the current context sees.")
+        .set_hint("Look the key up with SELECT.")
+    })?;
+    let own = isolation::protected(relid).ok_or_else(|| {
+        fail(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            format!(
+                "table \"{}\" is not protected",
+                catalog::relation_name(relid)
+            ),
+        )
+    })?;
+    Ok(Found {
+        root: own.root,
+        key,
+        json: Json::Object(json),
+    })
+}

@@ -6,7 +6,7 @@
 //! From an organization's own table chunks are deleted, a page of lines at a time.
 
 use super::capture::{Act, record};
-use super::read::{may, require_primary};
+use super::read::{index_lost, may, require_primary};
 use super::retention::{require_no_hold, rules};
 use super::seal::retention::{self as sealed, Purged};
 use super::store::{self, Store};
@@ -63,7 +63,7 @@ fn purge_audit() -> pg::Result<i64> {
     let mut lines = 0;
     for (org, purge) in &purges {
         for store in store::tables_of(org) {
-            horizon::with_latest_snapshot(|_| remove(org, store, purge));
+            horizon::with_latest_snapshot(|_| remove(org, store, purge))?;
         }
         lines += purge.purged.lines();
         record(&Act {
@@ -93,8 +93,10 @@ fn begin(org: &Id, all: bool) -> pg::Result<Option<Purge>> {
     sealed::lock(org);
     let rules = rules(org);
     let Some(days) = rules.keep_days.filter(|_| !rules.hold) else {
-        require_no_hold(org, "purged")?;
-        return Ok(None);
+        return match all {
+            true => Ok(None),
+            false => require_no_hold(org, "purged").map(|()| None),
+        };
     };
     let mut until = transaction::now() - i64::from(days) * DAY;
     let shares = || authority::org_by_id(org).is_some_and(|o| !o.dedicated_audit);
@@ -132,7 +134,7 @@ fn holds_nothing_else(table: pg_sys::Oid, purges: &HashMap<Id, Purge>) -> bool {
 }
 
 /// Removes an organization's chunks from one table.
-fn remove(org: &Id, store: Store, purge: &Purge) {
+fn remove(org: &Id, store: Store, purge: &Purge) -> pg::Result<()> {
     let (at, org_id) = (1, 5);
     // In the order of the index's columns.
     let mut bounds = vec![];
@@ -141,9 +143,8 @@ fn remove(org: &Id, store: Store, purge: &Purge) {
     }
     bounds.push(Bound::before(at, purge.until));
     let by = if store.own { &[at][..] } else { &[org_id, at] };
-    let Some(mut scan) = Ordered::open(store.table, &chunk::TYPES, by, &bounds) else {
-        return;
-    };
+    let scan = Ordered::open(store.table, &chunk::TYPES, by, &bounds);
+    let mut scan = scan.ok_or_else(index_lost)?;
     let mut any = false;
     while let Some(row) = scan.next() {
         if purge.purged.holds(&show::moment(&row)) {
@@ -165,4 +166,5 @@ fn remove(org: &Id, store: Store, purge: &Purge) {
             empty
         });
     }
+    Ok(())
 }

@@ -2,6 +2,7 @@
 
 use super::capture::{Act, record};
 use super::read::may;
+use super::seal;
 use crate::context::authority::Id;
 use crate::pg::query::{Arg, execute, latest};
 use crate::pg::{self, fail};
@@ -52,6 +53,8 @@ fn set_legal_hold(hold: Option<bool>, reason: Option<&str>) -> pg::Result<()> {
     let hold = pg::given(hold, "hold")?;
     let reason = pg::given(reason, "reason")?;
     let org = may("org:delete", "put an audit log under legal hold")?;
+    // Whoever purges or erases now ends first: once this is committed nothing goes any more.
+    seal::retention::lock(&org);
     let before = rules(&org);
     execute(
         "INSERT INTO tenancy.audit_retention (org_id, legal_hold, hold_reason) VALUES ($1, $2, $3)

@@ -2,6 +2,7 @@
 
 use pg_tenancy_audit_format::{self as format, Author, Layout, Moment, Salts};
 use pg_tenancy_tests::{Db, Org, Session, World, refused};
+use postgres::Error;
 
 /// What verify_audit() finds in acme's log.
 fn findings(world: &World) -> Vec<String> {
@@ -388,6 +389,43 @@ fn two_purges_at_once_remove_everything_once() {
     assert_whole(&world);
     let acts = "SELECT count(*) FROM tenancy.audit_log WHERE operation = 'purge_audit'";
     assert_eq!(world.session("acme.owner").count(acts), 1);
+}
+
+/// Runs `sql` in a session that waits for another, which then commits; what it answers.
+fn after_waiting(world: &World, other: &mut Session, who: &str, sql: &str) -> Result<u64, Error> {
+    std::thread::scope(|scope| {
+        let second = scope.spawn(|| world.session(who).attempt(sql));
+        let waits = "SELECT count(*) > 0 FROM pg_locks WHERE NOT granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+        let mut dba = world.superuser();
+        while !dba.is_true(waits) {
+            assert!(!second.is_finished(), "it did not wait");
+        }
+        other.run("COMMIT");
+        second.join().expect("no panic")
+    })
+}
+
+#[test]
+fn a_hold_that_comes_while_a_purge_or_an_erasing_waits_is_minded() {
+    let world = World::people();
+    people(&world);
+    long_ago(&world, 3, 400, 5);
+    seal(&world);
+    keep(&world, "acme.owner", 300);
+    for act in [
+        "SELECT tenancy.purge_audit()",
+        "SELECT tenancy.erase_audit('people', '2', reason => 'request')",
+    ] {
+        let mut owner = world.session("acme.owner");
+        owner.run("SELECT tenancy.set_legal_hold(false, 'not yet')");
+        owner.run("BEGIN; SELECT tenancy.set_legal_hold(true, 'court')");
+        refused(
+            after_waiting(&world, &mut owner, "acme.owner", act),
+            "55000",
+        );
+    }
+    assert_eq!(old_acts(&world, "acme.owner"), 5);
+    assert_whole(&world);
 }
 
 #[test]

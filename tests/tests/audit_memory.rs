@@ -1,5 +1,5 @@
 //! A statement of any size is audited in memory that does not grow with its lines: they are stored as their chunks fill.
-//! What does grow is PostgreSQL's own queue of row triggers, 12 bytes for an inserted row and 16 to 20 for an updated one.
+//! What does grow is PostgreSQL's own queue of row triggers, 12 bytes for an inserted row, 16 for an updated one.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;

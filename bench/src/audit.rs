@@ -145,7 +145,7 @@ fn sizes(world: &World, sides: &mut [Audited], rows: usize, report: &mut Report)
         );
         let statement = side.writer.client.prepare(&one)?;
         let singles = 2_000.min(rows);
-        let mut size = |side: &mut Audited| -> Result<i64> {
+        let size = |side: &mut Audited| -> Result<i64> {
             let sql = format!("SELECT pg_total_relation_size('{log}')");
             Ok(side.writer.admin.query_one(&sql, &[])?.get(0))
         };

@@ -60,7 +60,7 @@ fn one(session: &mut Session) {
 /// Writes and seals until the sealer will read from behind a page: while others write, elsewhere in the cluster too, it
 /// takes a head more.
 fn settle(world: &World, writer: &mut Session, behind: i64) {
-    for _ in 0..200 {
+    for _ in 0..30 {
         one(writer);
         assert_all_sealed(world);
         if from_page(world) > behind {
@@ -104,6 +104,26 @@ fn lines_of_a_transaction_that_began_before_are_sealed() {
     early.run("COMMIT");
     assert_all_sealed(&world);
     settle(&world, &mut writer, PAGES);
+}
+
+#[test]
+fn lines_of_transactions_that_overlap_are_sealed() {
+    let world = World::new();
+    let mut writer = world.session("acme.owner");
+    let update = |id: i32| format!("BEGIN; UPDATE sites SET visits = visits + 1 WHERE id = {id}");
+    settle(&world, &mut writer, -1);
+    let [mut first, mut second, mut third] = [(); 3].map(|()| world.session("acme.owner"));
+    // All three begin on one page; the first of them goes on to the others and ends.
+    first.run(&update(1));
+    second.run(&update(2));
+    third.run(&update(3));
+    bulk(&mut first);
+    first.run("COMMIT");
+    seal(&world);
+    second.run("COMMIT");
+    seal(&world);
+    third.run("COMMIT");
+    assert_all_sealed(&world);
 }
 
 #[test]

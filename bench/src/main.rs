@@ -16,6 +16,7 @@ mod reads;
 mod report;
 mod rounds;
 mod scale;
+mod scopes;
 mod seal;
 mod server;
 mod world;
@@ -134,6 +135,7 @@ fn measure(
                 audit::load(&world)?;
                 audit::measure(&world, scale, report)?;
             }
+            "scopes" => scopes::measure(&world, scale, report)?,
             "seal" => seal::measure(&world, scale, report)?,
             "growth" => growth::measure(server, scale, report)?,
             _ => leakproof::measure(&world, scale, report)?,

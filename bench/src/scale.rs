@@ -11,6 +11,7 @@ pub const PARTS: &[&str] = &[
     "seal",
     "growth",
     "leakproof",
+    "scopes",
 ];
 
 pub struct Scale {

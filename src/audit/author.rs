@@ -69,7 +69,7 @@ pub fn author(break_glass: bool) -> Rc<Signature> {
     let request_id = context::honoured(&now.principal, Setting::RequestId);
     // Transactions in a row are mostly of one author: this runs for each.
     let same = |kept: &Author| {
-        kept.actor == now.user
+        kept.actor == now.actor()
             && kept.break_glass == break_glass
             && kept.actor_type == now.actor_type
             && kept.db_role == db_role
@@ -79,7 +79,7 @@ pub fn author(break_glass: bool) -> Rc<Signature> {
     let kept = KEPT.take().map(|kept| kept.signature);
     let signature = kept.filter(|k| same(&k.author)).unwrap_or_else(|| {
         Rc::new(Signature::of(Author {
-            actor: now.user,
+            actor: now.actor(),
             approver: None,
             break_glass,
             actor_type: now.actor_type.into(),

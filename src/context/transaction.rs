@@ -7,11 +7,12 @@ use pgrx::pg_sys;
 use pgrx::prelude::*;
 use std::cell::Cell;
 
-/// The organization and user that the first protected statement of the transaction had, and at which nesting level.
+/// The organization and user (or service account) that the first protected statement of the transaction had, and at which nesting level.
 #[derive(Clone, Copy)]
 pub struct Pin {
     pub org: [u8; 16],
-    pub user: Option<[u8; 16]>,
+    /// A user, or a service account.
+    pub actor: Option<[u8; 16]>,
     level: i32,
 }
 
@@ -35,15 +36,15 @@ pub fn pinned() -> Option<Pin> {
 /// Pins the transaction, or makes the same pin outlast more savepoints. What a cursor reads lasts as long as the cursor,
 /// which ROLLBACK TO a savepoint after it leaves open (attack H-3).
 #[inline]
-pub fn pin(org: [u8; 16], user: Option<[u8; 16]>) {
+pub fn pin(org: [u8; 16], actor: Option<[u8; 16]>) {
     let pin = PIN.get();
-    if pin.is_some_and(|p| p.level <= 1 || (p.org, p.user) != (org, user)) {
+    if pin.is_some_and(|p| p.level <= 1 || (p.org, p.actor) != (org, actor)) {
         return;
     }
     let now = crate::pg::transaction::nest_level();
     let level = crate::pg::cursor::level_of_running().map_or(now, |opened| opened.min(now));
     if pin.is_none_or(|p| level < p.level) {
-        PIN.set(Some(Pin { org, user, level }));
+        PIN.set(Some(Pin { org, actor, level }));
     }
 }
 

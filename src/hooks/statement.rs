@@ -272,6 +272,11 @@ unsafe extern "C-unwind" fn give_organization(query: *mut pg_sys::QueryDesc) {
 unsafe extern "C-unwind" fn note_run(query: *mut pg_sys::QueryDesc) {
     // SAFETY: as the function's own.
     let own = unsafe { cascade::is_of_postgres(query) };
+    // SAFETY: as the function's own.
+    if own && unsafe { writes(query) } {
+        // SAFETY: as the function's own: a started query has its state.
+        isolation::note_cascade(unsafe { (*(*query).estate).es_output_cid });
+    }
     cascade::enter(if own {
         cascade::Phase::Own
     } else {

@@ -382,7 +382,7 @@ fn two_purges_at_once_remove_everything_once() {
     std::thread::scope(|scope| {
         let second = scope.spawn(|| world.superuser().count("SELECT tenancy.purge_audit()"));
         // Until it waits.
-        let waits = "SELECT count(*) > 0 FROM pg_locks WHERE NOT granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+        let waits = "SELECT count(*) > 0 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
         let mut dba = world.superuser();
         while !dba.is_true(waits) {
             assert!(!second.is_finished(), "it did not wait");
@@ -400,7 +400,7 @@ fn two_purges_at_once_remove_everything_once() {
 fn after_waiting(world: &World, other: &mut Session, who: &str, sql: &str) -> Result<u64, Error> {
     std::thread::scope(|scope| {
         let second = scope.spawn(|| world.session(who).attempt(sql));
-        let waits = "SELECT count(*) > 0 FROM pg_locks WHERE NOT granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+        let waits = "SELECT count(*) > 0 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
         let mut dba = world.superuser();
         while !dba.is_true(waits) {
             assert!(!second.is_finished(), "it did not wait");

@@ -42,3 +42,39 @@ COMMENT ON FUNCTION tenancy.suspend_org(uuid, text) IS
     'Lets an organization''s rows be read and not written, and says why; for the DBA (spec 3.9)';
 COMMENT ON FUNCTION tenancy.resume_org(uuid) IS
     'Ends a suspension; for the DBA (spec 3.9)';
+
+-- What remains of a deleted organization (spec 3.9): neither its name nor its people. Made when the deletion is begun, and
+-- what that goes on by. Nobody is granted anything: list_tombstones() is the DBA's.
+CREATE TABLE tenancy.tombstones (
+    org_id        uuid PRIMARY KEY,
+    slug          text NOT NULL,
+    external_key  text,
+    audit_store   text NOT NULL,
+    created_at    timestamptz NOT NULL,
+    deleted_at    timestamptz NOT NULL,
+    deleted_by    uuid,
+    deleted_login name NOT NULL,
+    -- In this cluster transactions below this one may have written before they heard of the deletion.
+    barrier       xid8,
+    cluster       bigint,
+    removed       jsonb NOT NULL DEFAULT '{}',
+    finished_at   timestamptz,
+    audit_head    text
+);
+CREATE INDEX tombstones_slug_idx ON tenancy.tombstones (slug);
+CREATE INDEX tombstones_external_key_idx ON tenancy.tombstones (external_key);
+ALTER TABLE tenancy.tombstones ENABLE ROW LEVEL SECURITY;
+COMMENT ON TABLE tenancy.tombstones IS
+    'What remains of deleted organizations, and how far each deletion is; read through list_tombstones() (spec 3.9)';
+SELECT pg_catalog.pg_extension_config_dump('tenancy.tombstones', '');
+
+COMMENT ON FUNCTION tenancy.delete_org(uuid, text) IS
+    'Deletes an organization, whose name is typed as confirmation: nobody enters it any more; for its owner (spec 3.9)';
+COMMENT ON FUNCTION tenancy.continue_deletion(uuid, integer) IS
+    'Removes rows of a deleted organization for less than a second; for the DBA, applications, and who deleted it (spec 3.9)';
+COMMENT ON PROCEDURE tenancy.finish_deletion(uuid, integer) IS
+    'Removes the rows of a deleted organization, or of all that wait, in short transactions; for whom continue_deletion() is (spec 3.9)';
+COMMENT ON FUNCTION tenancy.list_tombstones() IS
+    'What remains of deleted organizations; for the DBA (spec 3.9)';
+COMMENT ON FUNCTION tenancy.delete_user(uuid) IS
+    'Deletes a person''s account, unless he owns an organization; for the DBA (spec 3.2)';

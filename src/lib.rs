@@ -133,7 +133,8 @@ extension_sql_file!(
         "policies",
         "triggers",
         usage::billing::sees_billing_account,
-        usage::records::guard_usage
+        usage::records::guard_usage,
+        usage::quotas::list_quotas
     ]
 );
 extension_sql_file!(
@@ -146,7 +147,12 @@ extension_sql_file!(
         org::invitations::revoke_invitation,
         org::invitations::list_invitations,
         org::suspension::suspend_org,
-        org::suspension::resume_org
+        org::suspension::resume_org,
+        org::deletion::delete_org,
+        org::deletion::continue_deletion,
+        org::deletion::finish_deletion,
+        org::deletion::list_tombstones,
+        org::accounts::delete_user
     ]
 );
 extension_sql_file!("../sql/90_finish.sql", name = "finish", finalize);

@@ -11,6 +11,8 @@ mod leakproof;
 mod permission;
 mod pin;
 mod plot;
+mod projects;
+mod quota;
 mod reader;
 mod reads;
 mod report;
@@ -115,7 +117,12 @@ fn measure(
     let mut world = World::create(server, database, scale.orgs, Store::Dedicated)?;
     say(&format!("loading {} rows twice", scale.rows));
     reads::load(&world, scale)?;
-    if scale.wants("fk") || scale.wants("insert") || scale.wants("audit") || scale.wants("seal") {
+    if scale.wants("fk")
+        || scale.wants("insert")
+        || scale.wants("audit")
+        || scale.wants("seal")
+        || scale.wants("quota")
+    {
         guards::load(&world, scale)?;
     }
 
@@ -136,7 +143,9 @@ fn measure(
                 audit::measure(&world, scale, report)?;
             }
             "scopes" => scopes::measure(&world, scale, report)?,
+            "projects" => projects::measure(&world, scale, report)?,
             "seal" => seal::measure(&world, scale, report)?,
+            "quota" => quota::measure(&world, scale, report)?,
             "growth" => growth::measure(server, scale, report)?,
             _ => leakproof::measure(&world, scale, report)?,
         }

@@ -9,9 +9,11 @@ pub const PARTS: &[&str] = &[
     "insert",
     "audit",
     "seal",
+    "quota",
     "growth",
     "leakproof",
     "scopes",
+    "projects",
 ];
 
 pub struct Scale {

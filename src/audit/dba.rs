@@ -54,7 +54,8 @@ fn read_all(filter: &Filter, only: Option<Id>, sink: &mut Sink) -> pg::Result<()
     }
     require_primary()?;
     let orgs = latest(
-        "SELECT id FROM tenancy.orgs ORDER BY created_at, id",
+        "SELECT id FROM (SELECT id, created_at FROM tenancy.orgs
+                         UNION SELECT org_id, created_at FROM tenancy.tombstones) AS every ORDER BY created_at, id",
         &[],
         |row| row.uuid(1),
     );

@@ -22,6 +22,7 @@ pub mod worker;
 pub use capture::{Act, capture, record, record_truncate};
 pub use chunk::flush;
 pub use layouts::Captured;
+pub use retention::require_no_hold;
 pub use store::{has_room_for_dedicated, make_store, on_invalidation, release_stores};
 
 /// A table made in a subtransaction went with it.

@@ -96,7 +96,12 @@ fn shared_name(offset: i32) -> String {
 pub fn has_room_for_dedicated() -> bool {
     let limit = i64::from(DEDICATED_AUDIT_LIMIT.get());
     let dedicated = run(
-        "SELECT pg_catalog.count(*) FROM tenancy.orgs WHERE audit_store OPERATOR(pg_catalog.=) 'dedicated'",
+        // The logs of deleted organizations stay.
+        "SELECT pg_catalog.count(*) FROM (
+             SELECT FROM tenancy.orgs WHERE audit_store OPERATOR(pg_catalog.=) 'dedicated'
+             UNION ALL
+             SELECT FROM tenancy.tombstones
+             WHERE audit_store OPERATOR(pg_catalog.=) 'dedicated' AND finished_at IS NOT NULL) AS own",
         &[],
         |row| row.get::<i64>(1),
     );
@@ -288,7 +293,7 @@ pub fn table_for(org: &Id) -> pg_sys::Oid {
     if let Some(last) = last.filter(|l| l.heard == heard && l.day == day && l.org == *org) {
         return last.table;
     }
-    let dedicated = authority::org_by_id(org).is_some_and(|o| o.dedicated_audit);
+    let dedicated = authority::has_own_audit(org);
     let name = if dedicated {
         dedicated_name(org)
     } else {

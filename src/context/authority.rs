@@ -169,6 +169,7 @@ unsafe extern "C-unwind" fn on_invalidation(_arg: pg_sys::Datum, relid: pg_sys::
     }
     crate::isolation::on_invalidation(relid);
     crate::audit::on_invalidation(relid);
+    crate::usage::quota::on_invalidation(relid);
 }
 
 /// A database role was renamed, dropped, made superuser or no longer one.
@@ -306,6 +307,44 @@ fn read_org_by_key(key: &str) -> Option<Rc<Org>> {
         to_org,
     )
     .pop()
+}
+
+/// The organization with this id, also where nobody enters it any more; awake, whatever state it is in.
+pub fn org_in_any_state(id: &Id) -> Option<Rc<Org>> {
+    latest(
+        "SELECT id, name, audit_store OPERATOR(pg_catalog.=) 'dedicated', external_key, false
+         FROM tenancy.orgs WHERE id OPERATOR(pg_catalog.=) $1",
+        &[Arg::Uuid(id)],
+        to_org,
+    )
+    .pop()
+}
+
+/// Whether an organization's audit log has a table of its own, also after the organization.
+pub fn has_own_audit(id: &Id) -> bool {
+    if let Some(org) = org_by_id(id) {
+        return org.dedicated_audit;
+    }
+    latest(
+        "SELECT audit_store OPERATOR(pg_catalog.=) 'dedicated' FROM tenancy.orgs WHERE id OPERATOR(pg_catalog.=) $1
+         UNION ALL
+         SELECT audit_store OPERATOR(pg_catalog.=) 'dedicated' FROM tenancy.tombstones
+         WHERE org_id OPERATOR(pg_catalog.=) $1",
+        &[Arg::Uuid(id)],
+        |row| row.get::<bool>(1) == Some(true),
+    )
+    .into_iter()
+    .any(|own| own)
+}
+
+/// Whether an organization was deleted, or is being.
+pub fn is_deleted(id: &Id) -> bool {
+    !latest(
+        "SELECT 1 FROM tenancy.tombstones WHERE org_id OPERATOR(pg_catalog.=) $1",
+        &[Arg::Uuid(id)],
+        |_| (),
+    )
+    .is_empty()
 }
 
 /// Why an organization is suspended, if it is.

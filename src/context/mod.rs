@@ -7,12 +7,14 @@
 pub mod api;
 pub mod authority;
 pub mod cursors;
+pub mod deletion;
 mod denial;
 mod entry;
 pub mod keys;
 pub mod ledger;
 pub mod migration;
 pub mod network;
+pub mod places;
 mod principal;
 pub mod projects;
 mod scope_entry;

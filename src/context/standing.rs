@@ -13,7 +13,7 @@ use super::principal::{Principal, principal};
 use super::projects::{self, Narrowed, Reach};
 use super::settings::{self, ONE_ORG_PER_TRANSACTION, Setting};
 use super::token::{self, Lapsed};
-use super::{cursors, denial, network, seal, transaction};
+use super::{cursors, deletion, denial, network, seal, transaction};
 use crate::access::matrix::{Action, Level, Matrix};
 use crate::access::rights::Rights;
 use crate::access::scopes::Scopes;
@@ -156,6 +156,11 @@ impl Standing {
     /// Whether the context may do the action on the resources that its membership shows, all of them or those listed.
     pub fn may_within_scope(&self, action: Action) -> bool {
         self.org.is_some() && self.level(action) == Level::Allow
+    }
+
+    /// Whether the organization has projects at all.
+    pub fn has_projects(&self) -> bool {
+        self.org.is_some() && !self.reach().all().is_empty()
     }
 
     /// What the context has in the organization's projects.
@@ -332,6 +337,13 @@ fn assess() -> Standing {
         matrix,
         principal,
     };
+    if let Some(org) = deletion::org() {
+        // What removes an organization acts there, and nowhere else (context/deletion.rs).
+        standing.role = "deletion".into();
+        standing.rights = Rc::new(standing.matrix.everything());
+        standing.org = authority::org_in_any_state(&org);
+        return standing;
+    }
     if let Err(reason) = entitle(&mut standing) {
         standing.org = None;
         standing.role.clear();

@@ -4,6 +4,7 @@
 use super::{standing, token};
 use crate::pg::local::Backend;
 use pgrx::pg_sys;
+use pgrx::pg_sys::panic::ErrorReportable;
 use pgrx::prelude::*;
 use std::cell::Cell;
 
@@ -58,6 +59,7 @@ unsafe extern "C-unwind" fn at_end(event: pg_sys::XactEvent::Type, _arg: *mut st
             super::seal::before_commit();
             super::cursors::before_commit();
             crate::isolation::before_commit();
+            crate::usage::quota::flush().unwrap_or_report();
             crate::audit::flush();
         }
         XACT_EVENT_COMMIT
@@ -77,6 +79,7 @@ unsafe extern "C-unwind" fn at_end(event: pg_sys::XactEvent::Type, _arg: *mut st
             crate::isolation::at_transaction_end();
             crate::environment::at_transaction_end();
             crate::audit::at_transaction_end();
+            crate::usage::quota::at_transaction_end();
         }
         _ => {}
     }
@@ -105,10 +108,12 @@ unsafe extern "C-unwind" fn at_subtransaction_end(
             crate::isolation::at_subtransaction_abort(level);
             crate::environment::at_subtransaction_abort(level);
             crate::audit::at_subtransaction_abort(level);
+            crate::usage::quota::at_subtransaction_abort(level);
         }
         // Before the subtransaction's own id is gone.
         SUBXACT_EVENT_PRE_COMMIT_SUB => {
             crate::isolation::before_subtransaction_commit();
+            crate::usage::quota::flush().unwrap_or_report();
             crate::audit::flush();
         }
         SUBXACT_EVENT_COMMIT_SUB => {

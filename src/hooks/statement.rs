@@ -5,6 +5,7 @@
 use super::{cascade, writes};
 use crate::pg::range_table::{locked_relations, merged_unread, read_relations, relations};
 use crate::pg::{bound, catalog, cursor, identity, stand_in, transaction, value};
+use crate::usage::quota;
 use crate::{audit, context, isolation};
 use pgrx::pg_sys::panic::ErrorReportable;
 use pgrx::prelude::*;
@@ -380,6 +381,7 @@ unsafe fn writes(query: *mut pg_sys::QueryDesc) -> bool {
 #[pg_guard]
 extern "C-unwind" fn after_finish() {
     isolation::close_parents();
+    quota::flush().unwrap_or_report();
     audit::flush();
 }
 

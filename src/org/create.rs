@@ -1,6 +1,6 @@
 //! New users and organizations.
 
-use super::{external_key, id_text, invalid};
+use super::{deletion, external_key, id_text, invalid};
 use crate::audit::{self, Act};
 use crate::context::{self, Principal, settings};
 use crate::pg::query::{Arg, run};
@@ -139,12 +139,13 @@ fn create_org(
     )
     .pop()
     .flatten()
+    .filter(|_| !deletion::was_anothers(Some(slug), trimmed(external_key)))
     .ok_or_else(|| {
         fail(
             PgSqlErrorCode::ERRCODE_UNIQUE_VIOLATION,
             "this slug or external key is taken",
         )
-        .set_detail("Slugs and external keys are unique among all organizations.")
+        .set_detail("Slugs and external keys are unique among all organizations, also those that were deleted.")
         .set_hint("Choose another slug.")
     })?;
     audit::make_store(&id, dedicated);
@@ -219,7 +220,8 @@ pub fn check_owned(owner: &[u8; 16]) -> pg::Result<()> {
         |_| (),
     );
     let owned = run(
-        "SELECT pg_catalog.count(*) FROM tenancy.orgs WHERE owner_id OPERATOR(pg_catalog.=) $1",
+        "SELECT pg_catalog.count(*) FROM tenancy.orgs
+         WHERE owner_id OPERATOR(pg_catalog.=) $1 AND deleting_at IS NULL",
         &[Arg::Uuid(owner)],
         |row| row.get::<i64>(1),
     )

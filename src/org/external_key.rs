@@ -1,6 +1,6 @@
 //! The application's own key of an organization, by which tables with their own tenant ids are protected as they are.
 
-use super::{id_text, invalid, lock_org};
+use super::{deletion, id_text, invalid, lock_org};
 use crate::audit::{self, Act};
 use crate::context;
 use crate::isolation;
@@ -53,7 +53,7 @@ fn set_external_key(org: Option<Uuid>, external_key: Option<&str>) -> pg::Result
         )
         .is_empty()
     });
-    if taken {
+    if taken || deletion::was_anothers(None, external_key) {
         return Err(fail(
             PgSqlErrorCode::ERRCODE_UNIQUE_VIOLATION,
             "this external key is taken",

@@ -1,7 +1,9 @@
 //! An organization's life: people, organizations, members, ownership, and the logins that speak for them (spec 3, 4).
 
+pub mod accounts;
 pub mod api_keys;
 mod create;
+pub mod deletion;
 mod external_key;
 pub mod invariants;
 pub mod invitations;

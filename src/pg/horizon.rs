@@ -45,6 +45,23 @@ pub fn with_latest_snapshot<T>(work: impl FnOnce(Horizon) -> T) -> T {
     }
 }
 
+/// Whether every transaction below `barrier` of this database has ended, other than this one. A prepared one has not.
+pub fn is_past(barrier: u64) -> bool {
+    // SAFETY: the snapshot is read while it is static; nothing is allocated in it.
+    unsafe {
+        let snapshot = pg_sys::GetLatestSnapshot();
+        let next = pg_sys::ReadNextFullTransactionId().value;
+        let running = match (*snapshot).xcnt as usize {
+            0 => &[][..],
+            count => std::slice::from_raw_parts((*snapshot).xip, count),
+        };
+        running
+            .iter()
+            .filter(|xid| !runs_elsewhere(**xid))
+            .all(|xid| widened((*xid).into(), next) >= barrier)
+    }
+}
+
 /// Whether a transaction of another database has this id now. Whatever is not seen to run, or is prepared, is taken for
 /// one of ours: it then only holds the horizon back.
 ///

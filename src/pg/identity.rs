@@ -186,6 +186,13 @@ pub fn as_table_owner<R>(owner: pg_sys::Oid, work: impl FnOnce() -> R) -> R {
     acting_as(owner, pg_sys::SECURITY_RESTRICTED_OPERATION as i32, work)
 }
 
+/// `as_table_owner`, from whom forced row security hides nothing, as in PostgreSQL's own referential checks.
+pub fn as_unhidden_table_owner<R>(owner: pg_sys::Oid, work: impl FnOnce() -> R) -> R {
+    let restrictions =
+        pg_sys::SECURITY_RESTRICTED_OPERATION as i32 | pg_sys::SECURITY_NOFORCE_RLS as i32;
+    acting_as(owner, restrictions, work)
+}
+
 /// `as_table_owner` for changes that are nobody's business but the column's: no trigger or rule of the application fires
 /// (those that are to fire always do), and no row is hidden from its own table's owner.
 pub fn as_table_owner_silently<R>(owner: pg_sys::Oid, work: impl FnOnce() -> R) -> R {

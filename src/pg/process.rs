@@ -19,6 +19,22 @@ pub fn id() -> i32 {
     unsafe { pg_sys::MyProcPid }
 }
 
+/// Waits for a while; an interrupt ends it, and the statement.
+pub fn pause(milliseconds: i64) {
+    // SAFETY: this process's own latch; what wakes it up early is looked at next.
+    unsafe {
+        let events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
+        pg_sys::WaitLatch(
+            pg_sys::MyLatch,
+            events as i32,
+            milliseconds,
+            pg_sys::PG_WAIT_EXTENSION,
+        );
+        pg_sys::ResetLatch(pg_sys::MyLatch);
+    }
+    pgrx::check_for_interrupts!();
+}
+
 /// After SIGHUP.
 pub fn read_configuration() {
     // SAFETY: what every process does that hears of a new configuration.

@@ -1,7 +1,7 @@
 //! Queries of ours. `latest` is the one that authority is read with: under the newest snapshot there is, never the
 //! transaction's or the statement's, or a revocation would be missed (REPEATABLE READ; a statement that waited).
 
-use super::identity::as_owner;
+use super::identity::{as_owner, as_table_owner, as_unhidden_table_owner};
 use super::key::{KeyType, Keys};
 use super::trigger::RowImage;
 use super::value::Value;
@@ -23,6 +23,7 @@ pub enum Arg<'a> {
     Name(&'a str),
     Int(i32),
     Xid(u64),
+    Big(i64),
     OptionalUuid(Option<&'a [u8; 16]>),
     /// An organization's key, as a column of the kind holds it.
     Key(&'a Keys, KeyType),
@@ -41,6 +42,7 @@ impl Arg<'_> {
             Arg::Int(n) => (Some((*n).into()), pg_sys::INT4OID),
             Arg::Xid(xid) => (Some((*xid).into()), pg_sys::XID8OID),
             Arg::Flag(flag) => (Some((*flag).into()), pg_sys::BOOLOID),
+            Arg::Big(n) => (Some((*n).into()), pg_sys::INT8OID),
             Arg::OptionalUuid(id) => (
                 id.and_then(|id| Uuid::from_bytes(*id).into_datum()),
                 pg_sys::UUIDOID,
@@ -213,6 +215,24 @@ pub fn latest_of<T>(sql: &str, args: &[Arg], mut map: impl FnMut(&Row) -> T) -> 
     })
 }
 
+/// `latest_of` what is committed alone: nothing of this transaction's own.
+pub fn committed<T>(
+    sql: &str,
+    args: &[Arg],
+    mut map: impl FnMut(&Row, &dyn Fn(u32) -> bool) -> T,
+) -> Vec<T> {
+    // SAFETY: as above. A snapshot at the first command of the transaction sees none of its commands; the copy that is
+    // registered is nobody else's.
+    as_owner(|| unsafe {
+        let snapshot = pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot());
+        (*snapshot).curcid = 0;
+        let runs = |xid: u32| pg_sys::XidInMVCCSnapshot(xid.into(), snapshot);
+        let rows = under(snapshot, sql, args, &mut |row| map(row, &runs));
+        pg_sys::UnregisterSnapshot(snapshot);
+        rows
+    })
+}
+
 /// SAFETY: a registered snapshot.
 unsafe fn under<T>(
     snapshot: pg_sys::Snapshot,
@@ -284,6 +304,40 @@ fn perform<T>(sql: &str, args: &[Arg], result: impl FnOnce() -> T) -> T {
             false,
             0,
         );
+        let result = result();
+        pg_sys::SPI_finish();
+        result
+    }
+}
+
+/// Runs a statement as a table's owner, restricted, with none of the table's rows hidden from it: row security is left out
+/// where the statement is analysed, and in force again for whatever runs inside of it (triggers). Answers how many rows it
+/// touched.
+pub fn unhidden(owner: pg_sys::Oid, sql: &str) -> u64 {
+    unhidden_with(owner, sql, touched)
+}
+
+/// `unhidden` for a statement that answers one array of numbers.
+pub fn unhidden_counts(owner: pg_sys::Oid, sql: &str) -> Vec<i64> {
+    // SAFETY: right after the statement.
+    let rows = unhidden_with(owner, sql, || unsafe {
+        collect(&mut |row| row.get::<Vec<i64>>(1).unwrap_or_default())
+    });
+    rows.into_iter().next().unwrap_or_default()
+}
+
+fn unhidden_with<T>(owner: pg_sys::Oid, sql: &str, result: impl FnOnce() -> T) -> T {
+    let text = CString::new(sql).expect("query text has no NUL");
+    // SAFETY: as in `latest`; the plan goes with SPI_finish(). Between analysis and execution it is made anew, with row
+    // security, only if the table changed: then fewer rows are touched.
+    unsafe {
+        pg_sys::SPI_connect();
+        let plan = as_unhidden_table_owner(owner, || {
+            pg_sys::SPI_prepare(text.as_ptr(), 0, std::ptr::null_mut())
+        });
+        as_table_owner(owner, || {
+            pg_sys::SPI_execute_plan(plan, std::ptr::null_mut(), std::ptr::null(), false, 0);
+        });
         let result = result();
         pg_sys::SPI_finish();
         result

@@ -185,6 +185,7 @@ fn store(record: &Record) -> pg::Result<bool> {
         |_| (),
     );
     if !stored.is_empty() {
+        super::metric_quota::count(record)?;
         return Ok(true);
     }
     // Of what was committed meanwhile, too: the conflict may have been waited for.

@@ -69,6 +69,20 @@ pub fn tables() {
     }
 }
 
+/// Seals what is finished of an organization's log; its newest head where nothing is left unsealed.
+pub fn seal_wholly(org: &Id) -> crate::pg::Result<Option<String>> {
+    tables();
+    let shared = store::shared();
+    seal_org(org, &shared, true)?;
+    horizon::with_latest_snapshot(|_| {
+        let last = heads::last_head(org)?;
+        let left = status::unsealed(org, &shared, last.as_ref())?;
+        Ok(last
+            .filter(|_| left.lines == 0)
+            .map(|head| head.signed().note()))
+    })
+}
+
 /// All chunks of a table, in the order of transactions.
 pub fn open_chunks(store: store::Store, org: &Id) -> crate::pg::Result<Chunks> {
     fold::open(store, org, None, None)

@@ -71,13 +71,17 @@ pub fn list_seal_status(
 }
 
 #[derive(Default)]
-struct Left {
-    lines: i64,
+pub(super) struct Left {
+    pub lines: i64,
     oldest: Option<i64>,
     last_xid: Option<u64>,
 }
 
-fn unsealed(org: &Id, shared: &[Store], last: Option<&heads::Stored>) -> pg::Result<Left> {
+pub(super) fn unsealed(
+    org: &Id,
+    shared: &[Store],
+    last: Option<&heads::Stored>,
+) -> pg::Result<Left> {
     let mut left = Left::default();
     let first = fold::is_first_pass(last);
     let mixed = last.is_some_and(|l| first || l.restored);

@@ -1,0 +1,462 @@
+//! Thirty-two sessions that do everything at once, and a checker after each round: exactly one owner per organization, no
+//! right without a live grant, every change in the audit. Section 3 of the
+//! specification, issue 7.8.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Barrier, Mutex};
+
+use pg_tenancy_tests::{Random, Session, World, few_or_many};
+
+const CLIENTS: usize = 32;
+const PEOPLE: usize = 10;
+const ACTS: usize = 10;
+const ROLES: [&str; 5] = ["admin", "member", "viewer", "crew", "crew"];
+/// Asked of everybody in every organization after each round.
+const ACTIONS: [&str; 6] = [
+    "server:read",
+    "server:create",
+    "site:deploy",
+    "team:invite",
+    "org:audit",
+    "org:delete",
+];
+/// What may be refused: no right; nothing to change; the owner rule; taken; not a member; the role is in use.
+const REFUSALS: [&str; 8] = [
+    "42501", "22023", "23514", "23505", "P0002", "23503", "55006", "2BP01",
+];
+
+/// Organizations whose owner's membership row is not the one mirror of orgs.owner_id, or is held to anything.
+const BROKEN: &str = "
+    SELECT o.slug FROM tenancy.orgs o
+    WHERE ARRAY(SELECT m.user_id FROM tenancy.memberships m WHERE m.org_id = o.id AND m.role = 'owner')
+          IS DISTINCT FROM ARRAY[o.owner_id]
+    UNION ALL
+    SELECT 'limited owner of ' || m.org_id FROM tenancy.memberships m
+    WHERE m.role = 'owner' AND (m.expires_at IS NOT NULL OR m.allowed_networks IS NOT NULL OR m.scoped)";
+
+/// Users, organizations and actions, what the tables say of them, and what has_permission() does.
+const RIGHTS: &str = "
+    SELECT u.email, o.slug, a.name, tenancy.has_permission(u.id, o.id, a.name),
+           coalesce(CASE
+               WHEN o.owner_id = u.id THEN true
+               WHEN m.user_id IS NULL OR m.expires_at <= clock_timestamp() THEN false
+               WHEN c.name IS NOT NULL THEN c.active AND EXISTS (
+                   SELECT FROM tenancy.custom_role_permissions p
+                   WHERE p.org_id = o.id AND p.role = c.name AND p.action = a.name AND p.environment = '' AND p.level = 'allow')
+               ELSE EXISTS (SELECT FROM tenancy.role_permissions p
+                            WHERE p.role = m.role AND p.action = a.name AND p.level = 'allow') END, false)
+    FROM tenancy.users u CROSS JOIN tenancy.orgs o
+         CROSS JOIN unnest(ARRAY['server:read', 'server:create', 'site:deploy', 'team:invite', 'org:audit', 'org:delete']) a (name)
+         LEFT JOIN tenancy.memberships m ON m.org_id = o.id AND m.user_id = u.id
+         LEFT JOIN tenancy.custom_roles c ON c.org_id = o.id AND c.name = m.role
+    WHERE o.deleting_at IS NULL";
+
+/// Acts that reported success: organization and operation to how often.
+type Done = BTreeMap<(String, String), i64>;
+
+struct Town {
+    world: World,
+    people: Vec<String>,
+    /// Ids of organizations, deleted ones too; tokens of invitations with whom they are for; ids of invitations.
+    orgs: Mutex<Vec<String>>,
+    tokens: Mutex<Vec<(String, usize)>>,
+    invitations: Mutex<Vec<String>>,
+    done: Mutex<Done>,
+}
+
+impl Town {
+    fn new() -> Town {
+        let world = World::new();
+        let mut dba = world.superuser();
+        let people = (0..PEOPLE)
+            .map(|i| {
+                dba.text(&format!(
+                    "SELECT tenancy.create_user('p{i}@x.test', external_key => 'p{i}')"
+                ))
+            })
+            .collect();
+        let town = Town {
+            world,
+            people,
+            orgs: Mutex::default(),
+            tokens: Mutex::default(),
+            invitations: Mutex::default(),
+            done: Mutex::default(),
+        };
+        for i in 0..4 {
+            town.new_org(&mut dba, &format!("first-{i}"), i);
+        }
+        town
+    }
+
+    /// An organization with a role of its own, a member of each role and a server.
+    fn new_org(&self, dba: &mut Session, slug: &str, owner: usize) {
+        let org = dba.text(&format!(
+            "SELECT tenancy.create_org('Org {slug}', '{slug}', owner => '{}')",
+            self.people[owner]
+        ));
+        dba.run(&format!(
+            "SELECT tenancy.create_role('{org}', 'crew', clone_of => 'member');
+             BEGIN; SET LOCAL app.current_org = '{org}'; SET LOCAL app.current_user_id = '{}';
+             INSERT INTO servers (id, name) SELECT coalesce(max(id), 0) + 1 + (random() * 1000000000)::int, 'first' FROM servers; COMMIT",
+            self.people[owner]
+        ));
+        self.count(&org, "create_org");
+        self.count(&org, "create_role");
+        for (i, role) in ROLES[..4].iter().enumerate() {
+            let user = &self.people[(owner + 1 + i) % PEOPLE];
+            dba.run(&format!(
+                "SELECT tenancy.add_member('{org}', '{user}', '{role}')"
+            ));
+            self.count(&org, "add_member");
+        }
+        self.orgs.lock().unwrap().push(org);
+    }
+
+    fn count(&self, org: &str, operation: &str) {
+        *self
+            .done
+            .lock()
+            .unwrap()
+            .entry((org.into(), operation.into()))
+            .or_default() += 1;
+    }
+
+    /// An act by chance: the organization it is about, its name in the log, the statement.
+    fn act(&self, random: &mut Random, name: &str) -> (String, &'static str, String, usize) {
+        let orgs = self.orgs.lock().unwrap().clone();
+        let org = orgs[random.next(orgs.len())].clone();
+        let who = random.next(PEOPLE);
+        let user = &self.people[who];
+        let role = ROLES[random.next(ROLES.len())];
+        let mut actor = random.next(PEOPLE);
+        let (operation, sql) = match random.next(100) {
+            0..10 => (
+                "add_member",
+                format!("SELECT tenancy.add_member('{org}', '{user}', '{role}')"),
+            ),
+            10..22 => (
+                "set_member_role",
+                format!("SELECT tenancy.set_member_role('{org}', '{user}', '{role}')"),
+            ),
+            22..32 => (
+                "remove_member",
+                format!("SELECT tenancy.remove_member('{org}', '{user}')"),
+            ),
+            32..44 => (
+                "transfer_ownership",
+                format!("SELECT tenancy.transfer_ownership('{org}', '{user}')"),
+            ),
+            44..54 => (
+                "invite",
+                format!(
+                    "SELECT invitation, token FROM tenancy.invite('{org}', 'P{who}@x.test', '{role}')"
+                ),
+            ),
+            54..62 => {
+                let tokens = self.tokens.lock().unwrap();
+                let token = match tokens.len() {
+                    0 => "none".to_string(),
+                    n => {
+                        let (token, whose) = tokens[random.next(n)].clone();
+                        // Mostly by whom it is for.
+                        actor = if random.percent(80) { whose } else { actor };
+                        token
+                    }
+                };
+                (
+                    "accept_invitation",
+                    format!("SELECT tenancy.accept_invitation('{token}')"),
+                )
+            }
+            62..66 => {
+                let ids = self.invitations.lock().unwrap();
+                let id = match ids.len() {
+                    0 => org.clone(),
+                    n => ids[random.next(n)].clone(),
+                };
+                (
+                    "revoke_invitation",
+                    format!("SELECT tenancy.revoke_invitation('{id}')"),
+                )
+            }
+            66..73 => {
+                let end = [
+                    "NULL",
+                    "now() + interval '1 day'",
+                    "clock_timestamp() + interval '50 ms'",
+                ][random.next(3)];
+                (
+                    "set_member_expiry",
+                    format!("SELECT tenancy.set_member_expiry('{org}', '{user}', {end})"),
+                )
+            }
+            73..78 => {
+                let networks = ["NULL", "'{10.0.0.0/8}'"][random.next(2)];
+                (
+                    "set_member_networks",
+                    format!("SELECT tenancy.set_member_networks('{org}', '{user}', {networks})"),
+                )
+            }
+            78..84 => {
+                let level = ["allow", "deny"][random.next(2)];
+                let action = ACTIONS[random.next(5)];
+                (
+                    "grant_permission",
+                    format!(
+                        "SELECT tenancy.grant_permission('{org}', 'crew', '{action}', '{level}')"
+                    ),
+                )
+            }
+            84..88 => (
+                "create_role",
+                format!("SELECT tenancy.create_role('{org}', '{name}', clone_of => 'viewer')"),
+            ),
+            88..91 => (
+                "create_service_account",
+                format!("SELECT tenancy.create_service_account('{org}', '{name}', 'viewer')"),
+            ),
+            91..95 => (
+                "suspend_org",
+                format!("SELECT tenancy.suspend_org('{org}', 'round')"),
+            ),
+            95..98 => (
+                "create_org",
+                format!("SELECT tenancy.create_org('Org {name}', '{name}')"),
+            ),
+            _ => (
+                "delete_org",
+                format!(
+                    "SELECT tenancy.delete_org('{org}', coalesce('Org ' || (SELECT slug FROM tenancy.orgs WHERE id = '{org}'), '?'))"
+                ),
+            ),
+        };
+        (org, operation, sql, actor)
+    }
+
+    /// One act in a transaction of its own; the SQLSTATE where it was refused.
+    fn perform(
+        &self,
+        session: &mut Session,
+        dba: bool,
+        random: &mut Random,
+        name: &str,
+    ) -> Result<(), String> {
+        let (org, operation, sql, actor) = self.act(random, name);
+        let actor = &self.people[actor];
+        session.run("BEGIN");
+        if !dba {
+            session.run(&format!(
+                "SET LOCAL app.current_org = '{org}'; SET LOCAL app.current_user_id = '{actor}'"
+            ));
+        } else if operation == "accept_invitation" {
+            session.run(&format!("SET LOCAL app.current_user_id = '{}'", actor));
+        }
+        let rows = match session.try_rows(&sql) {
+            Ok(rows) => rows,
+            Err(error) => {
+                session.run("ROLLBACK");
+                let Some(db) = error.as_db_error() else {
+                    return Err(format!("{sql}: {error:?}"));
+                };
+                let code = db.code().code();
+                return if REFUSALS.contains(&code) {
+                    Ok(())
+                } else {
+                    Err(format!("{code} {sql}: {db:?}"))
+                };
+            }
+        };
+        if let Err(error) = session.attempt("COMMIT") {
+            return Err(format!("COMMIT of {sql}: {error:?}"));
+        }
+        let answer = rows
+            .first()
+            .and_then(|row| row.first().cloned())
+            .flatten()
+            .unwrap_or_default();
+        match operation {
+            "invite" => {
+                let token = rows[0][1].clone().unwrap_or_default();
+                let who = sql
+                    .split("'P")
+                    .nth(1)
+                    .and_then(|s| s[..1].parse().ok())
+                    .unwrap_or(0);
+                self.tokens.lock().unwrap().push((token, who));
+                self.invitations.lock().unwrap().push(answer);
+                self.count(&org, operation);
+            }
+            // The answer says where.
+            "accept_invitation" => self.count(&answer, operation),
+            "create_org" => {
+                self.count(&answer, operation);
+                self.orgs.lock().unwrap().push(answer);
+            }
+            "revoke_invitation" => {
+                let id = sql.split('\'').nth(1).unwrap_or_default();
+                let of = self.world.superuser().text(&format!(
+                    "SELECT org_id FROM tenancy.invitations WHERE id = '{id}'"
+                ));
+                self.count(&of, operation);
+            }
+            _ => self.count(&org, operation),
+        }
+        Ok(())
+    }
+
+    /// What is wrong now, while nothing goes on.
+    fn findings(&self) -> Vec<String> {
+        let mut dba = self.world.superuser();
+        let mut wrong = dba.column(BROKEN);
+        // No right without a live grant, and none withheld.
+        for row in dba.rows(RIGHTS) {
+            if row[3] != row[4] {
+                wrong.push(format!("has_permission: {row:?}"));
+            }
+        }
+        wrong.extend(self.statements(&mut dba));
+        // Every change in the log, and nothing that was refused.
+        let mut logged = Done::new();
+        for org in self.orgs.lock().unwrap().iter() {
+            let lines = dba.rows(&format!(
+                "SELECT operation, count(*) FROM tenancy.read_audit_dba(org => '{org}')
+                 WHERE operation NOT IN ('read_audit_dba', 'INSERT', 'resume_org') AND result = 'completed' GROUP BY operation"
+            ));
+            for line in lines {
+                let (operation, n) = (line[0].clone().unwrap(), line[1].clone().unwrap());
+                logged.insert((org.clone(), operation), n.parse().unwrap());
+            }
+        }
+        let done = self.done.lock().unwrap();
+        for key in done.keys().chain(logged.keys()) {
+            if done.get(key) != logged.get(key) {
+                wrong.push(format!(
+                    "log: {key:?}: done {:?}, logged {:?}",
+                    done.get(key),
+                    logged.get(key)
+                ));
+            }
+        }
+        wrong.dedup();
+        wrong
+    }
+
+    /// Real statements of everybody in every organization, against what the tables say.
+    fn statements(&self, dba: &mut Session) -> Vec<String> {
+        let mut wrong = vec![];
+        let may = dba.rows(
+            "SELECT u.id, o.id, o.suspended_at IS NOT NULL, m.allowed_networks IS NOT NULL,
+                    tenancy.has_permission(u.id, o.id, 'server:read'), tenancy.has_permission(u.id, o.id, 'server:create')
+             FROM tenancy.users u CROSS JOIN tenancy.orgs o LEFT JOIN tenancy.memberships m ON m.org_id = o.id AND m.user_id = u.id
+             WHERE o.deleting_at IS NULL AND u.external_key LIKE 'p%' AND o.slug NOT IN ('acme', 'globex')
+             ORDER BY md5(u.id::text || o.id::text) LIMIT 60",
+        );
+        let mut app = self.world.app();
+        for row in may {
+            let is = |i: usize| row[i].as_deref() == Some("t");
+            // The application names no address, and a list of networks then admits nobody.
+            let (sees, writes) = (is(4) && !is(3), is(5) && !is(3) && !is(2));
+            let (user, org) = (row[0].clone().unwrap(), row[1].clone().unwrap());
+            app.run(&format!("BEGIN; SET LOCAL app.current_org = '{org}'; SET LOCAL app.current_user_id = '{user}'"));
+            let seen = app.count(&format!(
+                "SELECT count(*) FROM servers WHERE org_id = '{org}'"
+            ));
+            let others = app.count(&format!(
+                "SELECT count(*) FROM servers WHERE org_id <> '{org}'"
+            ));
+            let wrote = app
+                .attempt_within("INSERT INTO servers (id, name) VALUES (-1, 'probe')")
+                .is_ok();
+            app.run("ROLLBACK");
+            // One whose organization was made by a client has no server.
+            if (seen > 0 && !sees) || others > 0 || wrote != writes {
+                wrong.push(format!(
+                    "statement: {row:?}: seen {seen} of others {others}, wrote {wrote}"
+                ));
+            }
+        }
+        wrong
+    }
+
+    /// What would end every round after it: suspensions are lifted, deletions carried out.
+    fn tidy(&self) {
+        let mut dba = self.world.superuser();
+        dba.run("SELECT tenancy.resume_org(id) FROM tenancy.orgs WHERE suspended_at IS NOT NULL AND deleting_at IS NULL");
+        let doomed = dba.column("SELECT org_id FROM tenancy.tombstones WHERE finished_at IS NULL");
+        dba.run("CALL tenancy.finish_deletion()");
+        for org in doomed {
+            self.count(&org, "finish_deletion");
+        }
+        let stays = dba.count(
+            "SELECT count(*) FROM tenancy.tombstones t WHERE finished_at IS NULL
+                OR EXISTS (SELECT FROM tenancy.orgs o WHERE o.id = t.org_id)
+                OR EXISTS (SELECT FROM tenancy.memberships m WHERE m.org_id = t.org_id)",
+        );
+        assert_eq!(stays, 0, "deletions that left something");
+    }
+}
+
+#[test]
+fn thirty_two_sessions_doing_everything_break_no_invariant() {
+    let town = Arc::new(Town::new());
+    let rounds = few_or_many("rounds of thirty-two sessions", 3, 30);
+    assert_eq!(town.findings(), Vec::<String>::new());
+    for round in 0..rounds {
+        let barrier = Arc::new(Barrier::new(CLIENTS));
+        let clients: Vec<_> = (0..CLIENTS)
+            .map(|client| {
+                let (town, barrier) = (town.clone(), barrier.clone());
+                std::thread::spawn(move || {
+                    let dba = client % 4 == 0;
+                    let mut session = if dba {
+                        town.world.superuser()
+                    } else {
+                        town.world.app()
+                    };
+                    let mut random = Random::new(1 + (round * CLIENTS + client) as u64);
+                    barrier.wait();
+                    (0..ACTS)
+                        .filter_map(|n| {
+                            let name = format!("r{round}-{client}-{n}");
+                            town.perform(&mut session, dba, &mut random, &name).err()
+                        })
+                        .collect::<Vec<String>>()
+                })
+            })
+            .collect();
+        let trouble: Vec<String> = clients
+            .into_iter()
+            .flat_map(|c| c.join().expect("a client"))
+            .collect();
+        // No deadlock either: every act locks the organization first.
+        assert_eq!(trouble, Vec::<String>::new(), "round {round}");
+        // Memberships that were to end in a moment have.
+        std::thread::sleep(std::time::Duration::from_millis(60));
+        assert_eq!(town.findings(), Vec::<String>::new(), "round {round}");
+        town.tidy();
+        assert_eq!(
+            town.findings(),
+            Vec::<String>::new(),
+            "round {round}, tidied"
+        );
+    }
+    let done = town.done.lock().unwrap();
+    let kinds: std::collections::BTreeSet<&str> = done
+        .keys()
+        .map(|(_, operation)| operation.as_str())
+        .collect();
+    for kind in [
+        "add_member",
+        "set_member_role",
+        "remove_member",
+        "transfer_ownership",
+        "invite",
+        "accept_invitation",
+        "suspend_org",
+        "grant_permission",
+        "create_role",
+    ] {
+        assert!(kinds.contains(kind), "no {kind} succeeded: {kinds:?}");
+    }
+}

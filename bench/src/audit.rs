@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::Result;
 use crate::items::{self, Writer};
 use crate::report::Report;
-use crate::rounds::{Samples, Side, interleave, sittings};
+use crate::rounds::{Samples, Side, Stat, interleave, sittings};
 use crate::scale::Scale;
 use crate::server::PLAIN;
 use crate::world::World;
@@ -120,11 +120,70 @@ pub fn measure(world: &World, scale: &Scale, report: &mut Report) -> Result<()> 
         let sql = format!("VACUUM ANALYZE {}", side.writer.table);
         side.writer.admin.batch_execute(&sql)?;
     }
+    sizes(world, &mut sides, rows, report)?;
     let updates = interleave(scale.bulk_rounds, bulk(&mut sides, rows, Audited::update))?;
     compare(report, &format!("update {rows} rows"), &updates, 2.0);
 
     let single = sittings(scale.sittings, || single_updates(world, scale))?;
     compare(report, "update a single row", &single, 1.35);
+    Ok(())
+}
+
+/// What a line takes on disk, indexes included: as many single-row transactions as there are, and a bulk statement's.
+fn sizes(world: &World, sides: &mut [Audited], rows: usize, report: &mut Report) -> Result<()> {
+    let ours = format!("tenancy_audit.org_{}", world.large().simple());
+    let mut figures = vec![];
+    for side in sides
+        .iter_mut()
+        .filter(|s| ![BARE, OFF].contains(&s.writer.name))
+    {
+        let log = side.log.unwrap_or(ours.as_str()).to_string();
+        let table = side.writer.table.clone();
+        let org = world.large();
+        let one = format!(
+            "UPDATE {table} SET cpus = cpus + 1, status = 'again' WHERE org_id = '{org}' AND id = $1"
+        );
+        let statement = side.writer.client.prepare(&one)?;
+        let singles = 2_000.min(rows);
+        let size = |side: &mut Audited| -> Result<i64> {
+            let sql = format!("SELECT pg_total_relation_size('{log}')");
+            Ok(side.writer.admin.query_one(&sql, &[])?.get(0))
+        };
+        let start = size(side)?;
+        for id in 1..=singles as i64 {
+            side.writer.client.execute(&statement, &[&id])?;
+        }
+        let between = size(side)?;
+        let bulk = format!("UPDATE {table} SET cpus = cpus + 1, status = 'changed'");
+        side.writer.client.batch_execute(&bulk)?;
+        let end = size(side)?;
+        side.tidy()?;
+        figures.push((
+            side.writer.name,
+            (between - start) as f64 / singles as f64,
+            (end - between) as f64 / rows as f64,
+        ));
+    }
+    let Some((_, our_single, our_bulk)) = figures.iter().find(|f| f.0 == OURS).copied() else {
+        return Ok(());
+    };
+    for (measure, ours, theirs) in [
+        (
+            "bytes of a line, update a single row",
+            our_single,
+            figures.iter().map(|f| (f.0, f.1)).collect::<Vec<_>>(),
+        ),
+        (
+            "bytes of a line, bulk update",
+            our_bulk,
+            figures.iter().map(|f| (f.0, f.2)).collect(),
+        ),
+    ] {
+        report.figure(PART, measure, "", Stat::of(vec![ours]), "bytes");
+        for (name, size) in theirs.into_iter().filter(|(name, _)| *name != OURS) {
+            report.rival(PART, measure, name, Stat::of(vec![ours / size]));
+        }
+    }
     Ok(())
 }
 

@@ -6,6 +6,7 @@ use super::chunk;
 use super::history::{About, object};
 use super::read::{for_each_chunk, may, require_primary};
 use super::retention::require_no_hold;
+use super::seal;
 use crate::pg::{self, fail, heap, raw};
 use pg_tenancy_audit_format::erase::erase;
 use pg_tenancy_audit_format::{Moment, iso_time};
@@ -44,6 +45,8 @@ fn erase_audit(
     }
     let org = may("org:delete", "erase values from an audit log")?;
     require_primary()?;
+    // A hold that comes now waits, and one that came meanwhile counts.
+    seal::retention::lock(&org);
     require_no_hold(&org, "erased")?;
     let mut about = About::new(Some(key));
     let mut erased: Vec<Moment> = vec![];

@@ -136,8 +136,9 @@ crate::pg::finfo!(pg_finfo_tenancy_as_of);
 
 /// `tenancy.as_of(table_name, key, at)`: what a row of the current organization was at a time, as jsonb (spec 6.2); NULL where
 /// there was none. It is the row as it is now, or was when it was deleted, with what happened since undone: so it
-/// has the columns of now, and is right also for rows that are older than the log. Needs org:audit, and SELECT on the table
-/// where the row is still there. Errors: 42501 no organization or no right, XX001 the log was damaged.
+/// has the columns of now, and is right also for rows that are older than the log. Lines whose values were erased tell
+/// nothing: before such a line a row has the values that it had after it, and one whose lines were all erased is NULL once
+/// it was deleted. Needs org:audit, and SELECT on the table where the row is still there. Errors: 42501 no organization or no right, XX001 the log was damaged.
 ///
 /// SAFETY: called by PostgreSQL's function manager with the three arguments that sql/50_audit.sql declares.
 #[unsafe(no_mangle)]

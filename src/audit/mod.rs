@@ -10,6 +10,7 @@ mod erase;
 mod export;
 mod history;
 mod layouts;
+mod purge;
 mod read;
 mod retention;
 pub mod seal;

@@ -150,6 +150,12 @@ impl Filter {
             && self.object.as_deref().is_none_or(|wanted| object == wanted)
     }
 
+    /// A chunk by the table that a layout of it is of; a governance act's has none.
+    pub fn layout(&self, object: &str) -> bool {
+        let wanted = self.object.as_deref();
+        wanted.is_none_or(|wanted| object.is_empty() || object == wanted)
+    }
+
     fn chunk(&self, row: &Found) -> bool {
         self.actor.is_none() || show::actor_of(row) == self.actor
     }
@@ -178,7 +184,7 @@ pub fn read(
         {
             let mut chunk = Chunk::load(&source.row.expect("it was asked for"))?;
             source.advance(filter);
-            if chunk.advance(filter)? {
+            if chunk.may_hold(filter) && chunk.advance(filter)? {
                 reading.push(chunk);
             }
         }
@@ -234,14 +240,8 @@ impl Source {
             bounds.push(Bound::before(at, until));
         }
         let by = if store.own { &[at][..] } else { &[org_id, at] };
-        let scan = Ordered::open(store.table, &chunk::TYPES, by, &bounds).ok_or_else(|| {
-            fail(
-                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-                "an audit table has lost its index",
-            )
-            .set_detail("A log is read in the order of time, which the index keeps.")
-            .set_hint("CREATE INDEX ON the table in schema tenancy_audit: (at), or (org_id, at) where its name begins with shared_.")
-        })?;
+        let scan = Ordered::open(store.table, &chunk::TYPES, by, &bounds);
+        let scan = scan.ok_or_else(index_lost)?;
         let mut source = Source { scan, row: None };
         source.advance(filter);
         Ok(source)
@@ -259,6 +259,15 @@ impl Source {
     fn first(&self) -> i64 {
         self.row.as_ref().map_or(i64::MAX, show::first)
     }
+}
+
+pub fn index_lost() -> ErrorReport {
+    fail(
+        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        "an audit table has lost its index",
+    )
+    .set_detail("A log is read in the order of time, which the index keeps.")
+    .set_hint("CREATE INDEX ON the table in schema tenancy_audit: (at), or (org_id, at) where its name begins with shared_.")
 }
 
 /// The log is not as we wrote it.

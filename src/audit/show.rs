@@ -85,6 +85,12 @@ impl Chunk {
         })
     }
 
+    /// Whether one of its lines may be what the filter lets through: of a chunk without the table no line is looked at.
+    pub fn may_hold(&self, filter: &Filter) -> bool {
+        let mut layouts = self.layouts.iter();
+        layouts.any(|known| filter.layout(&known.format.object))
+    }
+
     /// Moves to the next line that the filter lets through; false after the last.
     pub fn advance(&mut self, filter: &Filter) -> pg::Result<bool> {
         while self.next()? {

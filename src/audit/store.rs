@@ -370,8 +370,15 @@ pub fn shared() -> Vec<Store> {
     .collect()
 }
 
-/// Drops the shared table of a past month that holds nothing any more, unless somebody uses it now.
-pub fn drop_if_empty(table: pg_sys::Oid) {
+/// `drop_past_month` of each.
+pub fn drop_past_months(mut is_done: impl FnMut(pg_sys::Oid) -> bool) {
+    for store in shared() {
+        drop_past_month(store.table, &mut is_done);
+    }
+}
+
+/// Drops the shared table of a past month of which nothing is kept, unless somebody uses it now: a later purge will.
+pub fn drop_past_month(table: pg_sys::Oid, mut is_done: impl FnMut(pg_sys::Oid) -> bool) {
     let name = run(
         "SELECT c.relname::pg_catalog.text FROM pg_catalog.pg_class AS c WHERE c.oid OPERATOR(pg_catalog.=) $1",
         &[Arg::Oid(table)],
@@ -380,16 +387,12 @@ pub fn drop_if_empty(table: pg_sys::Oid) {
     let Some(name) = name.into_iter().flatten().next() else {
         return;
     };
-    if name >= current_shared(today()) {
+    if name >= current_shared(today()) || !is_done(table) {
         return;
     }
-    let quoted = quote_qualified_identifier("tenancy_audit", name.as_str());
-    // A writer of a transaction that began last month may be about to add to it.
-    execute(
-        &format!("LOCK TABLE {quoted} IN ACCESS EXCLUSIVE MODE"),
-        &[],
-    );
-    if run(&format!("SELECT 1 FROM {quoted} LIMIT 1"), &[], |_| ()).is_empty() {
+    // A writer of a transaction that began last month may be about to add to it, or have added to it meanwhile.
+    if heap::lock_at_once(table) && is_done(table) {
+        let quoted = quote_qualified_identifier("tenancy_audit", name.as_str());
         execute(&format!("DROP TABLE {quoted}"), &[]);
     }
 }

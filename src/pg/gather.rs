@@ -62,51 +62,21 @@ impl<K: Ord + Copy> Gathered<K> {
     /// Sorts the least keys behind one.
     fn fill(&mut self, after: Option<(K, Place)>) {
         let mut least: BinaryHeap<(K, Place)> = BinaryHeap::new();
-        self.more = false;
-        // SAFETY: the relation is open, the scan is ended here; its rows are looked at one by one, while their page is
-        // pinned.
+        let mut more = false;
+        // SAFETY: the relation is open.
         unsafe {
-            let pages = pg_sys::RelationGetNumberOfBlocksInFork(
-                self.relation,
-                pg_sys::ForkNumber::MAIN_FORKNUM,
-            );
-            if self.first_page >= pages {
-                return;
-            }
-            let nothing = std::ptr::null_mut();
-            let scan = pg_sys::table_beginscan_strat(
-                self.relation,
-                self.snapshot,
-                0,
-                nothing,
-                true,
-                false,
-            );
-            pg_sys::heap_setscanlimits(scan, self.first_page, pages - self.first_page);
-            loop {
-                pgrx::check_for_interrupts!();
-                let tuple = pg_sys::heap_getnext(scan, pg_sys::ScanDirection::ForwardScanDirection);
-                if tuple.is_null() {
-                    break;
-                }
-                let row = Found::new(tuple, (*self.relation).rd_att);
-                let Some(key) = (self.key_of)(&row) else {
-                    continue;
-                };
-                let at = (*tuple).t_self;
-                let page = (u32::from(at.ip_blkid.bi_hi) << 16) | u32::from(at.ip_blkid.bi_lo);
-                let entry = (key, (page, at.ip_posid));
-                if after.is_some_and(|after| entry <= after) {
-                    continue;
-                }
-                least.push(entry);
+            scan(self.relation, self.snapshot, self.first_page, |row| {
+                let entry = (self.key_of)(row).map(|key| (key, row.place()));
+                let entry = entry.filter(|entry| after.is_none_or(|after| *entry > after));
+                least.extend(entry);
                 if least.len() > AT_ONCE {
                     least.pop();
-                    self.more = true;
+                    more = true;
                 }
-            }
-            pg_sys::table_endscan(scan);
+                true
+            });
         }
+        self.more = more;
         self.batch = least.into_sorted_vec();
         self.batch.reverse();
     }
@@ -167,6 +137,53 @@ impl<K> Drop for Gathered<K> {
             pg_sys::UnregisterSnapshot(self.snapshot);
             pg_sys::table_close(self.relation, pg_sys::AccessShareLock as i32);
         }
+    }
+}
+
+/// Gives `see` the rows of a table of ours that the active snapshot sees, from a page on, until it answers false.
+pub fn each(
+    table: pg_sys::Oid,
+    types: &[pg_sys::Oid],
+    first_page: u32,
+    see: impl FnMut(&Found) -> bool,
+) {
+    // SAFETY: opened under a lock, and closed here; an error on the way is cleaned up by the transaction's abort.
+    unsafe {
+        let relation = pg_sys::table_open(table, pg_sys::AccessShareLock as i32);
+        super::heap::check_columns((*relation).rd_att, types);
+        let snapshot = pg_sys::RegisterSnapshot(pg_sys::GetActiveSnapshot());
+        scan(relation, snapshot, first_page, see);
+        pg_sys::UnregisterSnapshot(snapshot);
+        pg_sys::table_close(relation, pg_sys::NoLock as i32);
+    }
+}
+
+/// SAFETY: the relation is open, the snapshot registered.
+unsafe fn scan(
+    relation: pg_sys::Relation,
+    snapshot: pg_sys::Snapshot,
+    first_page: u32,
+    mut see: impl FnMut(&Found) -> bool,
+) {
+    // SAFETY: as the function's own; the scan is ended here, and its rows are looked at one by one, while their page is
+    // pinned.
+    unsafe {
+        let pages =
+            pg_sys::RelationGetNumberOfBlocksInFork(relation, pg_sys::ForkNumber::MAIN_FORKNUM);
+        if first_page >= pages {
+            return;
+        }
+        let nothing = std::ptr::null_mut();
+        let scan = pg_sys::table_beginscan_strat(relation, snapshot, 0, nothing, true, false);
+        pg_sys::heap_setscanlimits(scan, first_page, pages - first_page);
+        loop {
+            pgrx::check_for_interrupts!();
+            let tuple = pg_sys::heap_getnext(scan, pg_sys::ScanDirection::ForwardScanDirection);
+            if tuple.is_null() || !see(&Found::new(tuple, (*relation).rd_att)) {
+                break;
+            }
+        }
+        pg_sys::table_endscan(scan);
     }
 }
 

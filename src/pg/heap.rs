@@ -196,6 +196,12 @@ pub fn delete(table: pg_sys::Oid, row: &Found) {
     }
 }
 
+/// Locks a table against everybody until the transaction ends; false where somebody uses it.
+pub fn lock_at_once(table: pg_sys::Oid) -> bool {
+    // SAFETY: a lock on a relation; of one that is gone meanwhile too.
+    unsafe { pg_sys::ConditionalLockRelationOid(table, pg_sys::AccessExclusiveLock as i32) }
+}
+
 fn memory() -> pg_sys::MemoryContext {
     if MEMORY.get().is_null() {
         // SAFETY: it lives as long as the backend.

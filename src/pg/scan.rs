@@ -287,6 +287,14 @@ impl Found {
         Found { tuple, desc }
     }
 
+    /// The page and the line where it lies.
+    pub(super) fn place(&self) -> (u32, u16) {
+        // SAFETY: the tuple is valid.
+        let place = unsafe { (*self.tuple).t_self };
+        let page = (u32::from(place.ip_blkid.bi_hi) << 16) | u32::from(place.ip_blkid.bi_lo);
+        (page, place.ip_posid)
+    }
+
     /// The row as it lies in its page.
     pub(super) fn tuple(&self) -> pg_sys::HeapTuple {
         self.tuple

@@ -146,7 +146,12 @@ fn the_sealer_finds_the_databases_and_seals_by_itself() {
         app.run(&format!("SET app.current_org = '{org}'"));
         app.run(&format!("INSERT INTO items SELECT i, '{org}' FROM generate_series(1, 500) i ON CONFLICT DO NOTHING"));
     }
-    assert!(within(Duration::from_secs(20), || all_sealed(&mut dba)));
+    assert!(
+        within(Duration::from_secs(20), || all_sealed(&mut dba)),
+        "{:?}\n{}",
+        dba.rows("SELECT * FROM tenancy.audit_seal_status"),
+        town.cluster.log()
+    );
     // A log that cannot be sealed keeps no other from its turn, and the server's log says so.
     dba.run(
         "SET row_security = off;

@@ -1,7 +1,8 @@
 //! What does not stay in the log for ever: values of one person erased, old lines purged; and that both are no tampering.
 
 use pg_tenancy_audit_format::{self as format, Author, Layout, Moment, Salts};
-use pg_tenancy_tests::{Session, World, refused};
+use pg_tenancy_tests::{Db, Org, Session, World, refused};
+use postgres::Error;
 
 /// What verify_audit() finds in acme's log.
 fn findings(world: &World) -> Vec<String> {
@@ -196,8 +197,17 @@ fn erasing_and_purging_need_the_right_and_no_legal_hold() {
 
 /// Puts a chunk of governance acts into acme's log, as if it were written so many days ago: nothing else is old enough.
 fn long_ago(world: &World, xid: u64, days: i64, lines: i32) {
+    let at = format!("clock_timestamp() - interval '{days} days'");
+    let table = format!("org_{}", world.acme.id.simple());
+    put(world, world.acme, &table, xid, &at, lines);
+}
+
+/// Puts a chunk of governance acts into a table, as of a time that is an expression of SQL.
+fn put(world: &World, org: Org, table: &str, xid: u64, at: &str, lines: i32) {
     let mut dba = world.break_glass();
-    let at = dba.count("SELECT (extract(epoch FROM clock_timestamp() - timestamptz '2000-01-01 00:00+00') * 1000000)::bigint") - days * 86_400_000_000;
+    let at = dba.count(&format!(
+        "SELECT (extract(epoch FROM ({at}) - timestamptz '2000-01-01 00:00+00') * 1000000)::bigint"
+    ));
     let layout = Layout::of_acts();
     let author = Author {
         actor_type: "human".into(),
@@ -205,7 +215,7 @@ fn long_ago(world: &World, xid: u64, days: i64, lines: i32) {
         result: "completed".into(),
         ..Author::default()
     };
-    let context = author.context(&layout.digest, world.acme.id.as_bytes());
+    let context = author.context(&layout.digest, org.id.as_bytes());
     let salt = [5; 16];
     let mut salts = Salts::of(salt);
     let mut payload = vec![];
@@ -219,11 +229,209 @@ fn long_ago(world: &World, xid: u64, days: i64, lines: i32) {
     }
     let hex: String = payload.iter().map(|b| format!("{b:02x}")).collect();
     dba.run(&format!(
-        "INSERT INTO tenancy_audit.org_{} VALUES (timestamptz '2000-01-01 00:00+00' + interval '1 microsecond' * {at}, '{xid}', 0, {lines}, '{}',
+        "INSERT INTO tenancy_audit.{table} VALUES (timestamptz '2000-01-01 00:00+00' + interval '1 microsecond' * {at}, '{xid}', 0, {lines}, '{}',
              NULL, NULL, false, 'human', 'r', 'completed', NULL, NULL, '\\x{hex}')",
-        world.acme.id.simple(),
-        world.acme.id
+        org.id
     ));
+}
+
+/// Two organizations that share their tables, with this and the next month's.
+fn shared() -> World {
+    let db = Db::fresh();
+    db.superuser().run(&format!(
+        "ALTER DATABASE {} SET tenancy.dedicated_audit_limit = 0",
+        db.name
+    ));
+    World::people_in(db)
+}
+
+/// The shared table of the month of a time, made if it is not there; with a row of each organization.
+fn month(world: &World, at: &str, xid: u64, lines: i32) -> String {
+    let mut dba = world.break_glass();
+    let name = dba.text(&format!(
+        "SELECT to_char(({at}) AT TIME ZONE 'UTC', '\"shared_\"YYYY_MM')"
+    ));
+    dba.run(&format!(
+        "DO $$ BEGIN
+             IF to_regclass('tenancy_audit.{name}') IS NULL THEN
+                 EXECUTE 'CREATE TABLE tenancy_audit.{name} (LIKE tenancy_audit.' || to_char(now() AT TIME ZONE 'UTC', '\"shared_\"YYYY_MM') || ' INCLUDING ALL)';
+             END IF;
+         END $$"
+    ));
+    for org in [world.acme, world.globex] {
+        put(world, org, &name, xid, at, lines);
+    }
+    name
+}
+
+fn is_there(world: &World, table: &str) -> bool {
+    world.superuser().is_true(&format!(
+        "SELECT to_regclass('tenancy_audit.{table}') IS NOT NULL"
+    ))
+}
+
+/// How many of the lines that month() wrote somebody has.
+fn old_acts(world: &World, who: &str) -> i64 {
+    world
+        .session(who)
+        .count("SELECT count(*) FROM tenancy.audit_log WHERE operation = 'old_act'")
+}
+
+fn keep(world: &World, who: &str, days: i64) {
+    world
+        .session(who)
+        .run(&format!("SELECT tenancy.set_audit_retention({days})"));
+}
+
+fn assert_whole(world: &World) {
+    for org in [world.acme, world.globex] {
+        let sql = format!(
+            "SELECT finding || detail FROM tenancy.verify_audit('{}')",
+            org.id
+        );
+        assert_eq!(world.superuser().column(&sql), Vec::<String>::new());
+    }
+}
+
+fn seal_all(world: &World) {
+    world.superuser().rows("SELECT * FROM tenancy.seal_audit()");
+}
+
+#[test]
+fn a_month_of_which_nothing_is_kept_is_dropped_and_no_row_of_it_deleted() {
+    let world = shared();
+    let gone = month(&world, "clock_timestamp() - interval '400 days'", 3, 5);
+    let kept = month(&world, "clock_timestamp() - interval '100 days'", 4, 7);
+    seal_all(&world);
+    keep(&world, "acme.owner", 300);
+    keep(&world, "globex.owner", 300);
+    let mut dba = world.break_glass();
+    // What is deleted is counted, also by who rolls back.
+    dba.run("BEGIN; SELECT tenancy.purge_audit(); ROLLBACK");
+    dba.run("SELECT pg_stat_force_next_flush()");
+    let deleted = "SELECT n_tup_del FROM pg_stat_all_tables WHERE relname = ";
+    assert_eq!(dba.count(&format!("{deleted}'{gone}'")), 0);
+    assert_eq!(dba.count("SELECT tenancy.purge_audit()"), 10);
+    assert!(!is_there(&world, &gone) && is_there(&world, &kept));
+    assert_eq!(old_acts(&world, "acme.owner"), 7);
+    assert_eq!(old_acts(&world, "globex.owner"), 7);
+    assert_whole(&world);
+    assert_eq!(dba.count("SELECT tenancy.purge_audit()"), 0);
+}
+
+#[test]
+fn a_month_that_one_of_its_organizations_keeps_stays() {
+    let world = shared();
+    let name = month(&world, "clock_timestamp() - interval '400 days'", 3, 5);
+    seal_all(&world);
+    keep(&world, "acme.owner", 300);
+    keep(&world, "globex.owner", 300);
+    let mut owner = world.session("globex.owner");
+    owner.run("SELECT tenancy.set_legal_hold(true, 'court')");
+    let mut dba = world.superuser();
+    assert_eq!(dba.count("SELECT tenancy.purge_audit()"), 5);
+    assert!(is_there(&world, &name));
+    assert_eq!(old_acts(&world, "acme.owner"), 0);
+    assert_eq!(old_acts(&world, "globex.owner"), 5);
+    assert_whole(&world);
+    owner.run("SELECT tenancy.set_legal_hold(false, 'over')");
+    // Somebody looks at it: its rows go, and the table when nobody does.
+    let mut reader = world.break_glass();
+    dba.run("SET lock_timeout = '10s'");
+    reader.run(&format!("BEGIN; SELECT count(*) FROM tenancy_audit.{name}"));
+    assert_eq!(dba.count("SELECT tenancy.purge_audit()"), 5);
+    assert!(is_there(&world, &name));
+    reader.run("COMMIT");
+    assert_eq!(old_acts(&world, "globex.owner"), 0);
+    assert_whole(&world);
+}
+
+#[test]
+fn the_dba_lets_those_who_share_go_on_to_the_end_of_a_month() {
+    let world = shared();
+    // Half way between the month's beginning and what is kept.
+    let cut = "(clock_timestamp() - interval '60 days')";
+    let start = format!("date_trunc('month', {cut}, 'UTC')");
+    let at = format!("{start} + ({cut} - {start}) / 2 - interval '1 minute'");
+    let name = month(&world, &at, 3, 5);
+    seal_all(&world);
+    keep(&world, "acme.owner", 60);
+    assert_eq!(world.superuser().count("SELECT tenancy.purge_audit()"), 0);
+    assert_eq!(old_acts(&world, "acme.owner"), 5);
+    // An owner's own run is to the day.
+    assert_eq!(
+        world
+            .session("acme.owner")
+            .count("SELECT tenancy.purge_audit()"),
+        5
+    );
+    assert_eq!(old_acts(&world, "acme.owner"), 0);
+    assert_eq!(old_acts(&world, "globex.owner"), 5);
+    assert!(is_there(&world, &name));
+    assert_whole(&world);
+}
+
+#[test]
+fn two_purges_at_once_remove_everything_once() {
+    let world = World::people();
+    long_ago(&world, 3, 400, 5);
+    seal(&world);
+    keep(&world, "acme.owner", 300);
+    let mut first = world.session("acme.owner");
+    first.run("BEGIN");
+    assert_eq!(first.count("SELECT tenancy.purge_audit()"), 5);
+    std::thread::scope(|scope| {
+        let second = scope.spawn(|| world.superuser().count("SELECT tenancy.purge_audit()"));
+        // Until it waits.
+        let waits = "SELECT count(*) > 0 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        let mut dba = world.superuser();
+        while !dba.is_true(waits) {
+            assert!(!second.is_finished(), "it did not wait");
+        }
+        first.run("COMMIT");
+        assert_eq!(second.join().expect("it does not fail"), 0);
+    });
+    assert_eq!(old_acts(&world, "acme.owner"), 0);
+    assert_whole(&world);
+    let acts = "SELECT count(*) FROM tenancy.audit_log WHERE operation = 'purge_audit'";
+    assert_eq!(world.session("acme.owner").count(acts), 1);
+}
+
+/// Runs `sql` in a session that waits for another, which then commits; what it answers.
+fn after_waiting(world: &World, other: &mut Session, who: &str, sql: &str) -> Result<u64, Error> {
+    std::thread::scope(|scope| {
+        let second = scope.spawn(|| world.session(who).attempt(sql));
+        let waits = "SELECT count(*) > 0 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        let mut dba = world.superuser();
+        while !dba.is_true(waits) {
+            assert!(!second.is_finished(), "it did not wait");
+        }
+        other.run("COMMIT");
+        second.join().expect("no panic")
+    })
+}
+
+#[test]
+fn a_hold_that_comes_while_a_purge_or_an_erasing_waits_is_minded() {
+    let world = World::people();
+    people(&world);
+    long_ago(&world, 3, 400, 5);
+    seal(&world);
+    keep(&world, "acme.owner", 300);
+    for act in [
+        "SELECT tenancy.purge_audit()",
+        "SELECT tenancy.erase_audit('people', '2', reason => 'request')",
+    ] {
+        let mut owner = world.session("acme.owner");
+        owner.run("SELECT tenancy.set_legal_hold(false, 'not yet')");
+        owner.run("BEGIN; SELECT tenancy.set_legal_hold(true, 'court')");
+        refused(
+            after_waiting(&world, &mut owner, "acme.owner", act),
+            "55000",
+        );
+    }
+    assert_eq!(old_acts(&world, "acme.owner"), 5);
+    assert_whole(&world);
 }
 
 #[test]

@@ -146,11 +146,16 @@ fn the_strict_rule_hides_rows_from_owner_and_admins() {
     let r = rows();
     let acme = r.world.acme.id;
     let mut owner = r.session("acme.owner");
+    // Sessions that know the rule as it was.
+    let mut admin = r.session("acme.admin");
+    for session in [&mut owner, &mut admin] {
+        assert_eq!(ids(session), [OPEN, CLOSED].concat());
+    }
     owner.run(&format!(
         "SELECT tenancy.set_strict_project_access('{acme}', true)"
     ));
     assert_eq!(ids(&mut owner), OPEN);
-    assert_eq!(ids(&mut r.session("acme.admin")), OPEN);
+    assert_eq!(ids(&mut admin), OPEN);
     refused(
         owner.attempt(&format!(
             "INSERT INTO servers (id, project_id, name) VALUES (20, '{}', 'x')",

@@ -155,6 +155,9 @@ fn ask_for_right(table: &Table, event: Event) -> pg::Result<()> {
     if !now.may_do(action) {
         require(&now, action, &format!("on {}", named(table.relid)))?;
     }
+    if now.actor_type == "ai" {
+        environment::check_ai_statement(&now, table, event)?;
+    }
     mine(&now, table.org_kind, table.relid)?;
     context::pin(&now)
 }
@@ -179,6 +182,7 @@ pub fn is_held_by_policy(write: &Write, check_row: ByKind) -> bool {
                 && table.environment.is_none()
                 && table.foreign_keys.is_empty()
                 && write.is_checked_by(check_row.of(table.org_kind), table.org_attnum)
+                && context::standing().actor_type != "ai"
         })
 }
 
@@ -241,6 +245,9 @@ fn guard_row(call: &Call) -> pg::Result<()> {
     } else if !broken_glass {
         let now = context::standing();
         let org = hold_to_org(call, &table, &now, old.as_ref(), new.as_ref())?;
+        if now.actor_type == "ai" {
+            environment::check_ai_row(&now, &table, call.event, old.as_ref(), new.as_ref())?;
+        }
         let leaving = match &table.environment {
             Some(source) => {
                 environment::check_row(&now, &table, source, old.as_ref(), new.as_ref())?

@@ -29,7 +29,8 @@ fn every_cell_in_memory_is_the_tables() {
         for row in rows {
             let text = |n| row.get::<String>(n).expect("text").expect("not null");
             let action = matrix.action(&text(2)).expect("a known action");
-            let level = matrix.level(&text(1), action).expect("a known role");
+            let rights = matrix.rights(&text(1)).expect("a known role");
+            let level = rights.level(action);
             assert_eq!(level.name(), text(3), "{} on {}", text(1), text(2));
             cells += 1;
         }
@@ -44,7 +45,9 @@ fn an_application_action_is_known_at_once() {
     let matrix = authority::matrix();
     let action = matrix.action("invoice:send").expect("heard of");
     assert_eq!(
-        matrix.level("owner", action).map(|l| l.name()),
+        matrix
+            .rights("owner")
+            .map(|rights| rights.level(action).name()),
         Some("deny")
     );
 }

@@ -54,7 +54,8 @@ CREATE TABLE tenancy.role_permissions (
     action    text NOT NULL REFERENCES tenancy.actions (name),
     level     text NOT NULL CHECK (level IN ('allow', 'limited', 'deny')),
     is_system boolean NOT NULL DEFAULT false,
-    PRIMARY KEY (role, action)
+    PRIMARY KEY (role, action),
+    CHECK (role <> 'owner' OR level = 'allow')
 );
 
 -- owner_id NOT NULL is the one owner (spec 3.2): no order of commit or restore can make it two or none.
@@ -75,19 +76,51 @@ CREATE TABLE tenancy.orgs (
 );
 CREATE INDEX orgs_owner_id_idx ON tenancy.orgs (owner_id);
 
+-- An organization's own roles. Their names are its own, too: two organizations may each have a deployer.
+CREATE TABLE tenancy.custom_roles (
+    org_id      uuid NOT NULL REFERENCES tenancy.orgs (id) ON DELETE CASCADE,
+    name        text NOT NULL CHECK (name = btrim(name) AND length(name) BETWEEN 1 AND 63 AND name !~ '[[:cntrl:]]'
+                                     AND lower(name) NOT IN ('owner', 'admin', 'member', 'viewer', 'dba')),
+    description text,
+    active      boolean NOT NULL DEFAULT true,
+    based_on    text,
+    created_at  timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (org_id, name)
+);
+-- Deployer and deployer would be mistaken for each other.
+CREATE UNIQUE INDEX custom_roles_name_key ON tenancy.custom_roles (org_id, lower(name));
+
+-- environment '' is every environment that no other grant of the role names for the action.
+CREATE TABLE tenancy.custom_role_permissions (
+    org_id      uuid NOT NULL,
+    role        text NOT NULL,
+    action      text NOT NULL REFERENCES tenancy.actions (name),
+    environment text NOT NULL DEFAULT '' CHECK (environment = btrim(environment) AND length(environment) <= 63 AND environment !~ '[[:cntrl:]]'),
+    level       text NOT NULL CHECK (level IN ('allow', 'limited', 'deny')),
+    PRIMARY KEY (org_id, role, action, environment),
+    FOREIGN KEY (org_id, role) REFERENCES tenancy.custom_roles (org_id, name) ON DELETE CASCADE
+);
+CREATE INDEX custom_role_permissions_action_idx ON tenancy.custom_role_permissions (action);
+
 CREATE TABLE tenancy.memberships (
     org_id     uuid NOT NULL REFERENCES tenancy.orgs (id) ON DELETE CASCADE,
     user_id    uuid NOT NULL REFERENCES tenancy.users (id) ON DELETE CASCADE,
-    role       text NOT NULL REFERENCES tenancy.roles (name),
+    role       text NOT NULL,
+    -- The role is one of the system's or one of the organization's own; a foreign key holds it to either.
+    system_role text GENERATED ALWAYS AS (CASE WHEN role IN ('owner', 'admin', 'member', 'viewer') THEN role END) STORED
+                REFERENCES tenancy.roles (name),
+    custom_role text GENERATED ALWAYS AS (CASE WHEN role NOT IN ('owner', 'admin', 'member', 'viewer') THEN role END) STORED,
     expires_at timestamptz,
     -- NULL: from anywhere. An empty list would shut a member out and look like the opposite.
     allowed_networks cidr[]
         CHECK (cardinality(allowed_networks) > 0 AND array_position(allowed_networks, NULL) IS NULL),
     created_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (org_id, user_id),
+    FOREIGN KEY (org_id, custom_role) REFERENCES tenancy.custom_roles (org_id, name),
     CONSTRAINT the_owner_is_held_to_no_network CHECK (role <> 'owner' OR allowed_networks IS NULL)
 );
 CREATE INDEX memberships_user_id_idx ON tenancy.memberships (user_id);
+CREATE INDEX memberships_custom_role_idx ON tenancy.memberships (org_id, custom_role) WHERE custom_role IS NOT NULL;
 
 -- Database logins are global to the cluster and named, not created, here.
 CREATE TABLE tenancy.login_bindings (
@@ -172,6 +205,9 @@ COMMENT ON TABLE tenancy.memberships IS 'Which user has which role in which orga
 COMMENT ON TABLE tenancy.roles IS 'The system roles owner, admin, member and viewer (spec 2)';
 COMMENT ON TABLE tenancy.actions IS 'Permission slugs, resource:verb, with their category (spec 2)';
 COMMENT ON TABLE tenancy.role_permissions IS 'The grant level (allow, limited, deny) of every role on every action (spec 2)';
+COMMENT ON TABLE tenancy.custom_roles IS 'The roles that an organization made for itself; its own team:read reads them (spec 2)';
+COMMENT ON TABLE tenancy.custom_role_permissions IS
+    'What the organizations'' own roles have; environment '''' is every one that no other grant of the role names for the action (spec 2)';
 COMMENT ON TABLE tenancy.login_bindings IS 'Which database login is a person, which a trusted application, and which needs a token (spec 4)';
 COMMENT ON TABLE tenancy.signing_keys IS 'What verifies signed tokens; readable by superusers only, see list_signing_keys() (spec 4)';
 COMMENT ON TABLE tenancy.administrators IS 'Roles that run the DBA''s functions without being superuser (spec 4)';
@@ -187,6 +223,8 @@ SELECT pg_catalog.pg_extension_config_dump('tenancy.roles', 'WHERE NOT is_system
 SELECT pg_catalog.pg_extension_config_dump('tenancy.actions', 'WHERE NOT is_system');
 SELECT pg_catalog.pg_extension_config_dump('tenancy.role_permissions', 'WHERE NOT is_system');
 SELECT pg_catalog.pg_extension_config_dump('tenancy.orgs', '');
+SELECT pg_catalog.pg_extension_config_dump('tenancy.custom_roles', '');
+SELECT pg_catalog.pg_extension_config_dump('tenancy.custom_role_permissions', '');
 SELECT pg_catalog.pg_extension_config_dump('tenancy.memberships', '');
 SELECT pg_catalog.pg_extension_config_dump('tenancy.login_bindings', '');
 SELECT pg_catalog.pg_extension_config_dump('tenancy.signing_keys', '');

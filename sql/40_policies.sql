@@ -2,13 +2,15 @@
 
 GRANT USAGE ON SCHEMA tenancy TO PUBLIC;
 GRANT SELECT ON tenancy.users, tenancy.orgs, tenancy.memberships,
-                tenancy.roles, tenancy.actions, tenancy.role_permissions, tenancy.leakproof_vouched,
+                tenancy.roles, tenancy.custom_roles, tenancy.custom_role_permissions, tenancy.actions, tenancy.role_permissions, tenancy.leakproof_vouched,
                 tenancy.watched_schemas, tenancy.exemptions, tenancy.bypass_ledger TO PUBLIC;
 
 ALTER TABLE tenancy.users ENABLE ROW LEVEL SECURITY;
 ALTER TABLE tenancy.orgs ENABLE ROW LEVEL SECURITY;
 ALTER TABLE tenancy.memberships ENABLE ROW LEVEL SECURITY;
 ALTER TABLE tenancy.roles ENABLE ROW LEVEL SECURITY;
+ALTER TABLE tenancy.custom_roles ENABLE ROW LEVEL SECURITY;
+ALTER TABLE tenancy.custom_role_permissions ENABLE ROW LEVEL SECURITY;
 ALTER TABLE tenancy.actions ENABLE ROW LEVEL SECURITY;
 ALTER TABLE tenancy.role_permissions ENABLE ROW LEVEL SECURITY;
 ALTER TABLE tenancy.login_bindings ENABLE ROW LEVEL SECURITY;
@@ -38,6 +40,14 @@ CREATE POLICY current_org ON tenancy.orgs FOR SELECT USING (id = tenancy.current
 CREATE POLICY team ON tenancy.memberships FOR SELECT USING (org_id = tenancy.org_if('team:read'));
 CREATE POLICY oneself ON tenancy.memberships FOR SELECT
     USING (org_id = tenancy.current_org() AND user_id = tenancy.current_user_id());
+
+-- An organization's own roles: its team:read reads them, and who has one reads that.
+CREATE POLICY team ON tenancy.custom_roles FOR SELECT USING (org_id = tenancy.org_if('team:read'));
+CREATE POLICY own ON tenancy.custom_roles FOR SELECT
+    USING (org_id = tenancy.current_org() AND name = tenancy.current_role_name());
+CREATE POLICY team ON tenancy.custom_role_permissions FOR SELECT USING (org_id = tenancy.org_if('team:read'));
+CREATE POLICY own ON tenancy.custom_role_permissions FOR SELECT
+    USING (org_id = tenancy.current_org() AND role = tenancy.current_role_name());
 
 -- One function, which can come before any condition of the querier's (hooks/planner.rs); a sub-select could not.
 CREATE POLICY team ON tenancy.users FOR SELECT USING (tenancy.sees_user(id));

@@ -6,6 +6,7 @@ DECLARE
     t text;
 BEGIN
     FOREACH t IN ARRAY ARRAY['users', 'orgs', 'memberships', 'roles', 'actions', 'role_permissions',
+                             'custom_roles', 'custom_role_permissions',
                              'login_bindings', 'signing_keys', 'administrators', 'leakproof_vouched'] LOOP
         EXECUTE format('CREATE TRIGGER authority_changed AFTER INSERT OR UPDATE OR DELETE ON tenancy.%I
                         FOR EACH ROW EXECUTE FUNCTION tenancy.authority_changed()', t);
@@ -31,6 +32,22 @@ ALTER TABLE tenancy.orgs ENABLE ALWAYS TRIGGER check_org;
 CREATE TRIGGER guard_truncate BEFORE TRUNCATE ON tenancy.memberships
     FOR EACH STATEMENT EXECUTE FUNCTION tenancy.guard_truncate();
 ALTER TABLE tenancy.memberships ENABLE ALWAYS TRIGGER guard_truncate;
+
+-- The published roles, actions and levels are everybody's.
+DO $$
+DECLARE
+    t text;
+BEGIN
+    FOREACH t IN ARRAY ARRAY['roles', 'actions', 'role_permissions'] LOOP
+        EXECUTE format('CREATE TRIGGER keep_published BEFORE INSERT OR UPDATE OR DELETE ON tenancy.%I
+                        FOR EACH ROW EXECUTE FUNCTION tenancy.keep_published()', t);
+        EXECUTE format('CREATE TRIGGER keep_published_whole BEFORE TRUNCATE ON tenancy.%I
+                        FOR EACH STATEMENT EXECUTE FUNCTION tenancy.keep_published()', t);
+        EXECUTE format('ALTER TABLE tenancy.%I ENABLE ALWAYS TRIGGER keep_published', t);
+        EXECUTE format('ALTER TABLE tenancy.%I ENABLE ALWAYS TRIGGER keep_published_whole', t);
+    END LOOP;
+END
+$$;
 
 -- What was written down stays so.
 CREATE TRIGGER tenancy_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON tenancy.bypass_ledger

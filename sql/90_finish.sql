@@ -95,7 +95,7 @@ ALTER EVENT TRIGGER tenancy_drift_dropped ENABLE ALWAYS;
 
 COMMENT ON SCHEMA tenancy IS 'pg_tenancy: the organization as the isolation boundary of this database';
 
-COMMENT ON FUNCTION tenancy.enter(uuid, uuid, boolean) IS
+COMMENT ON FUNCTION tenancy.enter(uuid, uuid, boolean, uuid, uuid) IS
     'Sets the context to an organization (and user, for a trusted application), validates it at once, and seals it if told (spec 4)';
 COMMENT ON FUNCTION tenancy.seal_context() IS
     'Freezes the context until the transaction ends (spec 4)';
@@ -115,10 +115,30 @@ COMMENT ON FUNCTION tenancy.has_permission(text, text) IS
     'Whether a role holds an action: true for allow, false for limited and deny (spec 2)';
 COMMENT ON FUNCTION tenancy.has_permission(text) IS
     'Whether the current context may do an action (spec 2)';
-COMMENT ON FUNCTION tenancy.has_permission(uuid, uuid, text) IS
+COMMENT ON FUNCTION tenancy.has_permission_in(text, text) IS
+    'Whether the current context may do an action on what belongs to an environment (spec 2)';
+COMMENT ON FUNCTION tenancy.has_permission(uuid, uuid, text, text) IS
     'Whether a user may do an action in an organization; for oneself, holders of team:read and the DBA (spec 2)';
-COMMENT ON FUNCTION tenancy.permission_level(text, text) IS
-    'What a role has on an action: allow, limited or deny (spec 2)';
+COMMENT ON FUNCTION tenancy.permission_level(text, text, text) IS
+    'What a role has on an action, in an environment or in all of them: allow, limited or deny (spec 2)';
+COMMENT ON FUNCTION tenancy.create_role(uuid, text, text, text, text, boolean) IS
+    'Makes a role of the organization''s own, from scratch, another role or a template; needs team:role (spec 2)';
+COMMENT ON FUNCTION tenancy.grant_permission(uuid, text, text, text, text) IS
+    'Gives one of the organization''s own roles a level on an action, in one environment or all; needs team:role and the action (spec 2)';
+COMMENT ON FUNCTION tenancy.revoke_permission(uuid, text, text, text) IS
+    'Takes a grant from one of the organization''s own roles; needs team:role (spec 2)';
+COMMENT ON FUNCTION tenancy.activate_role(uuid, text) IS
+    'Lets one of the organization''s own roles give its members what it has; needs team:role and all of that (spec 2)';
+COMMENT ON FUNCTION tenancy.deactivate_role(uuid, text) IS
+    'Makes one of the organization''s own roles give its members nothing; needs team:role (spec 2)';
+COMMENT ON FUNCTION tenancy.drop_role(uuid, text) IS
+    'Ends one of the organization''s own roles, which nobody has any more; needs team:role (spec 2)';
+COMMENT ON FUNCTION tenancy.define_action(text, text, text, text, text, text) IS
+    'Adds an application''s own action with the levels that the system roles have on it; for the DBA (spec 2)';
+COMMENT ON FUNCTION tenancy.drop_action(text) IS
+    'Takes an application''s own action away; for the DBA (spec 2)';
+COMMENT ON FUNCTION tenancy.keep_published() IS
+    'Trigger: the system''s roles, actions and levels never change (spec 2)';
 COMMENT ON FUNCTION tenancy.create_user(text, text, text, text) IS
     'Registers a person; for the DBA and trusted applications (spec 3)';
 COMMENT ON FUNCTION tenancy.create_org(text, text, uuid, text) IS
@@ -227,6 +247,40 @@ COMMENT ON FUNCTION tenancy.begin_migration(text) IS
     'Opens the rows of all organizations to the statements of a migration, until the transaction ends; for administrators (spec 5.7)';
 COMMENT ON FUNCTION tenancy.sees_bypasses() IS
     'Whether the context may read bypass_ledger: with org:audit, or as an administrator (spec 5.7)';
+COMMENT ON FUNCTION tenancy.create_project(uuid, text, text, text) IS
+    'Makes a project in an organization; needs org:update (spec 9)';
+COMMENT ON FUNCTION tenancy.rename_project(uuid, text) IS
+    'Gives a project another name; needs org:update (spec 9)';
+COMMENT ON FUNCTION tenancy.set_project_access(uuid, text) IS
+    'Opens a project to the organization''s members or restricts it to its own; needs org:update or project_admin (spec 9)';
+COMMENT ON FUNCTION tenancy.set_project_environment(uuid, text) IS
+    'Tags a project with an environment; needs org:update (spec 7, 9)';
+COMMENT ON FUNCTION tenancy.delete_project(uuid) IS
+    'Deletes an empty project; needs org:update or project_admin (spec 9)';
+COMMENT ON FUNCTION tenancy.create_cluster(uuid, text, text) IS
+    'Makes a cluster in a project; needs project_admin or org:update (spec 9)';
+COMMENT ON FUNCTION tenancy.rename_cluster(uuid, text) IS
+    'Gives a cluster another name; needs project_admin or org:update (spec 9)';
+COMMENT ON FUNCTION tenancy.delete_cluster(uuid) IS
+    'Deletes an empty cluster; needs project_admin or org:update (spec 9)';
+COMMENT ON FUNCTION tenancy.add_project_member(uuid, uuid, text) IS
+    'Gives a member of the organization a role in a project; nobody gives what he does not hold (spec 9)';
+COMMENT ON FUNCTION tenancy.set_project_role(uuid, uuid, text) IS
+    'Gives a member of a project another role there (spec 9)';
+COMMENT ON FUNCTION tenancy.remove_project_member(uuid, uuid) IS
+    'Ends somebody''s role in a project, or one''s own (spec 9)';
+COMMENT ON FUNCTION tenancy.set_strict_project_access(uuid, boolean) IS
+    'Says whether owner and admins have no implicit access to restricted projects; needs team:role (spec 9)';
+COMMENT ON FUNCTION tenancy.sees_project(uuid) IS
+    'Whether the context sees a project: the policy of projects and clusters (spec 9)';
+COMMENT ON FUNCTION tenancy.sees_project_member(uuid, uuid) IS
+    'Whether the context sees who has a role in a project: the policy of project_members (spec 9)';
+COMMENT ON FUNCTION tenancy.has_project_permission(uuid, text) IS
+    'Whether the context may do an action in a project (spec 9)';
+COMMENT ON FUNCTION tenancy.recommend_isolation(boolean, boolean) IS
+    'Which boundary to choose, organization, project or cluster, and why (spec 9)';
+COMMENT ON FUNCTION tenancy.check_place() IS
+    'Trigger: a project stays in its organization, a cluster in its project, and goes only when it is empty (spec 9)';
 COMMENT ON FUNCTION tenancy.authority_changed() IS
     'Trigger: tells every session that memberships, roles or bindings changed (spec 4)';
 COMMENT ON FUNCTION tenancy.check_membership() IS
@@ -238,4 +292,4 @@ COMMENT ON FUNCTION tenancy.mirror_owner() IS
 
 -- Every function above checks its caller, so EXECUTE stays with PUBLIC; the triggers are for our own tables only.
 REVOKE ALL ON FUNCTION tenancy.authority_changed(), tenancy.check_membership(), tenancy.check_org(),
-                       tenancy.mirror_owner() FROM PUBLIC;
+                       tenancy.mirror_owner(), tenancy.keep_published(), tenancy.check_place() FROM PUBLIC;

@@ -9,7 +9,9 @@
 //! * `isolation`  protect(): plan of a table, policies, write guard, foreign-key guard, drift, leakproof operators
 //! * `environment` environments of rows, production protection; what AI actors may write
 //! * `audit`      the log of each organization: store, capture, read, export, keep, seal, verify
+//! * `projects`   projects and clusters: the second and third boundary inside an organization
 //! * `hooks`      what runs around a statement: revocations, plans, cascades, cursors, migrations, the audit's flush
+//! * `usage`      who pays, what is used, how much may be: billing accounts, usage records, quotas
 //! * `pg`         the only glue to PostgreSQL's C API
 #![allow(
     clippy::result_large_err,
@@ -26,6 +28,8 @@ mod hooks;
 mod isolation;
 mod org;
 mod pg;
+mod projects;
+mod usage;
 
 #[cfg(feature = "pg_test")]
 #[path = "../pgrx-tests/mod.rs"]
@@ -35,6 +39,11 @@ mod in_server;
 
 extension_sql_file!("../sql/10_tables.sql", name = "tables", bootstrap);
 extension_sql_file!("../sql/20_seed.sql", name = "seed", requires = ["tables"]);
+extension_sql_file!(
+    "../sql/25_templates.sql",
+    name = "templates",
+    requires = ["seed"]
+);
 extension_sql_file!(
     "../sql/30_functions.sql",
     name = "functions",
@@ -51,6 +60,7 @@ extension_sql_file!(
     requires = [
         "functions",
         access::api::sees_user,
+        context::api::current_role_name,
         context::api::current_user_id,
         context::ledger::sees_bypasses
     ]
@@ -59,6 +69,7 @@ extension_sql_file!(
     "../sql/80_triggers.sql",
     name = "triggers",
     requires = [
+        access::published::keep_published,
         org::invariants::authority_changed,
         org::invariants::check_membership,
         org::invariants::check_org,
@@ -86,6 +97,27 @@ extension_sql_file!(
         "policies",
         audit::seal::api::list_audit_heads,
         audit::seal::status::list_seal_status
+    ]
+);
+extension_sql_file!(
+    "../sql/75_projects.sql",
+    name = "projects",
+    requires = [
+        org::invariants::authority_changed,
+        projects::check::check_place,
+        projects::see::sees_project,
+        projects::see::sees_project_member,
+        "policies"
+    ]
+);
+extension_sql_file!(
+    "../sql/70_usage.sql",
+    name = "usage",
+    requires = [
+        "policies",
+        "triggers",
+        usage::billing::sees_billing_account,
+        usage::records::guard_usage
     ]
 );
 extension_sql_file!(

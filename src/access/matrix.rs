@@ -1,6 +1,8 @@
 //! The permission matrix as plain data: no server in here, so that its rules are unit-tested.
 
+use super::rights::{Rights, number_of};
 use std::collections::HashMap;
+use std::rc::Rc;
 
 /// What a role has on an action.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -20,24 +22,27 @@ impl Level {
         }
     }
 
-    fn parse(name: &str) -> Level {
+    pub fn named(name: &str) -> Option<Level> {
         match name {
-            "allow" => Level::Allow,
-            "limited" => Level::Limited,
-            _ => Level::Deny,
+            "allow" => Some(Level::Allow),
+            "limited" => Some(Level::Limited),
+            "deny" => Some(Level::Deny),
+            _ => None,
         }
     }
 }
 
-/// An action's place in the matrix that is current; not to be kept across a change of it.
+/// An action's number in this backend: the same one for as long as the backend lives, whatever happens to the matrix, so
+/// that rights which were read before a change cannot be mistaken for other ones after it.
 pub type Action = usize;
 
 /// Roles by actions. A cell that no row names is deny.
 #[derive(Debug, Default)]
 pub struct Matrix {
-    actions: Vec<String>,
-    by_name: HashMap<String, Action>,
-    roles: HashMap<String, Vec<Level>>,
+    /// In the order of their names.
+    actions: Vec<(Rc<str>, Action)>,
+    by_name: HashMap<Rc<str>, Action>,
+    roles: HashMap<String, Rc<Rights>>,
 }
 
 impl Matrix {
@@ -46,24 +51,25 @@ impl Matrix {
         actions: Vec<String>,
         cells: Vec<(String, String, String)>,
     ) -> Matrix {
-        let by_name: HashMap<String, Action> = actions
+        let actions: Vec<(Rc<str>, Action)> = actions
             .iter()
-            .enumerate()
-            .map(|(i, name)| (name.clone(), i))
+            .map(|name| (Rc::from(name.as_str()), number_of(name)))
             .collect();
-        let mut levels: HashMap<String, Vec<Level>> = roles
+        let by_name: HashMap<Rc<str>, Action> = actions.iter().cloned().collect();
+        let mut levels: HashMap<String, Rights> = roles
             .into_iter()
-            .map(|role| (role, vec![Level::Deny; actions.len()]))
+            .map(|role| (role, Rights::default()))
             .collect();
         for (role, action, level) in cells {
-            if let (Some(row), Some(&i)) = (levels.get_mut(&role), by_name.get(&action)) {
-                row[i] = Level::parse(&level);
+            if let (Some(rights), Some(&i)) = (levels.get_mut(&role), by_name.get(action.as_str()))
+            {
+                rights.put(i, None, Level::named(&level).unwrap_or_default());
             }
         }
         Matrix {
             actions,
             by_name,
-            roles: levels,
+            roles: levels.into_iter().map(|(n, r)| (n, Rc::new(r))).collect(),
         }
     }
 
@@ -71,37 +77,48 @@ impl Matrix {
         self.by_name.get(name).copied()
     }
 
+    /// Every action, by name.
+    pub fn actions(&self) -> impl Iterator<Item = (&Rc<str>, Action)> {
+        self.actions.iter().map(|(name, action)| (name, *action))
+    }
+
+    /// Whether it is one of the system's roles.
     pub fn has_role(&self, role: &str) -> bool {
         self.roles.contains_key(role)
     }
 
-    pub fn level(&self, role: &str, action: Action) -> Option<Level> {
-        self.roles.get(role)?.get(action).copied()
+    pub fn role_names(&self) -> impl Iterator<Item = &str> {
+        self.roles.keys().map(String::as_str)
     }
 
-    /// A role's levels by action; empty for a role that does not exist, which therefore may do nothing.
-    pub fn levels(&self, role: &str) -> Vec<Level> {
-        self.roles.get(role).cloned().unwrap_or_default()
+    /// What one of the system's roles has.
+    pub fn rights(&self, role: &str) -> Option<Rc<Rights>> {
+        self.roles.get(role).cloned()
     }
 
     /// Every action allowed: what a superuser, who could bypass anyway, is taken to hold.
-    pub fn everything(&self) -> Vec<Level> {
-        vec![Level::Allow; self.actions.len()]
+    pub fn everything(&self) -> Rights {
+        let mut rights = Rights::default();
+        for (_, action) in &self.actions {
+            rights.put(*action, None, Level::Allow);
+        }
+        rights
     }
 
     pub fn nearest_action(&self, name: &str) -> Option<&str> {
-        nearest(name, self.actions.iter().map(String::as_str))
-    }
-
-    pub fn nearest_role(&self, name: &str) -> Option<&str> {
-        nearest(name, self.roles.keys().map(String::as_str))
+        nearest(name, self.actions.iter().map(|(name, _)| name.as_ref()))
     }
 }
 
 /// The known name closest to `name` (Damerau-Levenshtein), first in the alphabet where several are.
-fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+pub fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let name = name.to_lowercase();
-    known.min_by_key(|candidate| (strsim::damerau_levenshtein(&name, candidate), *candidate))
+    known.min_by_key(|candidate| {
+        (
+            strsim::damerau_levenshtein(&name, &candidate.to_lowercase()),
+            *candidate,
+        )
+    })
 }
 
 #[cfg(test)]
@@ -127,17 +144,17 @@ mod tests {
     fn unnamed_cells_and_unknown_roles_are_denied() {
         let m = matrix();
         let read = m.action("server:read").unwrap();
-        assert_eq!(m.level("owner", read), Some(Level::Deny));
-        assert_eq!(m.level("viewer", read), Some(Level::Allow));
-        assert_eq!(m.level("ghost", read), None);
-        assert!(m.levels("ghost").is_empty());
+        let level = |role: &str| m.rights(role).map(|rights| rights.level(read));
+        assert_eq!(level("owner"), Some(Level::Deny));
+        assert_eq!(level("viewer"), Some(Level::Allow));
+        assert_eq!(level("ghost"), None);
     }
 
     #[test]
     fn limited_is_neither_allow_nor_deny() {
         let m = matrix();
         let approve = m.action("ai:approve").unwrap();
-        assert_eq!(m.level("owner", approve), Some(Level::Limited));
+        assert_eq!(m.rights("owner").unwrap().level(approve), Level::Limited);
         assert_eq!(Level::Limited.name(), "limited");
     }
 
@@ -146,6 +163,6 @@ mod tests {
         let m = matrix();
         assert_eq!(m.nearest_action("server:raed"), Some("server:read"));
         assert_eq!(m.nearest_action("Server:Delete"), Some("server:delete"));
-        assert_eq!(m.nearest_role("onwer"), Some("owner"));
+        assert_eq!(nearest("onwer", m.role_names()), Some("owner"));
     }
 }

@@ -1,10 +1,20 @@
 //! What a role may do: actions, grant levels, roles, and questions about them (spec section 2).
 
+mod actions;
 pub mod api;
+mod giving;
 pub mod matrix;
+pub mod published;
+pub mod rights;
+mod roles;
 
-use crate::context;
+pub use actions::hold as hold_action;
+pub use giving::may_assign;
+pub use giving::{require_may_assign, rights_of};
+
 use crate::context::authority::{self, Id};
+use crate::context::{self, Standing};
+use crate::pg::query::{Arg, latest};
 use crate::pg::{self, fail};
 use matrix::{Action, Level, Matrix};
 use pgrx::pg_sys::panic::ErrorReport;
@@ -22,8 +32,45 @@ pub fn unknown_action(matrix: &Matrix, action: &str) -> ErrorReport {
     )
 }
 
+/// A name of none of the system's roles, where only those count.
 pub fn unknown_role(matrix: &Matrix, role: &str) -> ErrorReport {
-    unknown("role", role, matrix.nearest_role(role), "tenancy.roles")
+    let nearest = matrix::nearest(role, matrix.role_names());
+    unknown("role", role, nearest, "tenancy.roles")
+}
+
+/// A name of no role that the organization knows. Its own roles are named to those only who may read them.
+pub fn unknown_role_in(org: &Id, role: &str) -> ErrorReport {
+    let matrix = authority::matrix();
+    if !may(org, "team:read").unwrap_or(false) {
+        return unknown_role(&matrix, role);
+    }
+    let own = latest(
+        "SELECT name FROM tenancy.custom_roles WHERE org_id OPERATOR(pg_catalog.=) $1",
+        &[Arg::Uuid(org)],
+        |row| row.get::<String>(1).unwrap_or_default(),
+    );
+    let names = matrix.role_names().chain(own.iter().map(String::as_str));
+    let nearest = matrix::nearest(role, names).map(str::to_string);
+    unknown("role", role, nearest.as_deref(), "tenancy.roles")
+        .set_detail("The tables tenancy.roles and tenancy.custom_roles list the known ones.")
+}
+
+pub fn level_named(name: &str) -> pg::Result<Level> {
+    Level::named(name).ok_or_else(|| {
+        invalid(
+            "unknown level",
+            "What a role has on an action is allow, limited or deny.",
+            "Leave level out for allow.",
+        )
+    })
+}
+
+fn invalid(message: impl Into<String>, detail: impl Into<String>, hint: &str) -> ErrorReport {
+    fail(UNKNOWN, message).set_detail(detail).set_hint(hint)
+}
+
+fn id_text(id: &Id) -> String {
+    uuid::Uuid::from_bytes(*id).hyphenated().to_string()
 }
 
 fn unknown(what: &str, name: &str, nearest: Option<&str>, table: &str) -> ErrorReport {
@@ -57,9 +104,24 @@ pub fn role_in(org: &Id, user: &Id) -> Option<String> {
 
 /// Whether a user's role in an organization allows an action there, whatever the session's context is.
 pub fn user_may(org: &Id, user: &Id, action: Action) -> bool {
-    role_in(org, user)
-        .and_then(|role| authority::matrix().level(&role, action))
-        .is_some_and(|level| level == Level::Allow)
+    level_of(org, user, action, None) == Level::Allow
+}
+
+/// What a user's role in an organization has on an action, in an environment or, without one, in all of them.
+pub fn level_of(org: &Id, user: &Id, action: Action, environment: Option<&str>) -> Level {
+    role_in(org, user).map_or(Level::Deny, |role| {
+        rights_of(org, &role).level_in(action, environment)
+    })
+}
+
+/// What the context has on an action for rows of an environment. Without one it is what holds in every environment: rows
+/// that name none must not pass by a grant for one.
+#[allow(dead_code, reason = "tables with an environment column ask it")]
+pub fn level_in(now: &Standing, action: Action, environment: Option<&str>) -> Level {
+    if now.org.is_none() {
+        return Level::Deny;
+    }
+    now.level_in(action, environment)
 }
 
 /// What a user has on an action in an organization, whatever the session's context is.
@@ -107,12 +169,11 @@ pub fn require(org: &Id, action_name: &str, on: &str) -> pg::Result<()> {
     if user_may(org, &user, action(&now.matrix, action_name)?) {
         return Ok(());
     }
-    let id = |id: &Id| uuid::Uuid::from_bytes(*id).hyphenated().to_string();
     Err(context::refused(
         &role,
         action_name,
         on,
-        &format!("\"{}\" ({})", known.name, id(org)),
-        &format!("user {}", id(&user)),
+        &format!("\"{}\" ({})", known.name, id_text(org)),
+        &format!("user {}", id_text(&user)),
     ))
 }

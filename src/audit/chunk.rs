@@ -277,7 +277,7 @@ impl Chunk {
             author.request_id.as_ref().map(Text::datum),
             Some(raw::with_header(&mut self.bytes)),
         ];
-        heap::insert(self.table, &TYPES, &row);
+        heap::append(self.table, &TYPES, &row);
         self.bytes.shrink_to(ROW);
         self.bytes
     }

@@ -3,7 +3,7 @@
 //! stays that would keep a database from being dropped or copied. A database without the extension is looked at again
 //! later, one in which nothing has happened not at all.
 
-use super::seal;
+use super::{seal, store};
 use crate::context::authority::Id;
 use crate::context::settings::SEAL_INTERVAL;
 use crate::pg::{catalog, horizon, process};
@@ -122,6 +122,7 @@ pub extern "C-unwind" fn tenancy_seal_database(database: pg_sys::Datum) {
     BackgroundWorker::connect_worker_to_spi_by_oid(Some(id), None);
     let mut found = 0;
     let mut new: Vec<Id> = vec![];
+    let mut shared = vec![];
     let mut quiet = true;
     let asked = process::attempt(|| {
         if catalog::find_house().is_none() || catalog::namespace(c"tenancy_audit").is_none() {
@@ -130,9 +131,10 @@ pub extern "C-unwind" fn tenancy_seal_database(database: pg_sys::Datum) {
         found |= EXTENSION;
         quiet = horizon::with_latest_snapshot(|h| h.oldest == h.next);
         seal::tables();
+        shared = store::shared();
         for org in seal::api::orgs() {
             // One that cannot be read is said to be so by its own attempt.
-            if seal::has_news(&org).unwrap_or(true) {
+            if seal::has_news(&org, &shared).unwrap_or(true) {
                 new.push(org);
             }
         }
@@ -140,7 +142,7 @@ pub extern "C-unwind" fn tenancy_seal_database(database: pg_sys::Datum) {
     });
     quiet &= asked && new.is_empty();
     for org in new {
-        process::attempt(|| seal::seal_org(&org, false).map(|_| ()));
+        process::attempt(|| seal::seal_org(&org, &shared, false).map(|_| ()));
     }
     if quiet {
         found |= QUIET;

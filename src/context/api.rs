@@ -22,8 +22,9 @@ fn text(id: &Id) -> String {
 /// outside one it lasts for the session, where the login's scope allows that.
 ///
 /// `org`: the organization. `user_id`: whom a trusted application acts for; NULL keeps the user set in this
-/// transaction, or acts as the service. `seal`: also does what `seal_context()` does. Anyone may call it; what it answers
-/// depends on membership.
+/// transaction, or acts as the service. `seal`: also does what `seal_context()` does. `project`, `cluster`: to which of the
+/// organization's the session narrows itself (spec 9); NULL for none. Anyone may call it; what it answers depends on
+/// membership.
 /// Errors: 42501 not a member, unknown organization, expired, or not one's own user; 25P01 outside a transaction
 /// block for a login trusted with scope transaction; 25001 when the transaction already works for another organization.
 #[pg_extern(volatile, parallel_unsafe)]
@@ -31,6 +32,8 @@ fn enter(
     org: Option<Uuid>,
     user_id: default!(Option<Uuid>, "NULL"),
     seal: default!(Option<bool>, "false"),
+    project: default!(Option<Uuid>, "NULL"),
+    cluster: default!(Option<Uuid>, "NULL"),
 ) -> pg::Result<()> {
     let org = pg::given(org, "org")?;
     let local = transaction::in_block();
@@ -48,6 +51,17 @@ fn enter(
         && settings::claimed(Setting::User).is_some_and(|c| !c.in_this_transaction)
     {
         setting::set(c"app.current_user_id", "", local);
+    }
+    for (place, setting, name) in [
+        (project, Setting::Project, c"app.current_project"),
+        (cluster, Setting::Cluster, c"app.current_cluster"),
+    ] {
+        match place {
+            Some(id) => setting::set(name, &text(id.as_bytes()), local),
+            // What narrowed another organization's context does not narrow this one's.
+            None if settings::claimed(setting).is_some() => setting::set(name, "", local),
+            None => {}
+        }
     }
     setting::set(c"app.current_org", &text(org.as_bytes()), local);
     let now = standing();
@@ -70,7 +84,7 @@ fn seal_context() -> pg::Result<()> {
     seal::seal()
 }
 
-/// Unsets the context: organization, user and token (spec 4). Anyone may call it. After it no protected row is visible.
+/// Unsets the context: organization, user, project, cluster and token (spec 4). Anyone may call it. After it no protected row is visible.
 /// A login that could do more without the token (a trusted application's) does not get that back by it: it is nobody
 /// until the transaction ends, or after a token of scope session until DISCARD ALL or another token.
 #[pg_extern(volatile, parallel_unsafe)]
@@ -78,6 +92,14 @@ fn leave() {
     let local = transaction::in_block();
     setting::set(c"app.current_org", "", local);
     setting::set(c"app.current_user_id", "", local);
+    for (setting, name) in [
+        (Setting::Project, c"app.current_project"),
+        (Setting::Cluster, c"app.current_cluster"),
+    ] {
+        if settings::claimed(setting).is_some() {
+            setting::set(name, "", local);
+        }
+    }
     token::put(None, !local);
     seal::check();
 }
@@ -117,6 +139,9 @@ fn whoami() -> TableIterator<
         name!(scope, Option<String>),
         name!(reason, Option<String>),
         name!(sealed, bool),
+        name!(project_id, Option<Uuid>),
+        name!(project, Option<String>),
+        name!(cluster_id, Option<Uuid>),
     ),
 > {
     let now = standing();
@@ -142,6 +167,10 @@ fn whoami() -> TableIterator<
         now.principal.scope().map(str::to_string),
         now.reason.as_ref().map(|r| r.detail()),
         seal::is_sealed(),
+        now.narrowed.map(|n| Uuid::from_bytes(n.project)),
+        now.narrowed
+            .and_then(|n| Some(now.reach().get(&n.project)?.name.clone())),
+        now.narrowed.and_then(|n| n.cluster).map(Uuid::from_bytes),
     ))
 }
 
@@ -170,6 +199,9 @@ fn my_orgs() -> TableIterator<
                     CASE WHEN o.owner_id OPERATOR(pg_catalog.<>) $1 THEN m.allowed_networks::pg_catalog.text END
              FROM tenancy.memberships AS m JOIN tenancy.orgs AS o ON o.id OPERATOR(pg_catalog.=) m.org_id
              WHERE m.user_id OPERATOR(pg_catalog.=) $1 AND o.deleting_at IS NULL
+               AND NOT EXISTS (SELECT FROM tenancy.custom_roles AS r
+                               WHERE r.org_id OPERATOR(pg_catalog.=) m.org_id
+                                 AND r.name OPERATOR(pg_catalog.=) m.role AND NOT r.active)
                AND (m.expires_at IS NULL OR m.expires_at OPERATOR(pg_catalog.>) pg_catalog.clock_timestamp())
              ORDER BY o.name, o.slug",
             &[Arg::Uuid(&user)],

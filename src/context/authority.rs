@@ -5,7 +5,8 @@
 
 use super::keys;
 use super::token::{Algorithm, Key, Subject};
-use crate::access::matrix::Matrix;
+use crate::access::matrix::{Level, Matrix};
+use crate::access::rights::{Rights, number_of};
 use crate::pg::key::Keys;
 use crate::pg::query::{Arg, Row, latest};
 use crate::pg::{catalog, transaction};
@@ -44,6 +45,14 @@ pub struct Membership {
     pub allowed: Option<Vec<IpNet>>,
 }
 
+/// A role in an organization: one of the system's, or its own.
+#[derive(Clone, Debug)]
+pub struct Role {
+    /// An inactive one gives no rights.
+    pub active: bool,
+    pub rights: Rc<Rights>,
+}
+
 /// An organization, as the session may know it once it is entitled.
 #[derive(Clone, Debug)]
 pub struct Org {
@@ -79,7 +88,7 @@ pub enum SigningKey {
 const REMEMBERED: usize = 10_000;
 
 #[derive(Default)]
-struct Memory {
+pub(super) struct Memory {
     bindings: HashMap<String, Option<Binding>>,
     orgs: HashMap<String, Option<Rc<Org>>>,
     /// By their external keys alone.
@@ -88,8 +97,11 @@ struct Memory {
     memberships: HashMap<(Id, Id), Option<Rc<Membership>>>,
     environments: HashMap<Id, Rc<Vec<(String, String)>>>,
     matrix: Option<Rc<Matrix>>,
+    /// The organizations' own roles.
+    custom_roles: HashMap<(Id, String), Option<Role>>,
     administrators: Option<Rc<Vec<String>>>,
     signing_keys: HashMap<String, SigningKey>,
+    pub(super) projects: super::projects::Memory,
 }
 
 thread_local! {
@@ -147,7 +159,7 @@ pub fn heard() -> u64 {
 }
 
 /// Answers from memory, or reads and remembers unless a bell rang meanwhile.
-fn remembered<T: Clone>(
+pub(super) fn remembered<T: Clone>(
     recall: impl Fn(&Memory) -> Option<T>,
     read: impl FnOnce() -> T,
     keep: impl FnOnce(&mut Memory, T),
@@ -170,7 +182,8 @@ fn remembered<T: Clone>(
             REMEMBERED_AT.set(before);
         }
         MEMORY.with_borrow_mut(|m| {
-            if m.orgs.len() + m.keys.len() + m.users.len() + m.memberships.len() > REMEMBERED {
+            let known = m.orgs.len() + m.keys.len() + m.users.len() + m.memberships.len();
+            if known + m.custom_roles.len() + m.projects.len() > REMEMBERED {
                 *m = Memory::default();
             }
             keep(m, answer.clone());
@@ -445,7 +458,45 @@ pub fn administrators() -> Rc<Vec<String>> {
     )
 }
 
-/// Every role's level on every action.
+/// The role of this name in an organization.
+pub fn role(org: &Id, name: &str) -> Option<Role> {
+    let system = matrix().rights(name);
+    if let Some(rights) = system {
+        let active = true;
+        return Some(Role { active, rights });
+    }
+    remembered(
+        |m| m.custom_roles.get(&(*org, name.to_string())).cloned(),
+        || {
+            let (mut active, mut rights) = (None, Rights::default());
+            latest(
+                "SELECT r.active, p.action, p.environment, p.level
+                 FROM tenancy.custom_roles AS r
+                      LEFT JOIN tenancy.custom_role_permissions AS p
+                             ON p.org_id OPERATOR(pg_catalog.=) r.org_id AND p.role OPERATOR(pg_catalog.=) r.name
+                 WHERE r.org_id OPERATOR(pg_catalog.=) $1 AND r.name OPERATOR(pg_catalog.=) $2",
+                &[Arg::Uuid(org), Arg::Text(name)],
+                |row| {
+                    active = row.get::<bool>(1);
+                    if let (Some(action), Some(level)) =
+                        (row.get::<String>(2), row.get::<String>(4))
+                    {
+                        let environment = row.get::<String>(3).filter(|e| !e.is_empty());
+                        let level = Level::named(&level).unwrap_or_default();
+                        rights.put(number_of(&action), environment.as_deref(), level);
+                    }
+                },
+            );
+            let rights = Rc::new(rights);
+            active.map(|active| Role { active, rights })
+        },
+        |m, answer| {
+            m.custom_roles.insert((*org, name.to_string()), answer);
+        },
+    )
+}
+
+/// Every system role's level on every action.
 pub fn matrix() -> Rc<Matrix> {
     remembered(
         |m| m.matrix.clone(),

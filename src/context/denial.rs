@@ -32,6 +32,9 @@ impl Reason {
             Reason::OtherUser => "The login or its token says which user this is, and app.current_user_id names another.".into(),
             Reason::OtherOrg => "The token is for one organization, and app.current_org names another.".into(),
             Reason::Expired => "The membership has expired.".into(),
+            Reason::InactiveRole(role) => format!("The member's role \"{role}\" is not active."),
+            Reason::UnknownProject => "The project that app.current_project names does not exist in the organization, or the user may not see it.".into(),
+            Reason::UnknownCluster => "The cluster that app.current_cluster names does not exist in the project, or the user may not see it.".into(),
             Reason::WrongNetwork { address_known: true } => "The membership may be used from certain networks only, and the client's address is in none of them.".into(),
             Reason::WrongNetwork { address_known: false } => "The membership may be used from certain networks only, and the client's address is not known.".into(),
         }
@@ -67,6 +70,15 @@ impl Reason {
             Reason::OtherUser => "Leave app.current_user_id unset.",
             Reason::OtherOrg => {
                 "Leave app.current_org unset, or bring a token for that organization."
+            }
+            Reason::InactiveRole(_) => {
+                "Somebody with team:role can activate it with tenancy.activate_role(), or give the member another one."
+            }
+            Reason::UnknownProject => {
+                "RESET app.current_project; then SELECT * FROM tenancy.projects lists those you may see."
+            }
+            Reason::UnknownCluster => {
+                "RESET app.current_cluster; then SELECT * FROM tenancy.clusters lists those you may see."
             }
             Reason::Expired => {
                 "The organization's owner can set another end: tenancy.set_member_expiry()."
@@ -147,7 +159,8 @@ pub fn refused(role: &str, action: &str, on: &str, org: &str, user: &str) -> Err
     let detail = format!("Organization {org}, {user}.");
     server_log(&message, &detail);
     fail(NO_RIGHT, message).set_detail(detail).set_hint(format!(
-        "Ask an owner of the organization for a role that holds {action}; SELECT tenancy.permission_level('{role}', '{action}') shows what this one has."
+        "Ask an owner of the organization for a role that holds {action}; SELECT tenancy.permission_level('{}', '{action}') shows what this one has.",
+        role.replace('\'', "''")
     ))
 }
 

@@ -14,6 +14,7 @@ pub mod ledger;
 pub mod migration;
 pub mod network;
 mod principal;
+pub mod projects;
 mod seal;
 pub mod settings;
 mod standing;

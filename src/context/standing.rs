@@ -10,15 +10,17 @@
 
 use super::authority::{self, Id, Membership, Org};
 use super::principal::{Principal, principal};
+use super::projects::{self, Narrowed, Reach};
 use super::settings::{self, ONE_ORG_PER_TRANSACTION, Setting};
 use super::token::{self, Lapsed};
 use super::{cursors, denial, network, seal, transaction};
 use crate::access::matrix::{Action, Level, Matrix};
+use crate::access::rights::Rights;
 use crate::pg::key::Keys;
 use crate::pg::local::Backend;
 use crate::pg::{self, identity, identity::Runner};
 use ipnet::IpNet;
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -77,6 +79,11 @@ pub enum Reason {
     /// The token is for another organization than the claimed one.
     OtherOrg,
     Expired,
+    /// The member's role is the organization's own, and not active.
+    InactiveRole(String),
+    /// The project is unknown in the organization or not one that the user sees: never said which.
+    UnknownProject,
+    UnknownCluster,
     /// The membership may be used from certain networks only: the client's address is not one of theirs, or is unknown.
     WrongNetwork {
         address_known: bool,
@@ -98,9 +105,12 @@ pub struct Standing {
     pub reason: Option<Reason>,
     pub actor_type: &'static str,
     expires_at: Option<i64>,
+    rights: Rc<Rights>,
     /// It rests on the address of the connection, which a parallel worker has not got.
     by_connection: bool,
-    levels: Vec<Level>,
+    /// The project that the session narrows itself to.
+    pub narrowed: Option<Narrowed>,
+    reach: OnceCell<Rc<Reach>>,
     /// What `org_if` answered for these actions: a handful, so a list is searched faster than a map.
     answers: RefCell<Vec<Answer>>,
     pub matrix: Rc<Matrix>,
@@ -112,11 +122,27 @@ impl Standing {
     }
 
     pub fn level(&self, action: Action) -> Level {
-        self.levels.get(action).copied().unwrap_or_default()
+        self.rights.level(action)
+    }
+
+    /// The level in an environment; without one, what holds in all of them.
+    pub fn level_in(&self, action: Action, environment: Option<&str>) -> Level {
+        self.rights.level_in(action, environment)
+    }
+
+    #[allow(dead_code, reason = "who gives in the context's own name asks it")]
+    pub fn rights(&self) -> &Rc<Rights> {
+        &self.rights
     }
 
     pub fn may(&self, action: Action) -> bool {
         self.org.is_some() && self.level(action) == Level::Allow
+    }
+
+    /// What the context has in the organization's projects.
+    pub fn reach(&self) -> Rc<Reach> {
+        let reach = || Rc::new(projects::reach_of(self));
+        self.reach.get_or_init(reach).clone()
     }
 
     /// Whether the organization's rows are read and not written.
@@ -269,8 +295,10 @@ fn assess() -> Standing {
         reason: None,
         actor_type: "human",
         expires_at: None,
+        rights: Rc::default(),
         by_connection: false,
-        levels: vec![],
+        narrowed: None,
+        reach: OnceCell::new(),
         answers: RefCell::default(),
         matrix,
         principal,
@@ -278,7 +306,8 @@ fn assess() -> Standing {
     if let Err(reason) = entitle(&mut standing) {
         standing.org = None;
         standing.role.clear();
-        standing.levels.clear();
+        standing.rights = Rc::default();
+        standing.reach.take();
         standing.reason = Some(reason);
     }
     standing
@@ -302,16 +331,18 @@ fn entitle(s: &mut Standing) -> Result<(), Reason> {
                 return Err(Reason::Expired);
             }
             check_network(s, membership.allowed.as_deref())?;
+            let role = authority::role(&org.id, &membership.role).filter(|role| role.active);
+            let inactive = || Reason::InactiveRole(membership.role.clone());
+            s.rights = role.ok_or_else(inactive)?.rights;
             s.role.clone_from(&membership.role);
-            s.levels = s.matrix.levels(&s.role);
         }
         (None, Principal::Application { service_role, .. }) => {
             s.role.clone_from(service_role);
-            s.levels = s.matrix.levels(&s.role);
+            s.rights = s.matrix.rights(&s.role).unwrap_or_default();
         }
         (None, Principal::Dba) => {
             s.role = "dba".into();
-            s.levels = s.matrix.everything();
+            s.rights = Rc::new(s.matrix.everything());
         }
         (None, Principal::Nobody { login }) => return Err(Reason::NoPrincipal(login.clone())),
         (None, Principal::Tokenless { lapsed }) => return Err(Reason::NoToken(*lapsed)),
@@ -320,6 +351,7 @@ fn entitle(s: &mut Standing) -> Result<(), Reason> {
         }
     }
     s.org = Some(org);
+    s.narrowed = projects::narrowed(s)?;
     Ok(())
 }
 

@@ -81,6 +81,7 @@ fn protect(
         return Ok(());
     }
     survey(&tree[0], &planned)?;
+    options.hold_actions()?;
     tagged::tell_of_unknown_tags(&planned);
     for table in &planned {
         apply(table);
@@ -102,6 +103,12 @@ impl Options {
             access::action(&matrix, action)?;
         }
         Ok(())
+    }
+
+    /// The same, and nobody drops one of them before this transaction ends.
+    pub fn hold_actions(&self) -> pg::Result<()> {
+        self.actions().for_each(access::hold_action);
+        self.require_known_actions()
     }
 }
 

@@ -155,6 +155,7 @@ fn work(schema: &str, options: &Options, dry_run: bool) -> pg::Result<Vec<Line>>
     )?;
 
     if !dry_run {
+        options.hold_actions()?;
         let cannot: Vec<&Line> = lines
             .iter()
             .filter(|line| matches!(line.status, "broken" | "cannot"))

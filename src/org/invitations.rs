@@ -111,33 +111,14 @@ impl Inviter {
 
 fn may_invite_as(org: &Id, role: &str) -> pg::Result<Inviter> {
     access::require(org, "team:invite", "in the organization")?;
-    members::assignable(role)?;
+    members::assignable(org, role)?;
     let user = context::standing().user;
     let Some(user) = user.filter(|_| !context::is_administrator()) else {
         let role = identity::role_name(identity::outer_user());
         return Ok(Inviter::Administrator(role.unwrap_or_default()));
     };
-    if may_assign(org, &user, role) {
-        return Ok(Inviter::Member(user));
-    }
-    let own = access::role_in(org, &user).unwrap_or_default();
-    Err(fail(
-        PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
-        format!("permission denied: role \"{own}\" may not give role \"{role}\""),
-    )
-    .set_detail("Nobody gives a right that he does not hold himself.")
-    .set_hint("Invite with a lesser role, or ask the organization's owner to."))
-}
-
-/// Whether a member holds every right that comes with a role.
-fn may_assign(org: &Id, user: &Id, role: &str) -> bool {
-    let matrix = authority::matrix();
-    let Some(own) = access::role_in(org, user) else {
-        return false;
-    };
-    let own = matrix.levels(&own);
-    let given = matrix.levels(role);
-    !given.is_empty() && given.iter().zip(&own).all(|(given, own)| given <= own)
+    access::require_may_assign(org, role, &Default::default())?;
+    Ok(Inviter::Member(user))
 }
 
 /// Who sees the organization's members learns at once that the address is one's.
@@ -310,7 +291,7 @@ fn take(token: &[u8; 32], user: &Id) -> Option<Taken> {
 impl Taken {
     /// Whether the inviter may still invite, and with this role.
     fn still_holds(&self, org: &Id) -> bool {
-        if members::assignable(&self.role).is_err() {
+        if members::assignable(org, &self.role).is_err() {
             return false;
         }
         let Some(inviter) = self.invited_by else {
@@ -330,7 +311,7 @@ impl Taken {
         let invites = authority::matrix()
             .action("team:invite")
             .is_some_and(|action| access::user_may(org, &inviter, action));
-        invites && may_assign(org, &inviter, &self.role)
+        invites && access::may_assign(org, &inviter, &self.role)
     }
 }
 

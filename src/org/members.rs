@@ -3,18 +3,18 @@
 use super::{id_text, invalid, lock_org, owner_rule};
 use crate::access;
 use crate::audit::{self, Act};
-use crate::context::{self, authority};
+use crate::context;
+use crate::context::authority::{self, Id};
 use crate::pg::query::{Arg, execute, run};
 use crate::pg::{self, fail};
 use pgrx::datum::Uuid;
 use pgrx::prelude::*;
 use serde_json::{Value, json};
 
-/// A role that a member may be given: a known one, and never owner.
-pub fn assignable(role: &str) -> pg::Result<()> {
-    let matrix = authority::matrix();
-    if !matrix.has_role(role) {
-        return Err(access::unknown_role(&matrix, role));
+/// A role that a member may be given: one of the system's or the organization's own, and never owner.
+pub fn assignable(org: &Id, role: &str) -> pg::Result<()> {
+    if authority::role(org, role).is_none() {
+        return Err(access::unknown_role_in(org, role));
     }
     if role == "owner" {
         return Err(owner_rule(
@@ -67,10 +67,11 @@ pub(super) fn member_key(org: &[u8; 16], user: &[u8; 16]) -> Value {
     json!({ "org_id": id_text(org), "user_id": id_text(user) })
 }
 
-/// Adds a user to an organization (spec 3). `role`: any but owner. `expires_at`: when the membership ends by itself;
-/// NULL is never. Needs team:invite there (or the DBA).
-/// Errors: 42501 no right or unknown organization, 22023 unknown role or user or an expiry in the past, 23505 already
-/// a member, 23514 for the role owner.
+/// Adds a user to an organization (spec 3). `role`: a system role but owner, or one of the organization's own.
+/// `expires_at`: when the membership ends by itself; NULL is never. Needs team:invite there (or the DBA), and all that the
+/// role has.
+/// Errors: 42501 no right, unknown organization or more than the caller holds, 22023 unknown role or user or an expiry in
+/// the past, 23505 already a member, 23514 for the role owner.
 #[pg_extern(volatile, parallel_unsafe)]
 fn add_member(
     org: Option<Uuid>,
@@ -83,7 +84,7 @@ fn add_member(
     let role = pg::given(role, "role")?;
     let (org, user) = (org.as_bytes(), user_id.as_bytes());
     access::require(org, "team:invite", "in the organization")?;
-    assignable(role)?;
+    assignable(org, role)?;
     let expires = expires_at.map(i64::from);
     if expires.is_some_and(|at| at <= pg::transaction::now()) {
         return Err(invalid(
@@ -95,6 +96,8 @@ fn add_member(
     lock_org(org, false)?;
     // Asked again: the wait for the lock may have been one for a transfer of ownership.
     access::require(org, "team:invite", "in the organization")?;
+    assignable(org, role)?;
+    access::require_may_assign(org, role, &Default::default())?;
     if authority::user(&id_text(user)) != Some(*user) {
         return Err(invalid(
             "this is no registered user",
@@ -116,8 +119,9 @@ fn add_member(
     Ok(())
 }
 
-/// Gives a member another role (spec 3). Needs team:role there (or the DBA). It holds from the next statement of every
-/// open session of that member. Errors: 42501 no right or unknown organization, 22023 unknown role, P0002 not a
+/// Gives a member another role (spec 3). Needs team:role there (or the DBA), and what the role has more than the member's
+/// old one. It holds from the next statement of every open session of that member.
+/// Errors: 42501 no right, unknown organization or more than the caller holds, 22023 unknown role, P0002 not a
 /// member, 23514 for the role owner or the owner himself.
 #[pg_extern(volatile, parallel_unsafe)]
 fn set_member_role(org: Option<Uuid>, user_id: Option<Uuid>, role: Option<&str>) -> pg::Result<()> {
@@ -126,7 +130,7 @@ fn set_member_role(org: Option<Uuid>, user_id: Option<Uuid>, role: Option<&str>)
     let role = pg::given(role, "role")?;
     let (org, user) = (org.as_bytes(), user_id.as_bytes());
     access::require(org, "team:role", "in the organization")?;
-    assignable(role)?;
+    assignable(org, role)?;
     let owner = lock_org(org, false)?;
     access::require(org, "team:role", "in the organization")?;
     if owner == *user {
@@ -136,14 +140,21 @@ fn set_member_role(org: Option<Uuid>, user_id: Option<Uuid>, role: Option<&str>)
         ));
     }
     let old = run(
-        "SELECT role FROM tenancy.memberships
+        "SELECT role, expires_at IS NULL OR expires_at OPERATOR(pg_catalog.>) pg_catalog.clock_timestamp()
+         FROM tenancy.memberships
          WHERE org_id OPERATOR(pg_catalog.=) $1 AND user_id OPERATOR(pg_catalog.=) $2 FOR NO KEY UPDATE",
         &[Arg::Uuid(org), Arg::Uuid(user)],
-        |row| row.get::<String>(1),
+        |row| (row.get::<String>(1).unwrap_or_default(), row.get::<bool>(2)),
     )
-    .pop()
-    .flatten()
-    .ok_or_else(not_a_member)?;
+    .pop();
+    let (old, runs) = old.ok_or_else(not_a_member)?;
+    // And again: the member's row may have been waited for, too.
+    pg::transaction::accept_invalidations();
+    access::require(org, "team:role", "in the organization")?;
+    assignable(org, role)?;
+    // What the member loses needs no right of the caller's to it; what comes to it does.
+    let held = access::rights_of(org, if runs == Some(true) { &old } else { "" });
+    access::require_may_assign(org, role, &held)?;
     execute(
         "UPDATE tenancy.memberships SET role = $3
          WHERE org_id OPERATOR(pg_catalog.=) $1 AND user_id OPERATOR(pg_catalog.=) $2",

@@ -47,9 +47,12 @@ fn transfer_ownership(org: Option<Uuid>, new_owner: Option<Uuid>) -> pg::Result<
         ));
     }
     let eligible = run(
-        "SELECT allowed_networks::pg_catalog.text FROM tenancy.memberships
-         WHERE org_id OPERATOR(pg_catalog.=) $1 AND user_id OPERATOR(pg_catalog.=) $2 AND expires_at IS NULL
-         FOR NO KEY UPDATE",
+        "SELECT m.allowed_networks::pg_catalog.text FROM tenancy.memberships AS m
+         WHERE m.org_id OPERATOR(pg_catalog.=) $1 AND m.user_id OPERATOR(pg_catalog.=) $2 AND m.expires_at IS NULL
+           AND NOT EXISTS (SELECT FROM tenancy.custom_roles AS r
+                           WHERE r.org_id OPERATOR(pg_catalog.=) m.org_id
+                             AND r.name OPERATOR(pg_catalog.=) m.role AND NOT r.active)
+         FOR NO KEY UPDATE OF m",
         &[Arg::Uuid(org), Arg::Uuid(target)],
         |row| row.get::<String>(1),
     );

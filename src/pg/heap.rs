@@ -8,7 +8,7 @@ use std::cell::Cell;
 pub const LARGEST_ROW: usize = pg_sys::BLCKSZ as usize - 32;
 
 /// As many columns has no table of ours.
-const COLUMNS: usize = 16;
+const COLUMNS: usize = 20;
 
 thread_local! {
     // What a row is formed in, emptied after each: a statement that writes for hours forms many.
@@ -27,7 +27,18 @@ unsafe extern "C-unwind" {
         values: *mut pg_sys::Datum,
         nulls: *mut bool,
     ) -> pg_sys::HeapTuple;
-    fn simple_heap_insert(relation: pg_sys::Relation, tuple: pg_sys::HeapTuple);
+    fn heap_insert(
+        relation: pg_sys::Relation,
+        tuple: pg_sys::HeapTuple,
+        command: pg_sys::CommandId,
+        options: i32,
+        bulk: pg_sys::BulkInsertState,
+    );
+    fn GetCurrentCommandId(used: bool) -> pg_sys::CommandId;
+    fn RelationGetNumberOfBlocksInFork(
+        relation: pg_sys::Relation,
+        fork: pg_sys::ForkNumber::Type,
+    ) -> pg_sys::BlockNumber;
     fn RelationGetIndexList(relation: pg_sys::Relation) -> *mut pg_sys::List;
     fn BuildIndexInfo(index: pg_sys::Relation) -> *mut pg_sys::IndexInfo;
     fn index_insert(
@@ -51,6 +62,28 @@ pub fn insert<const N: usize>(
     types: &[pg_sys::Oid; N],
     row: &[Option<pg_sys::Datum>; N],
 ) {
+    put(table, types, row, false);
+}
+
+/// How many pages from its end on take what is appended to a table.
+pub const WINDOW: u32 = 16;
+
+/// `insert` into one of the last WINDOW pages that the table has when this is called, or into a new one: never into what
+/// space became free before, so that the pages in front of these get nothing new.
+pub fn append<const N: usize>(
+    table: pg_sys::Oid,
+    types: &[pg_sys::Oid; N],
+    row: &[Option<pg_sys::Datum>; N],
+) {
+    put(table, types, row, true);
+}
+
+fn put<const N: usize>(
+    table: pg_sys::Oid,
+    types: &[pg_sys::Oid; N],
+    row: &[Option<pg_sys::Datum>; N],
+    at_end: bool,
+) {
     const { assert!(N <= COLUMNS) };
     let mut values = [pg_sys::Datum::from(0); COLUMNS];
     let mut nulls = [true; COLUMNS];
@@ -59,6 +92,7 @@ pub fn insert<const N: usize>(
         values[i] = value.unwrap_or(pg_sys::Datum::from(0));
     }
     let memory = memory();
+    let nothing = std::ptr::null_mut();
     // SAFETY: the table is opened for writing and its columns are compared with what the values are; its indexes get
     // the same values. The guard turns PostgreSQL's jumps into panics; nothing inside of it needs to be dropped. It puts
     // the memory in force back, and what an error leaves in ours the next row's end clears away.
@@ -72,7 +106,14 @@ pub fn insert<const N: usize>(
                 pg_sys::CurrentMemoryContext = memory;
                 let tuple =
                     heap_form_tuple((*relation).rd_att, values.as_mut_ptr(), nulls.as_mut_ptr());
-                simple_heap_insert(relation, tuple);
+                let options = match at_end {
+                    true => {
+                        stay_at_end(relation);
+                        pg_sys::HEAP_INSERT_SKIP_FSM as i32
+                    }
+                    false => 0,
+                };
+                heap_insert(relation, tuple, GetCurrentCommandId(true), options, nothing);
                 plain = insert_into_indexes(relation, &mut (*tuple).t_self, &values, &nulls);
                 pg_sys::CurrentMemoryContext = before;
                 MemoryContextReset(memory);
@@ -88,51 +129,44 @@ pub fn insert<const N: usize>(
     }
 }
 
-/// Puts another value into one column of a row that a scan found, in its place.
-pub fn rewrite(
+/// A session goes on filling the page that it put its last row into, whenever that was: not any more where the table has
+/// grown past it. The page that it then asks for is the last one.
+///
+/// SAFETY: an open relation. May raise, so it is called inside of a guard.
+unsafe fn stay_at_end(relation: pg_sys::Relation) {
+    // SAFETY: as the function's own; the storage manager's entry is NULL where there is none yet.
+    unsafe {
+        let storage = (*relation).rd_smgr;
+        if storage.is_null() || (*storage).smgr_targblock == pg_sys::InvalidBlockNumber {
+            return;
+        }
+        let pages = RelationGetNumberOfBlocksInFork(relation, pg_sys::ForkNumber::MAIN_FORKNUM);
+        // Asked for the number of pages, it may have been opened anew.
+        let storage = (*relation).rd_smgr;
+        if (*storage).smgr_targblock.saturating_add(WINDOW) < pages {
+            (*storage).smgr_targblock = pg_sys::InvalidBlockNumber;
+        }
+    }
+}
+
+/// Puts another value into one column of a row that a scan found: it goes, and comes back at the table's end.
+pub fn rewrite<const N: usize>(
     table: pg_sys::Oid,
-    types: &[pg_sys::Oid],
+    types: &[pg_sys::Oid; N],
     row: &Found,
     column: i16,
     value: pg_sys::Datum,
 ) {
-    // SAFETY: the row is one of the table's, whose columns are compared with what they must be; the new version's index
-    // entries are made of its own values, where it needs any.
-    let plain = unsafe {
-        let relation = pg_sys::table_open(table, pg_sys::RowExclusiveLock as i32);
-        let desc = (*relation).rd_att;
-        check_columns(desc, types);
-        let (columns, datums, null) = ([i32::from(column)], [value], [false]);
-        let tuple = pg_sys::heap_modify_tuple_by_cols(
-            row.tuple(),
-            desc,
-            1,
-            columns.as_ptr().cast_mut(),
-            datums.as_ptr().cast_mut(),
-            null.as_ptr().cast_mut(),
-        );
-        let place = &mut (*row.tuple()).t_self;
-        #[cfg(feature = "pg15")]
-        pg_sys::simple_heap_update(relation, place, tuple);
-        #[cfg(not(feature = "pg15"))]
-        {
-            let mut indexes = pg_sys::TU_UpdateIndexes::TU_All;
-            pg_sys::simple_heap_update(relation, place, tuple, &mut indexes);
-        }
-        let mut plain = true;
-        if (*(*tuple).t_data).t_infomask2 & pg_sys::HEAP_ONLY_TUPLE as u16 == 0 {
-            let mut values = [pg_sys::Datum::from(0); COLUMNS];
-            let mut nulls = [true; COLUMNS];
-            pg_sys::heap_deform_tuple(tuple, desc, values.as_mut_ptr(), nulls.as_mut_ptr());
-            plain = insert_into_indexes(relation, &mut (*tuple).t_self, &values, &nulls);
-        }
-        pg_sys::heap_freetuple(tuple);
-        pg_sys::table_close(relation, pg_sys::NoLock as i32);
-        plain
-    };
-    if !plain {
-        altered("has an index with an expression or a condition");
+    let mut values = [None; N];
+    for (n, into) in (1..).zip(&mut values) {
+        *into = if n == column {
+            Some(value)
+        } else {
+            row.datum(n)
+        };
     }
+    delete(table, row);
+    append(table, types, &values);
 }
 
 /// Deletes a row that a scan found.

@@ -3,11 +3,12 @@
 use pgrx::prelude::*;
 
 /// Of a snapshot: every transaction of this database below `oldest` has ended, and what it committed is seen; those from
-/// `next` on had not begun. A prepared transaction has not ended.
+/// `next` on had not ended, and from `unassigned` on had no id yet. A prepared transaction has not ended.
 #[derive(Clone, Copy, Debug)]
 pub struct Horizon {
     pub oldest: u64,
     pub next: u64,
+    pub unassigned: u64,
 }
 
 /// Runs `work` under the newest snapshot there is, in a transaction that keeps an older one too.
@@ -32,7 +33,11 @@ pub fn with_latest_snapshot<T>(work: impl FnOnce(Horizon) -> T) -> T {
             .map(|xid| wide(*xid))
             .chain(own)
             .fold(end, u64::min);
-        let horizon = Horizon { oldest, next: end };
+        let horizon = Horizon {
+            oldest,
+            next: end,
+            unassigned: next,
+        };
         pg_sys::PushActiveSnapshot(snapshot);
         let result = work(horizon);
         pg_sys::PopActiveSnapshot();

@@ -155,6 +155,12 @@ pub fn is_logical_worker() -> bool {
     unsafe { IsLogicalWorker() }
 }
 
+/// Whether a script of CREATE or ALTER EXTENSION is running.
+pub fn makes_extension() -> bool {
+    // SAFETY: reads a backend variable.
+    unsafe { pg_sys::creating_extension }
+}
+
 struct Acting {
     user: pg_sys::Oid,
     context: i32,

@@ -10,6 +10,7 @@ pub mod cursor;
 pub mod error;
 pub mod evaluated;
 pub mod event;
+pub mod gather;
 pub mod heap;
 pub mod horizon;
 pub mod identity;

@@ -47,7 +47,7 @@ pub struct Ours {
 }
 
 /// The functions that policies of ours are made of: `org_if('...')` and `current_org()` with those of other key types,
-/// `current_user_id()`, `sees_user(column)`. None raises for what a row holds, and none is called leakproof: `org_if(column)` would be run on
+/// `current_user_id()`, `sees_user(column)` and `sees_project(column)`. None raises for what a row holds, and none is called leakproof: `org_if(column)` would be run on
 /// other organizations' rows and say their values in its error (attack C-1).
 ///
 /// SAFETY: a FuncExpr.
@@ -71,7 +71,12 @@ unsafe fn is_ours(call: *mut pg_sys::FuncExpr, ours: Ours) -> bool {
                 | b"sees_bypasses",
                 [],
             ) => true,
-            (b"sees_user", [user]) => (**user).type_ == pg_sys::NodeTag::T_Var,
+            (b"sees_user" | b"sees_project", [column]) => {
+                (**column).type_ == pg_sys::NodeTag::T_Var
+            }
+            (b"sees_project_member", columns @ [_, _]) => columns
+                .iter()
+                .all(|column| (**column).type_ == pg_sys::NodeTag::T_Var),
             _ => false,
         }
     }

@@ -2,6 +2,7 @@
 //! transaction's or the statement's, or a revocation would be missed (REPEATABLE READ; a statement that waited).
 
 use super::identity::as_owner;
+use super::key::{KeyType, Keys};
 use super::trigger::RowImage;
 use super::value::Value;
 use pgrx::datum::Uuid;
@@ -22,6 +23,9 @@ pub enum Arg<'a> {
     Name(&'a str),
     Int(i32),
     Xid(u64),
+    OptionalUuid(Option<&'a [u8; 16]>),
+    /// An organization's key, as a column of the kind holds it.
+    Key(&'a Keys, KeyType),
 }
 
 impl Arg<'_> {
@@ -37,6 +41,11 @@ impl Arg<'_> {
             Arg::Int(n) => (Some((*n).into()), pg_sys::INT4OID),
             Arg::Xid(xid) => (Some((*xid).into()), pg_sys::XID8OID),
             Arg::Flag(flag) => (Some((*flag).into()), pg_sys::BOOLOID),
+            Arg::OptionalUuid(id) => (
+                id.and_then(|id| Uuid::from_bytes(*id).into_datum()),
+                pg_sys::UUIDOID,
+            ),
+            Arg::Key(keys, kind) => (keys.datum(*kind), kind.type_id()),
         }
     }
 }
@@ -190,6 +199,46 @@ unsafe fn collect<T>(map: &mut impl FnMut(&Row) -> T) -> Vec<T> {
                 })
             })
             .collect()
+    }
+}
+
+/// `latest` for a query that is made up for the occasion, whose plan is not kept.
+pub fn latest_of<T>(sql: &str, args: &[Arg], mut map: impl FnMut(&Row) -> T) -> Vec<T> {
+    // SAFETY: made and registered here, used before it is given back.
+    as_owner(|| unsafe {
+        let snapshot = pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot());
+        let rows = under(snapshot, sql, args, &mut map);
+        pg_sys::UnregisterSnapshot(snapshot);
+        rows
+    })
+}
+
+/// SAFETY: a registered snapshot.
+unsafe fn under<T>(
+    snapshot: pg_sys::Snapshot,
+    sql: &str,
+    args: &[Arg],
+    map: &mut impl FnMut(&Row) -> T,
+) -> Vec<T> {
+    let (mut values, nulls, mut types) = bind(args);
+    let text = CString::new(sql).expect("query text has no NUL");
+    // SAFETY: as in `latest`; the plan goes with SPI's memory.
+    unsafe {
+        pg_sys::SPI_connect();
+        let plan = pg_sys::SPI_prepare(text.as_ptr(), types.len() as i32, types.as_mut_ptr());
+        pg_sys::SPI_execute_snapshot(
+            plan,
+            values.as_mut_ptr(),
+            nulls.as_ptr(),
+            snapshot,
+            std::ptr::null_mut(),
+            true,
+            false,
+            0,
+        );
+        let rows = collect(map);
+        pg_sys::SPI_finish();
+        rows
     }
 }
 

@@ -283,6 +283,10 @@ pub struct Found {
 }
 
 impl Found {
+    pub(super) fn new(tuple: pg_sys::HeapTuple, desc: pg_sys::TupleDesc) -> Found {
+        Found { tuple, desc }
+    }
+
     /// The row as it lies in its page.
     pub(super) fn tuple(&self) -> pg_sys::HeapTuple {
         self.tuple
@@ -296,6 +300,14 @@ impl Found {
             let datum = pg_sys::heap_getattr(self.tuple, n, self.desc, &mut null);
             T::from_datum(datum, null)
         }
+    }
+
+    /// Column `n`, from 1, where it lies; None is NULL.
+    pub(super) fn datum(&self, n: i16) -> Option<pg_sys::Datum> {
+        let mut null = false;
+        // SAFETY: as above; the tuple is valid.
+        let datum = unsafe { pg_sys::heap_getattr(self.tuple, n.into(), self.desc, &mut null) };
+        (!null).then_some(datum)
     }
 
     /// The transaction that stored the row here, among those that are not frozen yet.

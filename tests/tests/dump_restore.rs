@@ -16,6 +16,11 @@ const FACTS: &[(&str, &str)] = &[
     ("administrators", "SELECT a::text FROM tenancy.administrators a ORDER BY 1"),
     ("roles", "SELECT r::text FROM tenancy.roles r ORDER BY 1"),
     ("actions", "SELECT a::text FROM tenancy.actions a ORDER BY 1"),
+    ("projects", "SELECT p::text FROM tenancy.projects p ORDER BY 1"),
+    ("clusters", "SELECT c::text FROM tenancy.clusters c ORDER BY 1"),
+    ("project members", "SELECT m::text FROM tenancy.project_members m ORDER BY 1"),
+    ("project roles", "SELECT p::text FROM tenancy.project_role_permissions p ORDER BY 1"),
+    ("project settings", "SELECT s::text FROM tenancy.project_settings s ORDER BY 1"),
     ("matrix", "SELECT p::text FROM tenancy.role_permissions p ORDER BY 1"),
     ("protected", "SELECT p::text FROM tenancy.protected_tables p ORDER BY 1"),
     ("servers", "SELECT s::text FROM servers s ORDER BY 1"),
@@ -75,6 +80,15 @@ fn world_with_a_past() -> World {
         world.user("globex.admin"),
         world.globex.id,
         world.user("globex.viewer"),
+    ));
+    dba.run(&format!(
+        "SELECT tenancy.create_cluster(p, 'eu'), tenancy.add_project_member(p, '{}', 'project_operator')
+         FROM tenancy.create_project('{}', 'web', 'restricted', 'production') AS p;
+         SELECT tenancy.set_strict_project_access('{}', true);
+         INSERT INTO tenancy.project_role_permissions VALUES ('project_viewer', 'ai:use')",
+        world.user("acme.member"),
+        world.acme.id,
+        world.acme.id
     ));
     let mut admin = world.session("acme.admin");
     admin.run("INSERT INTO servers (id, name) VALUES (10, 'acme-server-10'); UPDATE sites SET visits = visits + 1; DELETE FROM sites WHERE id = 6");

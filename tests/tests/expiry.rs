@@ -190,9 +190,9 @@ fn nobody_gives_a_later_end_than_his_own() {
     let world = World::new();
     world.superuser().run(&format!(
         "SET row_security = off;
-         INSERT INTO tenancy.roles (name) VALUES ('lead');
-         INSERT INTO tenancy.role_permissions (role, action, level) VALUES ('lead', 'team:role', 'allow');
-         UPDATE tenancy.memberships SET role = 'lead' WHERE user_id = '{}' AND org_id = '{}'",
+         INSERT INTO tenancy.custom_roles (org_id, name) VALUES ('{1}', 'lead');
+         INSERT INTO tenancy.custom_role_permissions (org_id, role, action, level) VALUES ('{1}', 'lead', 'team:role', 'allow');
+         UPDATE tenancy.memberships SET role = 'lead' WHERE user_id = '{0}' AND org_id = '{1}'",
         world.user("acme.admin"),
         world.acme.id
     ));

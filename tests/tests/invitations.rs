@@ -224,8 +224,8 @@ fn a12_inviting_tells_nothing_of_an_address() {
     );
     let mut dba = world.superuser();
     dba.run(&format!(
-        "INSERT INTO tenancy.roles (name) VALUES ('blind inviter');
-         INSERT INTO tenancy.role_permissions SELECT 'blind inviter', name, 'allow' FROM tenancy.actions WHERE name <> 'team:read';
+        "INSERT INTO tenancy.custom_roles (org_id, name) VALUES ('{acme}', 'blind inviter');
+         INSERT INTO tenancy.custom_role_permissions (org_id, role, action, level) SELECT '{acme}', 'blind inviter', name, 'allow' FROM tenancy.actions WHERE name <> 'team:read';
          SELECT tenancy.set_member_role('{acme}', '{}', 'blind inviter')",
         world.user("acme.admin")
     ));
@@ -316,10 +316,10 @@ fn nobody_invites_above_himself() {
     let world = World::people();
     let acme = world.acme.id;
     world.superuser().run(&format!(
-        "INSERT INTO tenancy.roles (name) VALUES ('recruiter');
-         INSERT INTO tenancy.role_permissions
-             SELECT 'recruiter', action, level FROM tenancy.role_permissions WHERE role = 'viewer' AND action <> 'team:invite'
-             UNION ALL SELECT 'recruiter', 'team:invite', 'allow';
+        "INSERT INTO tenancy.custom_roles (org_id, name) VALUES ('{acme}', 'recruiter');
+         INSERT INTO tenancy.custom_role_permissions (org_id, role, action, level)
+             SELECT '{acme}'::uuid, 'recruiter', action, level FROM tenancy.role_permissions WHERE role = 'viewer' AND action <> 'team:invite'
+             UNION ALL SELECT '{acme}', 'recruiter', 'team:invite', 'allow';
          SELECT tenancy.set_member_role('{acme}', '{}', 'recruiter')",
         world.user("acme.member")
     ));
@@ -387,8 +387,8 @@ fn a_demotion_under_way_is_waited_for() {
         let acme = world.acme.id;
         let mut dba = world.superuser();
         dba.run(&format!(
-            "INSERT INTO tenancy.roles (name) VALUES ('recruiter');
-             INSERT INTO tenancy.role_permissions SELECT 'recruiter', name, 'allow' FROM tenancy.actions;
+            "INSERT INTO tenancy.custom_roles (org_id, name) VALUES ('{acme}', 'recruiter');
+             INSERT INTO tenancy.custom_role_permissions (org_id, role, action, level) SELECT '{acme}', 'recruiter', name, 'allow' FROM tenancy.actions;
              SELECT tenancy.set_member_role('{acme}', '{}', 'recruiter')",
             world.user("acme.admin")
         ));

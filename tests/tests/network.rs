@@ -498,11 +498,11 @@ fn governing_from_elsewhere_is_not_governing() {
 fn lead(world: &World) -> String {
     format!(
         "SET row_security = off;
-         INSERT INTO tenancy.roles (name) VALUES ('lead');
-         INSERT INTO tenancy.role_permissions (role, action, level)
-             SELECT 'lead', action, level FROM tenancy.role_permissions WHERE role = 'admin' AND action NOT LIKE 'team:%'
-             UNION ALL SELECT 'lead', 'team:' || verb, 'allow' FROM unnest(ARRAY['read', 'invite', 'role', 'remove']) verb;
-         UPDATE tenancy.memberships SET role = 'lead' WHERE user_id = '{}' AND org_id = '{}';
+         INSERT INTO tenancy.custom_roles (org_id, name) VALUES ('{1}', 'lead');
+         INSERT INTO tenancy.custom_role_permissions (org_id, role, action, level)
+             SELECT '{1}'::uuid, 'lead', action, level FROM tenancy.role_permissions WHERE role = 'admin' AND action NOT LIKE 'team:%'
+             UNION ALL SELECT '{1}', 'lead', 'team:' || verb, 'allow' FROM unnest(ARRAY['read', 'invite', 'role', 'remove']) verb;
+         UPDATE tenancy.memberships SET role = 'lead' WHERE user_id = '{0}' AND org_id = '{1}';
          RESET row_security",
         world.user("acme.admin"),
         world.acme.id

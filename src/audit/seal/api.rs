@@ -3,6 +3,7 @@
 use super::{fold, heads, keys, leaves};
 use crate::access;
 use crate::audit::read::may;
+use crate::audit::store;
 use crate::context::{self, authority::Id};
 use crate::pg::query::latest;
 use crate::pg::{self, fail};
@@ -55,9 +56,10 @@ fn seal_audit(
         vec![audited(org)?]
     };
     super::tables();
+    let shared = store::shared();
     let mut sealed = vec![];
     for org in &orgs {
-        if let Some(new) = fold::seal_org(org, true)? {
+        if let Some(new) = fold::seal_org(org, &shared, true)? {
             sealed.push((
                 Uuid::from_bytes(*org),
                 new.lines.cast_signed(),

@@ -1,11 +1,12 @@
 //! One organization's new lines, numbered and folded into its tree.
 
-use super::heads::{self, Stored};
+use super::heads::{self, Place, Stored};
 use super::leaves;
 use crate::audit::read::corrupt;
 use crate::audit::store::{self, Store};
 use crate::audit::{chunk, show};
 use crate::context::authority::Id;
+use crate::pg::gather::{self, Gathered};
 use crate::pg::horizon::{self, Horizon};
 use crate::pg::scan::{Bound, Found, Ordered};
 use crate::pg::{self, fail};
@@ -20,33 +21,38 @@ pub struct Sealed {
 
 /// Seals what is finished and not sealed. None where there is nothing, or, unless we `wait`, where another session is at
 /// it.
-pub fn seal_org(org: &Id, wait: bool) -> pg::Result<Option<Sealed>> {
+pub fn seal_org(org: &Id, shared: &[Store], wait: bool) -> pg::Result<Option<Sealed>> {
     // Most organizations have nothing new, and are not locked for that.
-    if !has_news(org)? || !super::lock(org, wait) {
+    if !has_news(org, shared)? || !super::lock(org, wait) {
         return Ok(None);
     }
     horizon::with_latest_snapshot(|horizon| {
         let last = heads::last_head(org)?;
-        fold(org, last.as_ref(), horizon)
+        fold(org, shared, last.as_ref(), horizon)
     })
 }
 
 /// Whether there is something that could be sealed now.
-pub fn has_news(org: &Id) -> pg::Result<bool> {
+pub fn has_news(org: &Id, shared: &[Store]) -> pg::Result<bool> {
     horizon::with_latest_snapshot(|horizon| {
         let last = heads::last_head(org)?;
-        let mut pass = Pass::begin(org, last.as_ref(), horizon)?;
+        let mut pass = Pass::begin(org, shared, last.as_ref(), horizon)?;
         Ok(pass.next()?.is_some())
     })
 }
 
-fn fold(org: &Id, last: Option<&Stored>, horizon: Horizon) -> pg::Result<Option<Sealed>> {
+fn fold(
+    org: &Id,
+    shared: &[Store],
+    last: Option<&Stored>,
+    horizon: Horizon,
+) -> pg::Result<Option<Sealed>> {
     let mut frontier = match last {
         None => Frontier::default(),
         Some(last) => frontier_of(last)?,
     };
     let before = frontier.size();
-    let mut pass = Pass::begin(org, last, horizon)?;
+    let mut pass = Pass::begin(org, shared, last, horizon)?;
     let mut restored = last.is_some_and(|l| l.restored || l.cluster != horizon::cluster());
     while let Some((moment, payload, lines)) = pass.next()? {
         restored |= moment.xid >= horizon.oldest;
@@ -56,12 +62,21 @@ fn fold(org: &Id, last: Option<&Stored>, horizon: Horizon) -> pg::Result<Option<
             frontier.push(leaf);
         }
     }
+    let place = pass.place.map(|place| place.after(pass.pages, horizon));
     drop(pass);
     if frontier.size() == before {
         return Ok(None);
     }
     let purged = last.map_or(0, |l| l.head.purged);
-    let head = heads::store(org, last, &frontier, purged, horizon.oldest, restored)?;
+    let head = heads::store(
+        org,
+        last,
+        &frontier,
+        purged,
+        horizon.oldest,
+        restored,
+        place,
+    )?;
     Ok(Some(Sealed {
         lines: frontier.size() - before,
         head,
@@ -104,10 +119,13 @@ struct Pass<'a> {
     /// Some in its range may be sealed already.
     mixed: bool,
     horizon: Horizon,
+    /// In the organization's own table: where it began, and as many pages as hold chunks that are known.
+    place: Option<Place>,
+    pages: u32,
 }
 
 struct Source {
-    scan: Ordered,
+    scan: Chunks,
     row: Option<(Moment, Found)>,
 }
 
@@ -118,17 +136,24 @@ impl Source {
 }
 
 impl Pass<'_> {
-    fn begin<'a>(org: &'a Id, last: Option<&Stored>, horizon: Horizon) -> pg::Result<Pass<'a>> {
+    fn begin<'a>(
+        org: &'a Id,
+        shared: &[Store],
+        last: Option<&Stored>,
+        horizon: Horizon,
+    ) -> pg::Result<Pass<'a>> {
         let first = is_first_pass(last);
         let range = match last {
             Some(last) if !first => Some((last.horizon, horizon.oldest)),
             _ => None,
         };
-        let sources = store::tables_of(org)
+        let stores = store::tables_beside(org, shared);
+        let place = stores.iter().find(|s| s.own).map(|s| place(*s, last));
+        let sources = stores
             .into_iter()
             .map(|store| {
                 let mut source = Source {
-                    scan: open(store, org, range)?,
+                    scan: open(store, org, last, range)?,
                     row: None,
                 };
                 source.advance();
@@ -141,6 +166,8 @@ impl Pass<'_> {
             first,
             mixed: last.is_some_and(|l| first || l.restored),
             horizon,
+            place,
+            pages: place.map_or(0, |p| p.pages),
         })
     }
 
@@ -156,6 +183,7 @@ impl Pass<'_> {
             let taken = (!self.first || is_finished(&moment, &row, self.horizon))
                 && !(self.mixed && leaves::number_of(self.org, &moment).is_some());
             let chunk = taken.then(|| (moment, show::payload(&row), show::lines(&row)));
+            self.pages = self.pages.max(source.scan.pages());
             source.advance();
             if chunk.is_some() {
                 return Ok(chunk);
@@ -176,30 +204,80 @@ fn is_finished(chunk: &Moment, row: &Found, horizon: Horizon) -> bool {
             .is_none_or(|xid| horizon::widened(xid, horizon.next) < horizon.oldest)
 }
 
-/// The chunks of a table, in the order of transactions; of those in a range of them, if one is given.
-pub fn open(store: Store, org: &Id, range: Option<(u64, u64)>) -> pg::Result<Ordered> {
-    const XID: i16 = 2;
-    const N: i16 = 3;
-    const ORG: i16 = 5;
-    let mut bounds = vec![];
-    if !store.own {
-        bounds.push(Bound::uuid_is(ORG, org));
+/// Chunks of a table in the order of transactions.
+pub enum Chunks {
+    Indexed(Ordered),
+    Gathered(Gathered<Key>),
+}
+
+/// Transaction, number in it, time.
+type Key = (u64, i32, i64);
+
+impl Chunks {
+    pub fn next(&mut self) -> Option<Found> {
+        match self {
+            Chunks::Indexed(rows) => rows.next(),
+            Chunks::Gathered(rows) => rows.next(),
+        }
     }
+
+    /// As many pages as hold the rows that were given so far.
+    fn pages(&self) -> u32 {
+        match self {
+            Chunks::Indexed(_) => 0,
+            Chunks::Gathered(rows) => rows.page() + 1,
+        }
+    }
+}
+
+/// Where in an organization's own table its last pass left off.
+fn place(store: Store, last: Option<&Stored>) -> Place {
+    let (file, pages) = gather::extent(store.table);
+    last.filter(|last| !is_first_pass(Some(last)))
+        .and_then(|last| last.place)
+        // Fewer pages than it had: somebody had a VACUUM cut its end off.
+        .filter(|place| place.file == file && place.pages <= pages)
+        .unwrap_or(Place {
+            file,
+            ..Place::default()
+        })
+}
+
+const XID: i16 = 2;
+const N: i16 = 3;
+const ORG: i16 = 5;
+
+/// The chunks of a table, in the order of transactions; of those in a range of them that begins with the last head's
+/// horizon, if one is given.
+pub fn open(
+    store: Store,
+    org: &Id,
+    last: Option<&Stored>,
+    range: Option<(u64, u64)>,
+) -> pg::Result<Chunks> {
+    if store.own {
+        let from = range.map_or(0, |_| place(store, last).from);
+        let key_of = move |row: &Found| {
+            let at = show::moment(row);
+            range
+                .is_none_or(|(from, end)| (from..end).contains(&at.xid))
+                .then_some((at.xid, at.n, at.at))
+        };
+        let rows = Gathered::open(store.table, &chunk::TYPES, from, Box::new(key_of));
+        return Ok(Chunks::Gathered(rows));
+    }
+    let mut bounds = vec![Bound::uuid_is(ORG, org)];
     if let Some((from, end)) = range {
         bounds.push(Bound::xid_at_least(XID, from));
         bounds.push(Bound::xid_before(XID, end));
     }
-    let by = if store.own {
-        &[XID, N][..]
-    } else {
-        &[ORG, XID, N]
-    };
-    Ordered::open(store.table, &chunk::TYPES, by, &bounds).ok_or_else(|| {
+    let rows = Ordered::open(store.table, &chunk::TYPES, &[ORG, XID, N], &bounds);
+    rows.map(Chunks::Indexed).ok_or_else(|| {
         fail(
             PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             "an audit table has lost its index",
         )
-        .set_detail("A log is sealed in the order of transactions, which the index keeps.")
-        .set_hint("CREATE INDEX ON the table in schema tenancy_audit: (xid, n), or (org_id, xid, n) where its name begins with shared_.")
+        .set_detail("A log in a shared table is sealed in the order of transactions, which the index keeps.")
+        .set_hint("CREATE INDEX ON the table in schema tenancy_audit whose name begins with shared_: (org_id, xid, n).")
     })
 }

@@ -2,6 +2,7 @@
 
 use super::{heads_table, keys};
 use crate::context::authority::Id;
+use crate::pg::horizon::Horizon;
 use crate::pg::scan::{Bound, Found, Ordered};
 use crate::pg::{self, heap, horizon, raw, transaction};
 use pg_tenancy_audit_format::Digest;
@@ -13,8 +14,9 @@ use pgrx::prelude::*;
 pub const NAME: &str = "heads";
 pub const COLUMNS: &str = "org_id uuid NOT NULL, number bigint NOT NULL, size bigint NOT NULL, at timestamptz NOT NULL, \
     purged bigint NOT NULL, horizon xid8 NOT NULL, cluster bigint NOT NULL, restored boolean NOT NULL, root bytea NOT NULL, \
-    previous bytea, key_id bytea NOT NULL, signature bytea NOT NULL, peaks bytea NOT NULL";
-const TYPES: [pg_sys::Oid; 13] = [
+    previous bytea, key_id bytea NOT NULL, signature bytea NOT NULL, peaks bytea NOT NULL, file bigint, from_page bigint, pages bigint, \
+    before_xid xid8";
+const TYPES: [pg_sys::Oid; 17] = [
     pg_sys::UUIDOID,
     pg_sys::INT8OID,
     pg_sys::INT8OID,
@@ -28,7 +30,57 @@ const TYPES: [pg_sys::Oid; 13] = [
     pg_sys::BYTEAOID,
     pg_sys::BYTEAOID,
     pg_sys::BYTEAOID,
+    pg_sys::INT8OID,
+    pg_sys::INT8OID,
+    pg_sys::INT8OID,
+    pg_sys::XID8OID,
 ];
+
+/// Where in the organization's own table the chunks are that come after a head's horizon. Chunks are appended, and no
+/// transaction puts one more than heap::WINDOW pages before the end that the table had when the transaction got its id.
+/// So there are none of the transactions from `before_xid` on in front of the last pages of the `pages` that the table
+/// had before any of them had its id.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Place {
+    /// The file: pages of another are counted anew.
+    pub file: u32,
+    /// The first page that may hold one.
+    pub from: u32,
+    /// What the next head will say, as soon as it is past `before_xid`.
+    pub pages: u32,
+    pub before_xid: u64,
+}
+
+impl Place {
+    fn read(row: &Found) -> Option<Place> {
+        let page = |n| row.get::<i64>(n).and_then(|n| u32::try_from(n).ok());
+        Some(Place {
+            file: page(14)?,
+            from: page(15)?,
+            pages: page(16)?,
+            before_xid: row.get::<i64>(17)?.cast_unsigned(),
+        })
+    }
+
+    /// After a pass that knows of chunks in the table's first `pages` pages: of chunks, since after a crash the pages
+    /// are there again that something was logged in, and no others need be.
+    pub fn after(self, pages: u32, horizon: Horizon) -> Place {
+        let end = |pages: u32| pages.saturating_sub(heap::WINDOW);
+        let next = |from: u32| Place {
+            file: self.file,
+            from,
+            pages,
+            before_xid: horizon.unassigned,
+        };
+        if horizon.oldest >= horizon.unassigned {
+            next(end(pages))
+        } else if horizon.oldest >= self.before_xid {
+            next(end(self.pages).max(self.from))
+        } else {
+            self
+        }
+    }
+}
 
 /// A head with what lies beside it.
 #[derive(Clone)]
@@ -45,6 +97,8 @@ pub struct Stored {
     pub restored: bool,
     /// To go on from.
     pub frontier: Option<Frontier>,
+    /// None where all pages are to be read: lines were removed since.
+    pub place: Option<Place>,
 }
 
 impl Stored {
@@ -77,6 +131,7 @@ impl Stored {
             frontier: Some(peaks.to_vec())
                 .filter(|_| rest.is_empty())
                 .and_then(|peaks| Frontier::new(size, peaks)),
+            place: Place::read(row),
         })
     }
 
@@ -114,6 +169,7 @@ pub fn store(
     purged: u64,
     horizon: u64,
     restored: bool,
+    place: Option<Place>,
 ) -> pg::Result<Stored> {
     let (key_id, key) = keys::signing_key()?;
     let head = Head {
@@ -132,6 +188,7 @@ pub fn store(
         cluster: horizon::cluster(),
         restored,
         frontier: Some(frontier.clone()),
+        place,
         head,
     };
     let mut peaks = bytes(frontier.peaks().as_flattened());
@@ -153,6 +210,10 @@ pub fn store(
         Some(raw::with_header(&mut key)),
         Some(raw::with_header(&mut signature)),
         Some(raw::with_header(&mut peaks)),
+        place.map(|p| i64::from(p.file).into()),
+        place.map(|p| i64::from(p.from).into()),
+        place.map(|p| i64::from(p.pages).into()),
+        place.map(|p| p.before_xid.into()),
     ];
     heap::insert(heads_table(), &TYPES, &row);
     horizon::next_command();

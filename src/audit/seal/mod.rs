@@ -18,7 +18,7 @@ pub mod retention;
 pub mod status;
 pub mod trailer;
 
-pub use fold::{has_news, is_first_pass, seal_org};
+pub use fold::{Chunks, has_news, is_first_pass, seal_org};
 pub use heads::{Stored, open_heads};
 pub use keys::verifying_key;
 pub use leaves::{ChunkSeal, open_by_identity, open_by_number};
@@ -70,8 +70,8 @@ pub fn tables() {
 }
 
 /// All chunks of a table, in the order of transactions.
-pub fn open_chunks(store: store::Store, org: &Id) -> crate::pg::Result<crate::pg::scan::Ordered> {
-    fold::open(store, org, None)
+pub fn open_chunks(store: store::Store, org: &Id) -> crate::pg::Result<Chunks> {
+    fold::open(store, org, None, None)
 }
 
 /// Where heads are kept.

@@ -55,6 +55,14 @@ pub fn checkpoint(org: &Id, k: u64) -> pg::Result<Stored> {
             .set_hint("SELECT tenancy.seal_audit(org); first."));
         };
         let frontier = fold::frontier_of(&last)?;
-        heads::store(org, Some(&last), &frontier, k, last.horizon, last.restored)
+        heads::store(
+            org,
+            Some(&last),
+            &frontier,
+            k,
+            last.horizon,
+            last.restored,
+            None,
+        )
     })
 }

@@ -1,7 +1,8 @@
 //! How far sealing is behind, and whom it waits for.
 
 use super::{api, fold, heads};
-use crate::audit::{show, store};
+use crate::audit::show;
+use crate::audit::store::{self, Store};
 use crate::context;
 use crate::context::authority::Id;
 use crate::pg::horizon::{self, Horizon};
@@ -45,12 +46,13 @@ pub fn list_seal_status(
     };
     super::tables();
     crate::audit::flush();
+    let shared = store::shared();
     let time = |at: i64| TimestampWithTimeZone::try_from(at).ok();
     let rows = horizon::with_latest_snapshot(|horizon| {
         orgs.iter()
             .map(|org| {
                 let last = heads::last_head(org)?;
-                let left = unsealed(org, last.as_ref())?;
+                let left = unsealed(org, &shared, last.as_ref())?;
                 let head = last.as_ref().map(|l| &l.head);
                 let waits = dba && left.last_xid.is_some_and(|xid| xid >= horizon.oldest);
                 Ok((
@@ -75,13 +77,13 @@ struct Left {
     last_xid: Option<u64>,
 }
 
-fn unsealed(org: &Id, last: Option<&heads::Stored>) -> pg::Result<Left> {
+fn unsealed(org: &Id, shared: &[Store], last: Option<&heads::Stored>) -> pg::Result<Left> {
     let mut left = Left::default();
     let first = fold::is_first_pass(last);
     let mixed = last.is_some_and(|l| first || l.restored);
     let range = last.filter(|_| !first).map(|l| (l.horizon, u64::MAX));
-    for store in store::tables_of(org) {
-        let mut rows = fold::open(store, org, range)?;
+    for store in store::tables_beside(org, shared) {
+        let mut rows = fold::open(store, org, last, range)?;
         while let Some(row) = rows.next() {
             let moment = show::moment(&row);
             if mixed && super::leaves::number_of(org, &moment).is_some() {

@@ -89,7 +89,7 @@ impl Seals {
 }
 
 struct Chunks {
-    rows: Ordered,
+    rows: seal::Chunks,
     next: Option<(Moment, Found)>,
 }
 

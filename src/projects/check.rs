@@ -1,0 +1,76 @@
+//! What holds for projects and clusters whoever writes our tables: they stay in their organization, and go only when they
+//! are empty.
+
+use crate::org::id_text;
+use crate::pg::query::{Arg, run};
+use crate::pg::{fail, identity};
+use pgrx::datum::Uuid;
+use pgrx::heap_tuple::PgHeapTuple;
+use pgrx::prelude::*;
+use pgrx::{AllocatedByPostgres, WhoAllocated};
+
+fn id<A: WhoAllocated>(row: &PgHeapTuple<'_, A>, column: &str) -> Option<[u8; 16]> {
+    let id = row.get_by_name::<Uuid>(column).ok().flatten();
+    id.map(|id| *id.as_bytes())
+}
+
+/// Refuses to let a project or cluster go while something is in it. One that goes with its organization, or is taken away
+/// in break-glass, is not asked for.
+fn require_empty(row: &PgHeapTuple<'_, AllocatedByPostgres>) {
+    if identity::break_glass() || identity::in_referential_action() {
+        return;
+    }
+    let Some(place) = id(row, "id") else { return };
+    let is_cluster = id(row, "project_id").is_some();
+    let clusters = run(
+        "SELECT 1 FROM tenancy.clusters WHERE project_id OPERATOR(pg_catalog.=) $1 LIMIT 1",
+        &[Arg::Uuid(&place)],
+        |_| (),
+    );
+    let left = if clusters.is_empty() {
+        None
+    } else {
+        Some("It has clusters.".to_string())
+    };
+    if let Some(left) = left {
+        let what = if is_cluster { "cluster" } else { "project" };
+        let name = row.get_by_name::<String>("name").ok().flatten();
+        fail(
+            PgSqlErrorCode::ERRCODE_FOREIGN_KEY_VIOLATION,
+            format!("{what} \"{}\" is not empty", name.unwrap_or_default()),
+        )
+        .set_detail(left)
+        .set_hint("Delete what is in it first, or move its rows to another project.")
+        .report(PgLogLevel::ERROR);
+    }
+}
+
+/// Keeps a project in its organization and a cluster in its project, and either one while it is not empty (spec 9).
+#[pg_trigger]
+pub fn check_place<'a>(
+    trigger: &'a PgTrigger<'a>,
+) -> Result<Option<PgHeapTuple<'a, AllocatedByPostgres>>, PgTriggerError> {
+    let (Some(old), new) = (trigger.old(), trigger.new()) else {
+        return Ok(trigger.new());
+    };
+    let Some(new) = new else {
+        require_empty(&old);
+        return Ok(trigger.old());
+    };
+    let moved = ["id", "org_id", "project_id"]
+        .into_iter()
+        .any(|column| id(&old, column) != id(&new, column));
+    if moved && !identity::break_glass() {
+        fail(
+            PgSqlErrorCode::ERRCODE_CHECK_VIOLATION,
+            "a project never changes its organization, nor a cluster its project",
+        )
+        .set_detail(format!(
+            "Rows name {} by its id.",
+            id(&old, "id").map(|id| id_text(&id)).unwrap_or_default()
+        ))
+        .set_hint("Create another one there.")
+        .report(PgLogLevel::ERROR);
+    }
+    Ok(trigger.new())
+}

@@ -1,0 +1,55 @@
+//! What an organization uses and who pays for it (spec 10): billing accounts, usage records, measured rows and bytes,
+//! quotas. None of it is a right to data.
+
+pub mod billing;
+mod measure;
+pub mod records;
+mod reference;
+mod report;
+
+use crate::access;
+use crate::context;
+use crate::context::authority::Id;
+use crate::pg::{self, fail};
+use pgrx::datum::Uuid;
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+
+/// Whether the session may do an action in an organization, whatever its context is; a service only in the one in effect.
+fn may_in(org: &Id, action: &str) -> bool {
+    if context::is_administrator() {
+        return true;
+    }
+    let now = context::standing();
+    let Some(action) = now.matrix.action(action) else {
+        return false;
+    };
+    match now.user {
+        Some(user) => access::user_may(org, &user, action),
+        None => now.org_id() == Some(*org) && now.may(action),
+    }
+}
+
+/// The organization that an argument names, or the one in effect, where the session may do the action there.
+fn allowed(org: Option<Uuid>, action: &str, on: &str, doing: &str) -> pg::Result<Id> {
+    let now = context::standing();
+    let id = match (org, now.org_id()) {
+        (Some(org), _) => *org.as_bytes(),
+        (None, Some(id)) => id,
+        (None, None) => return Err(context::without_context(&now, doing)),
+    };
+    if now.org_id() == Some(id) {
+        if now.may(access::action(&now.matrix, action)?) {
+            return Ok(id);
+        }
+        return Err(context::no_right(&now, action, on));
+    }
+    access::require(&id, action, on)?;
+    Ok(id)
+}
+
+fn invalid(message: impl Into<String>, detail: impl Into<String>, hint: &str) -> ErrorReport {
+    fail(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, message)
+        .set_detail(detail)
+        .set_hint(hint)
+}

@@ -1,0 +1,229 @@
+//! Usage records: what the services that serve an organization counted of it. Appended to, never changed; a mistake is
+//! taken back by a record of its own.
+
+use super::invalid;
+use crate::context::authority::Id;
+use crate::context::{self, Principal};
+use crate::org::id_text;
+use crate::pg::query::{Arg, run};
+use crate::pg::{self, fail};
+use pgrx::datum::Uuid;
+use pgrx::heap_tuple::PgHeapTuple;
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+use pgrx::{AllocatedByPostgres, AnyNumeric};
+
+/// One record, checked.
+pub struct Record<'a> {
+    pub org: Id,
+    pub metric: &'a str,
+    pub quantity: String,
+    pub project: Option<Id>,
+    pub cluster: Option<Id>,
+    pub environment: Option<&'a str>,
+    /// Microseconds since 2000; None: now.
+    pub at: Option<i64>,
+    pub key: Option<&'a str>,
+}
+
+/// Whose usage is recorded: the organization in effect, by a service or trusted application; any, by the DBA.
+fn recorded_org(org: Option<Uuid>) -> pg::Result<Id> {
+    let now = context::standing();
+    let dba = context::is_administrator();
+    if let Some(org) = org.map(|o| *o.as_bytes())
+        && dba
+    {
+        context::known_org(&org)?;
+        return Ok(org);
+    }
+    let Some(current) = now.org_id() else {
+        return Err(context::without_context(&now, "record usage"));
+    };
+    if org.is_some_and(|org| *org.as_bytes() != current) {
+        return Err(context::stranger(org.expect("given").as_bytes()));
+    }
+    let trusted =
+        dba || now.user.is_none() || matches!(now.principal, Principal::Application { .. });
+    if !trusted {
+        let message = "permission denied: only a service or a trusted application records usage";
+        pg::error::server_log(message, &format!("Organization {}.", id_text(&current)));
+        return Err(fail(
+            PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            message,
+        )
+        .set_detail("What an organization is billed for is not its members' to say.")
+        .set_hint(
+            "Record it through a login that tenancy.trust_application() named, or as the DBA.",
+        ));
+    }
+    context::pin(&now)?;
+    Ok(current)
+}
+
+pub fn check_metric(metric: &str) -> pg::Result<()> {
+    let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "_.:-".contains(c);
+    if (1..=63).contains(&metric.len())
+        && metric.starts_with(|c: char| c.is_ascii_lowercase())
+        && metric.chars().all(good)
+    {
+        return Ok(());
+    }
+    Err(invalid(
+        "this is no name of a metric",
+        "A metric is named by a small letter and up to 62 more of a-z, 0-9, _ . : and -.",
+        "For example cpu_seconds, or traffic.bytes.",
+    ))
+}
+
+fn check_quantity(quantity: &AnyNumeric) -> pg::Result<String> {
+    let text = quantity.to_string();
+    if !text.bytes().any(|b| b.is_ascii_digit()) {
+        return Err(invalid(
+            "a quantity is a finite number",
+            format!("{text} is none."),
+            "Record a number of the metric's unit.",
+        ));
+    }
+    // Within a sealed transaction the statements may be somebody else's than the application's.
+    if text.starts_with('-') && context::standing().user.is_some() && !context::is_administrator() {
+        let message = "permission denied: usage is not taken back in a user's name";
+        return Err(
+            fail(PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, message)
+                .set_detail("A quantity below zero corrects an earlier record.")
+                .set_hint(
+                    "Record it as the service itself, without app.current_user_id, or as the DBA.",
+                ),
+        );
+    }
+    Ok(text)
+}
+
+fn check_text(what: &str, text: Option<&str>, longest: usize) -> pg::Result<()> {
+    match text {
+        Some(text)
+            if text.is_empty() || text.len() > longest || text.chars().any(char::is_control) =>
+        {
+            Err(invalid(
+                format!("this is no {what}"),
+                format!("It has from 1 to {longest} bytes and no control characters."),
+                "Leave it out, or pass another.",
+            ))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Writes down that an organization used something (spec 10): appended, never changed. For services and trusted
+/// applications in the organization in effect, and the DBA.
+///
+/// `metric`: what is counted, such as cpu_seconds. `quantity`: how much, in the metric's unit; below zero it corrects an
+/// earlier record, which a service does in its own name or the DBA. `project`, `cluster`, `environment`: what it was used
+/// for. `at`: when, now by default. `idempotency_key`: up to 255 bytes by which a repeated call is known: within the
+/// organization it is recorded once. `org`: another than the current one is for the DBA.
+/// Answers whether it was recorded, false where this key was before, with the same content.
+/// Errors: 42501 no right or no organization, 22023 no such metric or quantity, 23505 the key was used for other usage,
+/// 54000 a quota of the metric is used up.
+#[pg_extern(volatile, parallel_unsafe)]
+#[allow(clippy::too_many_arguments, reason = "a SQL function's")]
+fn record_usage(
+    metric: Option<&str>,
+    quantity: Option<AnyNumeric>,
+    project: default!(Option<Uuid>, "NULL"),
+    cluster: default!(Option<Uuid>, "NULL"),
+    environment: default!(Option<&str>, "NULL"),
+    at: default!(Option<TimestampWithTimeZone>, "NULL"),
+    idempotency_key: default!(Option<&str>, "NULL"),
+    org: default!(Option<Uuid>, "NULL"),
+) -> pg::Result<bool> {
+    let metric = pg::given(metric, "metric")?;
+    let quantity = pg::given(quantity, "quantity")?;
+    let org = recorded_org(org)?;
+    check_metric(metric)?;
+    let quantity = check_quantity(&quantity)?;
+    check_text("environment", environment, 63)?;
+    check_text("idempotency key", idempotency_key, 255)?;
+    let at = at.map(i64::from);
+    if at.is_some_and(|at| at == i64::MIN || at == i64::MAX) {
+        return Err(invalid(
+            "usage happens at a time",
+            "at is infinite.",
+            "Leave it out for now.",
+        ));
+    }
+    let record = Record {
+        org,
+        metric,
+        quantity,
+        project: project.map(|p| *p.as_bytes()),
+        cluster: cluster.map(|c| *c.as_bytes()),
+        environment,
+        at,
+        key: idempotency_key,
+    };
+    store(&record)
+}
+
+fn store(record: &Record) -> pg::Result<bool> {
+    let args = [
+        Arg::Uuid(&record.org),
+        Arg::Text(record.metric),
+        Arg::Text(&record.quantity),
+        Arg::OptionalUuid(record.project.as_ref()),
+        Arg::OptionalUuid(record.cluster.as_ref()),
+        Arg::OptionalText(record.environment),
+        Arg::Timestamp(record.at),
+        Arg::OptionalText(record.key),
+    ];
+    let stored = run(
+        "INSERT INTO tenancy.usage_records (org_id, metric, quantity, project_id, cluster_id, environment, at, idempotency_key)
+         VALUES ($1, $2, $3::pg_catalog.numeric, $4, $5, $6, COALESCE($7, pg_catalog.now()),
+                 COALESCE($8, pg_catalog.gen_random_uuid()::pg_catalog.text))
+         ON CONFLICT (org_id, idempotency_key) DO NOTHING RETURNING true",
+        &args,
+        |_| (),
+    );
+    if !stored.is_empty() {
+        return Ok(true);
+    }
+    // Of what was committed meanwhile, too: the conflict may have been waited for.
+    let same = pg::query::latest(
+        "SELECT metric OPERATOR(pg_catalog.=) $2 AND quantity OPERATOR(pg_catalog.=) $3::pg_catalog.numeric
+                AND project_id IS NOT DISTINCT FROM $4 AND cluster_id IS NOT DISTINCT FROM $5
+                AND environment IS NOT DISTINCT FROM $6
+                AND ($7 IS NULL OR at OPERATOR(pg_catalog.=) $7)
+         FROM tenancy.usage_records
+         WHERE org_id OPERATOR(pg_catalog.=) $1 AND idempotency_key OPERATOR(pg_catalog.=) $8",
+        &args,
+        |row| row.get::<bool>(1).unwrap_or(false),
+    );
+    if same.first() == Some(&true) {
+        return Ok(false);
+    }
+    Err(other_usage())
+}
+
+fn other_usage() -> ErrorReport {
+    fail(
+        PgSqlErrorCode::ERRCODE_UNIQUE_VIOLATION,
+        "this idempotency key was used for other usage",
+    )
+    .set_detail("A record of the organization has the key and differs from this one.")
+    .set_hint("Use a new key for each thing that is counted.")
+}
+
+/// Usage records are appended to and changed by nobody; a restore and a subscriber only append, too.
+#[pg_trigger]
+pub fn guard_usage<'a>(
+    trigger: &'a PgTrigger<'a>,
+) -> Result<Option<PgHeapTuple<'a, AllocatedByPostgres>>, PgTriggerError> {
+    fail(
+        PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+        "permission denied: usage records are appended to and changed by nobody",
+    )
+    .set_detail("What was billed must stay to be seen.")
+    .set_hint(
+        "A record with a quantity below zero corrects an earlier one: tenancy.record_usage().",
+    )
+    .report(PgLogLevel::ERROR);
+    Ok(trigger.new().or(trigger.old()))
+}

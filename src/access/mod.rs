@@ -124,13 +124,6 @@ pub fn level_in(now: &Standing, action: Action, environment: Option<&str>) -> Le
     now.level_in(action, environment)
 }
 
-/// What a user has on an action in an organization, whatever the session's context is.
-pub fn level_of(org: &Id, user: &Id, action: Action, _environment: Option<&str>) -> Level {
-    role_in(org, user)
-        .and_then(|role| authority::matrix().level(&role, action))
-        .unwrap_or_default()
-}
-
 /// Whether an action says who may do what, or what becomes of the organization.
 fn governs(action: &str) -> bool {
     let (what, verb) = action.split_once(':').unwrap_or((action, ""));

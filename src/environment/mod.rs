@@ -13,7 +13,9 @@ mod settings;
 mod tag;
 
 pub use production::{check_arrival, check_row, vanished};
-pub use proposals::{approver, check_row as check_ai_row, check_statement as check_ai_statement};
+pub use proposals::{
+    approver, check_row as check_ai_row, check_statement as check_ai_statement, note_cascade,
+};
 pub use tag::Tag;
 
 /// A row's primary key as it is stored, column by column, in the key's order; empty where the table has none.

@@ -109,7 +109,12 @@ fn named(relid: pg_sys::Oid) -> String {
 fn guard_statement(call: &Call) -> pg::Result<()> {
     moved::begin()?;
     // A cascade needs the right on the parent only; the rows it reaches are still held to the organization.
-    if cascade::is_own_statement() || needs_no_right() {
+    if cascade::is_own_statement() {
+        let root = || table::protected(call.relid()).map(|table| table.root);
+        environment::note_cascade(root, call.event);
+        return Ok(());
+    }
+    if needs_no_right() {
         return Ok(());
     }
     let table = table_of(call.relid())?;

@@ -4,7 +4,6 @@ use crate::context::Standing;
 use crate::context::authority::Id;
 use crate::environment::RowKey;
 use crate::environment::production::key_of;
-use crate::hooks::cascade;
 use crate::isolation::{Table, denied};
 use crate::pg::local::Backend;
 use crate::pg::trigger::{Event, RowImage};
@@ -32,7 +31,12 @@ pub struct Door {
     pub destructive: bool,
     pub approver: Id,
     level: i32,
+    /// The change's own statement has begun.
+    begun: bool,
     passed: Passed,
+    /// What foreign keys do by themselves to other rows of these tables. Their row triggers fire when the change's own do,
+    /// and show no more whose statement it was.
+    cascades: Vec<(pg_sys::Oid, Event)>,
 }
 
 static OPEN: Backend<RefCell<Option<Door>>> = Backend::new(RefCell::new(None));
@@ -47,7 +51,9 @@ impl Door {
             destructive: false,
             approver: Id::default(),
             level: transaction::nest_level(),
+            begun: false,
             passed: Passed::Nothing,
+            cascades: vec![],
         }
     }
 }
@@ -88,17 +94,34 @@ pub fn is_destructive() -> bool {
     OPEN.with_borrow(|open| open.as_ref().is_some_and(|door| door.destructive))
 }
 
-/// A statement of an AI actor begins.
+/// A statement of an AI actor begins: the change's own is the first one.
 pub fn check_statement(now: &Standing, table: &Table, event: Event) -> pg::Result<()> {
-    let opens = OPEN.with_borrow(|open| {
-        open.as_ref().is_some_and(|door| {
-            Some(door.org) == now.org_id() && door.root == table.root && door.event == event
+    let opens = OPEN.with_borrow_mut(|open| {
+        open.as_mut().is_some_and(|door| {
+            Some(door.org) == now.org_id()
+                && door.root == table.root
+                && door.event == event
+                && !std::mem::replace(&mut door.begun, true)
         })
     });
     if opens {
         Ok(())
     } else {
         Err(refused(table, event))
+    }
+}
+
+/// A foreign key's own statement begins.
+pub fn note_cascade(root: impl FnOnce() -> Option<pg_sys::Oid>, event: Event) {
+    if !is_open() {
+        return;
+    }
+    if let Some(root) = root() {
+        OPEN.with_borrow_mut(|open| {
+            if let Some(door) = open.as_mut() {
+                door.cascades.push((root, event));
+            }
+        });
     }
 }
 
@@ -115,7 +138,7 @@ pub fn check_row(
         let Some(door) = open.as_mut().filter(|d| Some(d.org) == now.org_id()) else {
             return false;
         };
-        if door.passed == Passed::Row && cascade::is_own_statement() {
+        if door.passed == Passed::Row && door.cascades.contains(&(table.root, event)) {
             return true;
         }
         if door.root != table.root {

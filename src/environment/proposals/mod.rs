@@ -11,7 +11,7 @@ mod door;
 mod execute;
 pub mod propose;
 
-pub use door::{approver, check_row, check_statement, is_destructive};
+pub use door::{approver, check_row, check_statement, is_destructive, note_cascade};
 
 pub fn at_subtransaction_abort(level: i32) {
     door::at_subtransaction_abort(level);

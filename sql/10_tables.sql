@@ -115,12 +115,27 @@ CREATE TABLE tenancy.memberships (
     allowed_networks cidr[]
         CHECK (cardinality(allowed_networks) > 0 AND array_position(allowed_networks, NULL) IS NULL),
     created_at timestamptz NOT NULL DEFAULT now(),
+    -- Limited to the resources that membership_scopes lists; without one to none.
+    scoped     boolean NOT NULL DEFAULT false,
     PRIMARY KEY (org_id, user_id),
     FOREIGN KEY (org_id, custom_role) REFERENCES tenancy.custom_roles (org_id, name),
     CONSTRAINT the_owner_is_held_to_no_network CHECK (role <> 'owner' OR allowed_networks IS NULL)
 );
 CREATE INDEX memberships_user_id_idx ON tenancy.memberships (user_id);
 CREATE INDEX memberships_custom_role_idx ON tenancy.memberships (org_id, custom_role) WHERE custom_role IS NOT NULL;
+
+-- A member who was removed and comes back does not find his old rules.
+CREATE TABLE tenancy.membership_scopes (
+    org_id        uuid NOT NULL,
+    user_id       uuid NOT NULL,
+    resource_type text NOT NULL CHECK (resource_type ~ '^[a-z][a-z0-9_]{0,62}$'),
+    resource_id   text NOT NULL,
+    access        text NOT NULL CHECK (access IN ('full', 'read_only', 'none')),
+    created_by    uuid,
+    created_at    timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (org_id, user_id, resource_type, resource_id),
+    FOREIGN KEY (org_id, user_id) REFERENCES tenancy.memberships (org_id, user_id) ON DELETE CASCADE
+);
 
 -- Database logins are global to the cluster and named, not created, here.
 CREATE TABLE tenancy.login_bindings (
@@ -202,6 +217,7 @@ CREATE TABLE tenancy.authority (bell boolean CHECK (false));
 COMMENT ON TABLE tenancy.users IS 'People: an identity shared by all organizations, without rights of its own (spec 1)';
 COMMENT ON TABLE tenancy.orgs IS 'Organizations, the tenants; owner_id is the one owner (spec 3)';
 COMMENT ON TABLE tenancy.memberships IS 'Which user has which role in which organization (spec 1, 3)';
+COMMENT ON TABLE tenancy.membership_scopes IS 'The resources that a membership is limited to, and how far (spec 3.8)';
 COMMENT ON TABLE tenancy.roles IS 'The system roles owner, admin, member and viewer (spec 2)';
 COMMENT ON TABLE tenancy.actions IS 'Permission slugs, resource:verb, with their category (spec 2)';
 COMMENT ON TABLE tenancy.role_permissions IS 'The grant level (allow, limited, deny) of every role on every action (spec 2)';
@@ -226,6 +242,7 @@ SELECT pg_catalog.pg_extension_config_dump('tenancy.orgs', '');
 SELECT pg_catalog.pg_extension_config_dump('tenancy.custom_roles', '');
 SELECT pg_catalog.pg_extension_config_dump('tenancy.custom_role_permissions', '');
 SELECT pg_catalog.pg_extension_config_dump('tenancy.memberships', '');
+SELECT pg_catalog.pg_extension_config_dump('tenancy.membership_scopes', '');
 SELECT pg_catalog.pg_extension_config_dump('tenancy.login_bindings', '');
 SELECT pg_catalog.pg_extension_config_dump('tenancy.signing_keys', '');
 SELECT pg_catalog.pg_extension_config_dump('tenancy.administrators', '');

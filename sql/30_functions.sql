@@ -13,6 +13,39 @@ CREATE FUNCTION tenancy.check_row(table_id oid, org uuid, action text) RETURNS b
 COMMENT ON FUNCTION tenancy.check_row(oid, uuid, text) IS
     'True for a row of the current organization that the context may write there, else an error: the check of every policy (spec 5.4)';
 
+-- The boundary of a table of resources: `is_unscoped() OR in_scope(..)`. What share of an organization's rows it shows, the
+-- planner is told by scope_support(): its own guess is a third.
+CREATE FUNCTION tenancy.scope_support(internal) RETURNS internal
+    STABLE STRICT PARALLEL SAFE
+    LANGUAGE c AS 'MODULE_PATHNAME', 'tenancy_scope_support';
+COMMENT ON FUNCTION tenancy.scope_support(internal) IS
+    'Tells the planner how many rows a membership''s scope shows (spec 14)';
+REVOKE ALL ON FUNCTION tenancy.scope_support(internal) FROM PUBLIC;
+
+CREATE FUNCTION tenancy.is_unscoped() RETURNS boolean
+    STABLE PARALLEL SAFE COST 1 SUPPORT tenancy.scope_support
+    LANGUAGE c AS 'MODULE_PATHNAME', 'tenancy_is_unscoped';
+COMMENT ON FUNCTION tenancy.is_unscoped() IS
+    'Whether the context''s membership reaches the whole organization and is not limited to resources (spec 3.8)';
+
+CREATE FUNCTION tenancy.in_scope(table_id oid, key "any", parent "any") RETURNS boolean
+    STABLE PARALLEL SAFE COST 1 SUPPORT tenancy.scope_support
+    LANGUAGE c AS 'MODULE_PATHNAME', 'tenancy_in_scope';
+COMMENT ON FUNCTION tenancy.in_scope(oid, "any", "any") IS
+    'Whether the membership''s scope shows a row of a table of resources: in the boundary of such tables (spec 3.8)';
+
+CREATE FUNCTION tenancy.in_full_scope(table_id oid, key "any", parent "any") RETURNS boolean
+    STABLE PARALLEL SAFE COST 1 SUPPORT tenancy.scope_support
+    LANGUAGE c AS 'MODULE_PATHNAME', 'tenancy_in_full_scope';
+COMMENT ON FUNCTION tenancy.in_full_scope(oid, "any", "any") IS
+    'Whether the membership''s scope lets a row be written: in place of in_scope() where a SELECT locks rows (spec 3.8)';
+
+CREATE FUNCTION tenancy.check_scope(table_id oid, key "any", parent "any") RETURNS boolean
+    STABLE PARALLEL SAFE COST 1
+    LANGUAGE c AS 'MODULE_PATHNAME', 'tenancy_check_scope';
+COMMENT ON FUNCTION tenancy.check_scope(oid, "any", "any") IS
+    'True for a row that the membership''s scope lets be written, else an error: the check of that boundary (spec 3.8)';
+
 CREATE FUNCTION tenancy.current_org() RETURNS uuid
     STABLE LEAKPROOF PARALLEL SAFE COST 1
     LANGUAGE c AS 'MODULE_PATHNAME', 'tenancy_current_org';

@@ -1,13 +1,14 @@
 -- Who may read our own tables. Writing goes through functions; nobody is granted it.
 
 GRANT USAGE ON SCHEMA tenancy TO PUBLIC;
-GRANT SELECT ON tenancy.users, tenancy.orgs, tenancy.memberships,
+GRANT SELECT ON tenancy.users, tenancy.orgs, tenancy.memberships, tenancy.membership_scopes,
                 tenancy.roles, tenancy.custom_roles, tenancy.custom_role_permissions, tenancy.actions, tenancy.role_permissions, tenancy.leakproof_vouched,
                 tenancy.watched_schemas, tenancy.exemptions, tenancy.bypass_ledger TO PUBLIC;
 
 ALTER TABLE tenancy.users ENABLE ROW LEVEL SECURITY;
 ALTER TABLE tenancy.orgs ENABLE ROW LEVEL SECURITY;
 ALTER TABLE tenancy.memberships ENABLE ROW LEVEL SECURITY;
+ALTER TABLE tenancy.membership_scopes ENABLE ROW LEVEL SECURITY;
 ALTER TABLE tenancy.roles ENABLE ROW LEVEL SECURITY;
 ALTER TABLE tenancy.custom_roles ENABLE ROW LEVEL SECURITY;
 ALTER TABLE tenancy.custom_role_permissions ENABLE ROW LEVEL SECURITY;
@@ -39,6 +40,9 @@ CREATE POLICY current_org ON tenancy.orgs FOR SELECT USING (id = tenancy.current
 -- team:read shows the whole team; without it one sees one's own row.
 CREATE POLICY team ON tenancy.memberships FOR SELECT USING (org_id = tenancy.org_if('team:read'));
 CREATE POLICY oneself ON tenancy.memberships FOR SELECT
+    USING (org_id = tenancy.current_org() AND user_id = tenancy.current_user_id());
+CREATE POLICY team ON tenancy.membership_scopes FOR SELECT USING (org_id = tenancy.org_if('team:read'));
+CREATE POLICY oneself ON tenancy.membership_scopes FOR SELECT
     USING (org_id = tenancy.current_org() AND user_id = tenancy.current_user_id());
 
 -- An organization's own roles: its team:read reads them, and who has one reads that.

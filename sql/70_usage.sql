@@ -55,6 +55,51 @@ CREATE TRIGGER guard_usage BEFORE UPDATE OR DELETE OR TRUNCATE ON tenancy.usage_
     FOR EACH STATEMENT EXECUTE FUNCTION tenancy.guard_usage();
 ALTER TABLE tenancy.usage_records ENABLE ALWAYS TRIGGER guard_usage;
 
+-- How much an organization may have. The id names the counter, and is a new one where counting begins anew.
+CREATE TABLE tenancy.quota_limits (
+    id         uuid PRIMARY KEY DEFAULT gen_random_uuid(),
+    org_id     uuid NOT NULL REFERENCES tenancy.orgs (id) ON DELETE CASCADE,
+    table_name regclass,
+    metric     text CHECK (metric ~ '^[a-z][a-z0-9_.:-]{0,62}$'),
+    period     text CHECK (period IN ('hour', 'day', 'week', 'month', 'quarter', 'year', 'total')),
+    maximum    bigint NOT NULL CHECK (maximum >= 0),
+    set_by     name NOT NULL DEFAULT session_user,
+    set_at     timestamptz NOT NULL DEFAULT now(),
+    CHECK ((table_name IS NULL) <> (metric IS NULL)),
+    CHECK ((metric IS NULL) = (period IS NULL)),
+    UNIQUE (org_id, table_name),
+    UNIQUE (org_id, metric)
+);
+COMMENT ON TABLE tenancy.quota_limits IS 'How much organizations may have in a table or of a metric; see tenancy.quotas (spec 10)';
+SELECT pg_catalog.pg_extension_config_dump(
+    'tenancy.quota_limits', 'WHERE table_name IS NULL OR EXISTS (SELECT FROM pg_catalog.pg_class AS c WHERE c.oid = table_name)');
+ALTER TABLE tenancy.quota_limits ENABLE ROW LEVEL SECURITY;
+
+-- Rewritten in place by the extension, whatever transactions do. Not logged and not dumped: it is counted anew.
+CREATE UNLOGGED TABLE tenancy.quota_counters (
+    key      uuid PRIMARY KEY,
+    quota_id uuid NOT NULL,
+    counter  bytea NOT NULL
+);
+ALTER TABLE tenancy.quota_counters ALTER COLUMN counter SET STORAGE PLAIN;
+ALTER TABLE tenancy.quota_counters ALTER COLUMN counter SET STATISTICS 0;
+COMMENT ON TABLE tenancy.quota_counters IS 'The counts behind quotas, in the extension''s own form; see tenancy.quotas (spec 10)';
+ALTER TABLE tenancy.quota_counters ENABLE ROW LEVEL SECURITY;
+
+-- Every session knows the tables with quotas: a change rings the bell.
+CREATE TRIGGER authority_changed AFTER INSERT OR UPDATE OR DELETE ON tenancy.quota_limits
+    FOR EACH ROW EXECUTE FUNCTION tenancy.authority_changed();
+CREATE TRIGGER authority_truncated AFTER TRUNCATE ON tenancy.quota_limits
+    FOR EACH STATEMENT EXECUTE FUNCTION tenancy.authority_changed();
+ALTER TABLE tenancy.quota_limits ENABLE ALWAYS TRIGGER authority_changed;
+ALTER TABLE tenancy.quota_limits ENABLE ALWAYS TRIGGER authority_truncated;
+
+CREATE VIEW tenancy.quotas AS
+SELECT org_id, table_name, metric, period, maximum, used, held, remaining FROM tenancy.list_quotas();
+COMMENT ON VIEW tenancy.quotas IS
+    'How much the current organization may have and has, with org:read; for the DBA without one, every one''s (spec 10)';
+GRANT SELECT ON tenancy.quotas TO PUBLIC;
+
 CREATE VIEW tenancy.measured_usage AS
 SELECT org_id, table_name, rows, bytes FROM tenancy.measure_usage();
 COMMENT ON VIEW tenancy.measured_usage IS
@@ -81,6 +126,12 @@ COMMENT ON FUNCTION tenancy.usage_report(uuid, timestamptz, timestamptz, text) I
     'Usage added up by metric, project, cluster, environment and period; needs billing:read (spec 10)';
 COMMENT ON FUNCTION tenancy.measure_usage(uuid, boolean) IS
     'How many rows and bytes an organization has in each protected table; needs billing:read (spec 10)';
+COMMENT ON FUNCTION tenancy.set_quota(uuid, regclass, bigint, text, text) IS
+    'Says how much an organization may have in a table or of a metric; for the DBA (spec 10)';
+COMMENT ON FUNCTION tenancy.list_quotas(uuid) IS
+    'The quotas of an organization and how far they are used; needs org:read (spec 10)';
+COMMENT ON FUNCTION tenancy.recount_quota(uuid, regclass) IS
+    'Counts anew what quotas count; for the DBA (spec 10)';
 COMMENT ON FUNCTION tenancy.guard_usage() IS
     'Trigger: usage records are never changed (spec 10)';
 REVOKE ALL ON FUNCTION tenancy.guard_usage() FROM PUBLIC;

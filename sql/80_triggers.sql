@@ -5,7 +5,7 @@ DO $$
 DECLARE
     t text;
 BEGIN
-    FOREACH t IN ARRAY ARRAY['users', 'orgs', 'memberships', 'roles', 'actions', 'role_permissions',
+    FOREACH t IN ARRAY ARRAY['users', 'orgs', 'memberships', 'membership_scopes', 'roles', 'actions', 'role_permissions',
                              'custom_roles', 'custom_role_permissions',
                              'login_bindings', 'signing_keys', 'administrators', 'leakproof_vouched'] LOOP
         EXECUTE format('CREATE TRIGGER authority_changed AFTER INSERT OR UPDATE OR DELETE ON tenancy.%I
@@ -23,6 +23,11 @@ $$;
 CREATE TRIGGER check_membership BEFORE INSERT OR UPDATE OR DELETE ON tenancy.memberships
     FOR EACH ROW EXECUTE FUNCTION tenancy.check_membership();
 ALTER TABLE tenancy.memberships ENABLE ALWAYS TRIGGER check_membership;
+
+-- The owner is never limited, and the first rule limits a membership, whoever writes it.
+CREATE TRIGGER check_membership_scope BEFORE INSERT OR UPDATE ON tenancy.membership_scopes
+    FOR EACH ROW EXECUTE FUNCTION tenancy.check_membership_scope();
+ALTER TABLE tenancy.membership_scopes ENABLE ALWAYS TRIGGER check_membership_scope;
 
 CREATE TRIGGER check_org BEFORE UPDATE ON tenancy.orgs
     FOR EACH ROW EXECUTE FUNCTION tenancy.check_org();

@@ -14,7 +14,9 @@ SELECT t.tgrelid::pg_catalog.regclass AS table_name,
        a.options -> 'audit_exclude' AS audit_excluded,
        a.options -> 'audit_mask' AS audit_masked,
        a.options ->> 'environment_column' AS environment_column,
-       a.options ->> 'environment_from' AS environment_from
+       a.options ->> 'environment_from' AS environment_from,
+       a.options #>> '{resource,type}' AS resource_type,
+       a.options #>> '{resource,parent}' AS resource_parent
 FROM pg_catalog.pg_trigger AS t
      CROSS JOIN LATERAL
          (SELECT pg_catalog.convert_from(pg_catalog.substring(t.tgargs, 1, pg_catalog.length(t.tgargs) - 1),
@@ -133,6 +135,14 @@ COMMENT ON FUNCTION tenancy.deactivate_role(uuid, text) IS
     'Makes one of the organization''s own roles give its members nothing; needs team:role (spec 2)';
 COMMENT ON FUNCTION tenancy.drop_role(uuid, text) IS
     'Ends one of the organization''s own roles, which nobody has any more; needs team:role (spec 2)';
+COMMENT ON FUNCTION tenancy.access_matrix(uuid) IS
+    'What every member of an organization may, in effect and now; needs team:read (spec 2)';
+COMMENT ON FUNCTION tenancy.access_matrix_csv(uuid) IS
+    'access_matrix() as CSV; needs team:read (spec 2)';
+COMMENT ON FUNCTION tenancy.who_can(text) IS
+    'Which members of the current organization may do an action; needs team:read (spec 2)';
+COMMENT ON FUNCTION tenancy.what_can(uuid, uuid) IS
+    'What a user may in an organization; for oneself, holders of team:read and the DBA (spec 2)';
 COMMENT ON FUNCTION tenancy.define_action(text, text, text, text, text, text) IS
     'Adds an application''s own action with the levels that the system roles have on it; for the DBA (spec 2)';
 COMMENT ON FUNCTION tenancy.drop_action(text) IS
@@ -155,6 +165,18 @@ COMMENT ON FUNCTION tenancy.set_member_networks(uuid, uuid, cidr[]) IS
     'Says from which networks a membership may be used; needs team:role (spec 3.7)';
 COMMENT ON FUNCTION tenancy.remove_member(uuid, uuid) IS
     'Ends a membership; needs team:remove, or one''s own (spec 3.6)';
+COMMENT ON FUNCTION tenancy.set_scope(uuid, uuid, regclass, text, text) IS
+    'Limits a membership to listed resources, this one among them: full, read_only or none; needs team:role (spec 3.8)';
+COMMENT ON FUNCTION tenancy.set_scopes(uuid, uuid, regclass, text[], text) IS
+    'set_scope() for many resources at once (spec 3.8)';
+COMMENT ON FUNCTION tenancy.remove_scope(uuid, uuid, regclass, text) IS
+    'Takes a rule of a membership''s scope away; without any it sees nothing; needs team:role (spec 3.8)';
+COMMENT ON FUNCTION tenancy.unscope_member(uuid, uuid) IS
+    'Gives a membership the whole organization again; needs team:role (spec 3.8)';
+COMMENT ON FUNCTION tenancy.list_scopes(uuid, uuid) IS
+    'The rules of memberships that are limited to resources; one''s own, and all with team:read (spec 3.8)';
+COMMENT ON FUNCTION tenancy.scope_of(regclass, text) IS
+    'How far the context''s membership reaches a resource: full, read_only or none (spec 3.8)';
 COMMENT ON FUNCTION tenancy.transfer_ownership(uuid, uuid) IS
     'Hands an organization to another active member; for its owner (spec 3.3)';
 COMMENT ON FUNCTION tenancy.bind_login(text, uuid) IS
@@ -166,7 +188,7 @@ COMMENT ON FUNCTION tenancy.trust_application(text, text, text) IS
 COMMENT ON FUNCTION tenancy.distrust_application(text) IS
     'Undoes trust_application(); for the DBA (spec 4)';
 COMMENT ON FUNCTION tenancy.authenticate(text, text) IS
-    'Proves by a signed token which user the session acts for, in this transaction or session (spec 4)';
+    'Proves by a signed token or an API key whom the session acts for, in this transaction or session (spec 4)';
 COMMENT ON FUNCTION tenancy.require_token(text, text) IS
     'Leaves a login without authority unless it brings a signed token; for the DBA (spec 4)';
 COMMENT ON FUNCTION tenancy.waive_token(text) IS
@@ -181,7 +203,7 @@ COMMENT ON FUNCTION tenancy.grant_administration(text) IS
     'Lets a role''s members run the DBA''s functions; for superusers (spec 4)';
 COMMENT ON FUNCTION tenancy.revoke_administration(text) IS
     'Undoes grant_administration(); for superusers (spec 4)';
-COMMENT ON FUNCTION tenancy.protect(regclass, text, jsonb, boolean, text, text) IS
+COMMENT ON FUNCTION tenancy.protect(regclass, text, jsonb, boolean, text, text, text, text) IS
     'Makes every row of a table belong to one organization and keeps it so; for the table''s owner and the DBA (spec 5)';
 COMMENT ON FUNCTION tenancy.create_environment(uuid, text, text) IS
     'Adds an environment tag of an organization''s own; needs org:update (spec 7)';
@@ -285,11 +307,13 @@ COMMENT ON FUNCTION tenancy.authority_changed() IS
     'Trigger: tells every session that memberships, roles or bindings changed (spec 4)';
 COMMENT ON FUNCTION tenancy.check_membership() IS
     'Trigger: exactly one owner per organization (spec 3.2)';
+COMMENT ON FUNCTION tenancy.check_membership_scope() IS
+    'Trigger: an owner''s membership has no scope, and a rule limits a membership (spec 3.2, 3.8)';
 COMMENT ON FUNCTION tenancy.check_org() IS
     'Trigger: an organization''s id and slug never change, nor its external key while tables go by it (spec 3.1, 5)';
 COMMENT ON FUNCTION tenancy.mirror_owner() IS
     'Trigger: membership rows follow orgs.owner_id (spec 3.2)';
 
 -- Every function above checks its caller, so EXECUTE stays with PUBLIC; the triggers are for our own tables only.
-REVOKE ALL ON FUNCTION tenancy.authority_changed(), tenancy.check_membership(), tenancy.check_org(),
+REVOKE ALL ON FUNCTION tenancy.authority_changed(), tenancy.check_membership(), tenancy.check_membership_scope(), tenancy.check_org(),
                        tenancy.mirror_owner(), tenancy.keep_published(), tenancy.check_place() FROM PUBLIC;

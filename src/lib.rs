@@ -66,12 +66,18 @@ extension_sql_file!(
     ]
 );
 extension_sql_file!(
+    "../sql/46_members.sql",
+    name = "members",
+    requires = ["policies"]
+);
+extension_sql_file!(
     "../sql/80_triggers.sql",
     name = "triggers",
     requires = [
         access::published::keep_published,
         org::invariants::authority_changed,
         org::invariants::check_membership,
+        org::invariants::check_membership_scope,
         org::invariants::check_org,
         org::invariants::mirror_owner,
         "policies"
@@ -100,6 +106,24 @@ extension_sql_file!(
     ]
 );
 extension_sql_file!(
+    "../sql/65_services.sql",
+    name = "services",
+    requires = [
+        "policies",
+        org::invariants::authority_changed,
+        org::services::create_service_account,
+        org::services::set_service_role,
+        org::services::adopt_service_account,
+        org::services::disable_service_account,
+        org::services::enable_service_account,
+        org::services::drop_service_account,
+        org::services::list_service_accounts,
+        org::api_keys::create_api_key,
+        org::api_keys::revoke_api_key,
+        org::api_keys::list_api_keys
+    ]
+);
+extension_sql_file!(
     "../sql/75_projects.sql",
     name = "projects",
     requires = [
@@ -117,7 +141,8 @@ extension_sql_file!(
         "policies",
         "triggers",
         usage::billing::sees_billing_account,
-        usage::records::guard_usage
+        usage::records::guard_usage,
+        usage::quotas::list_quotas
     ]
 );
 extension_sql_file!(

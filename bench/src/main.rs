@@ -11,11 +11,13 @@ mod leakproof;
 mod permission;
 mod pin;
 mod plot;
+mod quota;
 mod reader;
 mod reads;
 mod report;
 mod rounds;
 mod scale;
+mod scopes;
 mod seal;
 mod server;
 mod world;
@@ -114,7 +116,12 @@ fn measure(
     let mut world = World::create(server, database, scale.orgs, Store::Dedicated)?;
     say(&format!("loading {} rows twice", scale.rows));
     reads::load(&world, scale)?;
-    if scale.wants("fk") || scale.wants("insert") || scale.wants("audit") || scale.wants("seal") {
+    if scale.wants("fk")
+        || scale.wants("insert")
+        || scale.wants("audit")
+        || scale.wants("seal")
+        || scale.wants("quota")
+    {
         guards::load(&world, scale)?;
     }
 
@@ -134,7 +141,9 @@ fn measure(
                 audit::load(&world)?;
                 audit::measure(&world, scale, report)?;
             }
+            "scopes" => scopes::measure(&world, scale, report)?,
             "seal" => seal::measure(&world, scale, report)?,
+            "quota" => quota::measure(&world, scale, report)?,
             "growth" => growth::measure(server, scale, report)?,
             _ => leakproof::measure(&world, scale, report)?,
         }

@@ -9,8 +9,10 @@ pub const PARTS: &[&str] = &[
     "insert",
     "audit",
     "seal",
+    "quota",
     "growth",
     "leakproof",
+    "scopes",
 ];
 
 pub struct Scale {

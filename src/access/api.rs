@@ -72,7 +72,9 @@ fn context_has_permission(action: &str) -> pg::Result<bool> {
 fn has_permission_in(environment: &str, action: &str) -> pg::Result<bool> {
     let now = context::standing();
     let action = super::action(&now.matrix, action)?;
-    Ok(super::level_in(&now, action, Some(environment)) == Level::Allow)
+    // A membership that is limited to resources has no right in the organization as a whole.
+    let whole = now.scopes.is_none();
+    Ok(whole && super::level_in(&now, action, Some(environment)) == Level::Allow)
 }
 
 /// Refuses questions about a user's rights in an organization, but for oneself, holders of team:read there, and the DBA;
@@ -82,7 +84,14 @@ pub fn require_may_ask(org: &Id, about: Option<&Id>) -> pg::Result<()> {
     if context::is_administrator() {
         return Ok(());
     }
-    let asker = context::standing().user;
+    let now = context::standing();
+    let asker = now.user;
+    if now.service.is_some()
+        && now.org_id() == Some(*org)
+        && now.matrix.action("team:read").is_some_and(|a| now.may(a))
+    {
+        return Ok(());
+    }
     let is_member = asker.is_some_and(|asker| super::role_in(org, &asker).is_some());
     if is_member && (asker.as_ref() == about || super::may(org, "team:read")?) {
         return Ok(());
@@ -107,7 +116,7 @@ fn user_has_permission(
     let (user, org) = (user.as_bytes(), org.as_bytes());
     require_may_ask(org, Some(user))?;
     Ok(Some(
-        level_of(org, user, index, environment) == Level::Allow,
+        !super::is_scoped(org, user) && level_of(org, user, index, environment) == Level::Allow,
     ))
 }
 

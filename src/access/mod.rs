@@ -5,8 +5,10 @@ pub mod api;
 mod giving;
 pub mod matrix;
 pub mod published;
+mod report;
 pub mod rights;
 mod roles;
+pub mod scopes;
 
 pub use actions::hold as hold_action;
 pub use giving::may_assign;
@@ -102,9 +104,15 @@ pub fn role_in(org: &Id, user: &Id) -> Option<String> {
         .map(|m| m.role.clone())
 }
 
-/// Whether a user's role in an organization allows an action there, whatever the session's context is.
+/// Whether a user's role in an organization allows an action there, whatever the session's context is. A membership that
+/// is limited to resources has no right in the organization as a whole (spec 3.8).
 pub fn user_may(org: &Id, user: &Id, action: Action) -> bool {
-    level_of(org, user, action, None) == Level::Allow
+    !is_scoped(org, user) && level_of(org, user, action, None) == Level::Allow
+}
+
+/// Whether a membership is limited to listed resources.
+pub fn is_scoped(org: &Id, user: &Id) -> bool {
+    authority::membership(org, user).is_some_and(|m| m.scopes.is_some())
 }
 
 /// What a user's role in an organization has on an action, in an environment or, without one, in all of them.
@@ -154,6 +162,9 @@ pub fn require(org: &Id, action_name: &str, on: &str) -> pg::Result<()> {
     }
     let now = context::standing();
     let Some(user) = now.user else {
+        if now.service.is_some() && now.org_id() == Some(*org) {
+            return Err(context::no_service(action_name));
+        }
         return Err(context::stranger(org));
     };
     let Some(role) = role_in(org, &user) else {
@@ -161,6 +172,9 @@ pub fn require(org: &Id, action_name: &str, on: &str) -> pg::Result<()> {
     };
     if user_may(org, &user, action(&now.matrix, action_name)?) {
         return Ok(());
+    }
+    if is_scoped(org, &user) {
+        return Err(context::outside_scope(&format!("{action_name} {on}")));
     }
     Err(context::refused(
         &role,

@@ -103,7 +103,6 @@ impl Rights {
     }
 
     /// The grants that name an environment.
-    #[allow(dead_code, reason = "reports of who may what list them")]
     pub fn exceptions(&self) -> &[Exception] {
         &self.exceptions
     }
@@ -145,10 +144,6 @@ impl Rights {
     }
 
     /// What both have: the lower level of each action in each environment.
-    #[allow(
-        dead_code,
-        reason = "for service accounts, which are never above their creator"
-    )]
     pub fn in_common(&self, other: &Rights) -> Rights {
         let mut common = Rights::default();
         for action in 0..self.actions().min(other.actions()) {

@@ -410,13 +410,17 @@ fn holders(org: &Id, role: &str) -> Option<String> {
                 (SELECT pg_catalog.count(*) FROM tenancy.invitations
                  WHERE org_id OPERATOR(pg_catalog.=) $1 AND role OPERATOR(pg_catalog.=) $2
                    AND accepted_at IS NULL AND revoked_at IS NULL
-                   AND expires_at OPERATOR(pg_catalog.>) pg_catalog.clock_timestamp())",
+                   AND expires_at OPERATOR(pg_catalog.>) pg_catalog.clock_timestamp()),
+                (SELECT pg_catalog.count(*) FROM tenancy.service_accounts
+                 WHERE org_id OPERATOR(pg_catalog.=) $1 AND custom_role OPERATOR(pg_catalog.=) $2)",
         &[Arg::Uuid(org), Arg::Text(role)],
-        |row| [1, 2].map(|n| row.get::<i64>(n).unwrap_or(0)),
+        |row| [1, 2, 3].map(|n| row.get::<i64>(n).unwrap_or(0)),
     );
-    let [members, invitations] = count.into_iter().next().unwrap_or_default();
-    (members + invitations > 0).then(|| {
-        format!("{members} of the organization's members have it, {invitations} are invited to it.")
+    let [members, invitations, services] = count.into_iter().next().unwrap_or_default();
+    (members + invitations + services > 0).then(|| {
+        format!(
+            "{members} of the organization's members and {services} of its service accounts have it, {invitations} are invited to it."
+        )
     })
 }
 

@@ -74,7 +74,7 @@ pub fn author(break_glass: bool) -> Rc<Signature> {
     let request_id = context::honoured(&now.principal, Setting::RequestId);
     // Transactions in a row are mostly of one author: this runs for each.
     let same = |kept: &Author| {
-        kept.actor == now.user
+        kept.actor == now.actor()
             && kept.break_glass == break_glass
             && kept.approver == approver
             && kept.actor_type == now.actor_type
@@ -85,7 +85,7 @@ pub fn author(break_glass: bool) -> Rc<Signature> {
     let kept = KEPT.take().map(|kept| kept.signature);
     let signature = kept.filter(|k| same(&k.author)).unwrap_or_else(|| {
         Rc::new(Signature::of(Author {
-            actor: now.user,
+            actor: now.actor(),
             approver,
             break_glass,
             actor_type: now.actor_type.into(),

@@ -142,6 +142,7 @@ fn whoami() -> TableIterator<
         name!(project_id, Option<Uuid>),
         name!(project, Option<String>),
         name!(cluster_id, Option<Uuid>),
+        name!(service_account, Option<String>),
     ),
 > {
     let now = standing();
@@ -171,6 +172,7 @@ fn whoami() -> TableIterator<
         now.narrowed
             .and_then(|n| Some(now.reach().get(&n.project)?.name.clone())),
         now.narrowed.and_then(|n| n.cluster).map(Uuid::from_bytes),
+        token::service_name(),
     ))
 }
 

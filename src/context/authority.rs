@@ -7,6 +7,7 @@ use super::keys;
 use super::token::{Algorithm, Key, Subject};
 use crate::access::matrix::{Level, Matrix};
 use crate::access::rights::{Rights, number_of};
+use crate::access::scopes::{self, Scopes};
 use crate::pg::key::Keys;
 use crate::pg::query::{Arg, Row, latest};
 use crate::pg::{catalog, transaction};
@@ -41,6 +42,8 @@ pub struct Membership {
     pub role: String,
     /// Microseconds since 2000, as PostgreSQL counts.
     pub expires_at: Option<i64>,
+    /// The resources that it is limited to; None: the whole organization.
+    pub scopes: Option<Rc<Scopes>>,
     /// From where it may be used; None is from anywhere.
     pub allowed: Option<Vec<IpNet>>,
 }
@@ -84,6 +87,38 @@ pub enum SigningKey {
     Good(Rc<Key>),
 }
 
+/// A service account's key, and all that its use rests on.
+#[derive(Clone, Debug)]
+pub struct ApiKey {
+    pub account: Id,
+    pub org: Id,
+    /// The account's name and role.
+    pub name: String,
+    pub role: String,
+    /// The member who answers for the account.
+    pub sponsor: Option<Id>,
+    /// None once it is revoked.
+    pub hash: Option<[u8; 32]>,
+    pub expires_at: Option<i64>,
+    pub allowed: Option<Vec<IpNet>>,
+    disabled: bool,
+}
+
+impl ApiKey {
+    /// Why it is no good at this moment.
+    pub fn fault(&self) -> Option<&'static str> {
+        if self.hash.is_none() {
+            Some("it was revoked")
+        } else if self.disabled {
+            Some("its service account is disabled")
+        } else if self.expires_at.is_some_and(|at| at <= transaction::now()) {
+            Some("it has expired")
+        } else {
+            None
+        }
+    }
+}
+
 /// More than this many remembered claims is a session that probes; it may look each one up.
 const REMEMBERED: usize = 10_000;
 
@@ -101,6 +136,7 @@ pub(super) struct Memory {
     custom_roles: HashMap<(Id, String), Option<Role>>,
     administrators: Option<Rc<Vec<String>>>,
     signing_keys: HashMap<String, SigningKey>,
+    api_keys: HashMap<Id, Option<Rc<ApiKey>>>,
     pub(super) projects: super::projects::Memory,
 }
 
@@ -131,6 +167,7 @@ unsafe extern "C-unwind" fn on_invalidation(_arg: pg_sys::Datum, relid: pg_sys::
     }
     crate::isolation::on_invalidation(relid);
     crate::audit::on_invalidation(relid);
+    crate::usage::quota::on_invalidation(relid);
 }
 
 /// A database role was renamed, dropped, made superuser or no longer one.
@@ -344,9 +381,13 @@ pub fn membership(org: &Id, user: &Id) -> Option<Rc<Membership>> {
     remembered(
         |m| m.memberships.get(&(*org, *user)).cloned(),
         || {
-            latest(
+            let (mut found, scoped) = latest(
                 "SELECT CASE WHEN o.owner_id OPERATOR(pg_catalog.=) $2 THEN 'owner' ELSE m.role END,
                         CASE WHEN o.owner_id OPERATOR(pg_catalog.=) $2 THEN NULL ELSE m.expires_at END,
+                        o.owner_id OPERATOR(pg_catalog.<>) $2
+                        AND (m.scoped OR EXISTS (SELECT FROM tenancy.membership_scopes AS s
+                                                 WHERE s.org_id OPERATOR(pg_catalog.=) m.org_id
+                                                   AND s.user_id OPERATOR(pg_catalog.=) m.user_id)),
                         CASE WHEN o.owner_id OPERATOR(pg_catalog.=) $2 THEN NULL
                              ELSE m.allowed_networks::pg_catalog.text END
                  FROM tenancy.orgs AS o
@@ -356,14 +397,18 @@ pub fn membership(org: &Id, user: &Id) -> Option<Rc<Membership>> {
                    AND (o.owner_id OPERATOR(pg_catalog.=) $2 OR m.role OPERATOR(pg_catalog.<>) 'owner')",
                 &[Arg::Uuid(org), Arg::Uuid(user)],
                 |row| {
-                    Rc::new(Membership {
+                    let membership = Membership {
                         role: row.get::<String>(1).unwrap_or_default(),
                         expires_at: row.get::<TimestampWithTimeZone>(2).map(i64::from),
-                        allowed: networks(row, 3),
-                    })
+                        allowed: networks(row, 4),
+                        scopes: None,
+                    };
+                    (membership, row.get::<bool>(3).unwrap_or(true))
                 },
             )
-            .pop()
+            .pop()?;
+            found.scopes = scoped.then(|| Rc::new(scopes::read(org, user)));
+            Some(Rc::new(found))
         },
         |m, answer| {
             m.memberships.insert((*org, *user), answer);
@@ -426,6 +471,44 @@ pub fn signing_key(kid: &str) -> SigningKey {
         |m, answer| {
             if !matches!(answer, SigningKey::Unknown) {
                 m.signing_keys.insert(kid.to_string(), answer);
+            }
+        },
+    )
+}
+
+/// The API key with this id. One that is unknown is not remembered: a session could make up any number.
+pub fn api_key(id: &Id) -> Option<Rc<ApiKey>> {
+    remembered(
+        |m| m.api_keys.get(id).cloned(),
+        || {
+            latest(
+                "SELECT a.id, a.org_id, a.name, a.role, a.sponsor_id, k.hash, k.expires_at,
+                        k.allowed_networks::pg_catalog.text, a.disabled_at IS NOT NULL
+                 FROM tenancy.api_keys AS k
+                      JOIN tenancy.service_accounts AS a ON a.id OPERATOR(pg_catalog.=) k.service_account_id
+                 WHERE k.id OPERATOR(pg_catalog.=) $1",
+                &[Arg::Uuid(id)],
+                |row| {
+                    let text = |n| row.get::<String>(n).unwrap_or_default();
+                    Some(Rc::new(ApiKey {
+                        account: row.uuid(1)?,
+                        org: row.uuid(2)?,
+                        name: text(3),
+                        role: text(4),
+                        sponsor: row.uuid(5),
+                        hash: row.get::<Vec<u8>>(6).and_then(|h| h.try_into().ok()),
+                        expires_at: row.get::<TimestampWithTimeZone>(7).map(i64::from),
+                        allowed: networks(row, 8),
+                        disabled: row.get::<bool>(9).unwrap_or(true),
+                    }))
+                },
+            )
+            .pop()
+            .flatten()
+        },
+        |m, answer| {
+            if answer.is_some() {
+                m.api_keys.insert(*id, answer);
             }
         },
     )

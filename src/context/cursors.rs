@@ -16,7 +16,7 @@ use std::ffi::{CStr, CString};
 struct Kept {
     cursor: Held,
     org: Id,
-    user: Option<Id>,
+    actor: Option<Id>,
     /// Ends with its CALL, which may enter its organization anew after each COMMIT: it goes on where no context is yet.
     in_loop: bool,
     /// By us; one that PostgreSQL itself gave up stays so.
@@ -101,7 +101,7 @@ fn keep(names: &[CString], pin: Pin, in_loop: bool) {
             kept.push(Kept {
                 cursor,
                 org: pin.org,
-                user: pin.user,
+                actor: pin.actor,
                 in_loop,
                 shut: false,
                 lost: false,
@@ -165,7 +165,7 @@ pub fn settle(now: &Standing) {
     KEPT.with_borrow_mut(|kept| {
         for k in kept.iter_mut().filter(|k| !k.lost) {
             match now.org_id() {
-                Some(org) if org == k.org && now.user == k.user => {
+                Some(org) if org == k.org && now.actor() == k.actor => {
                     if std::mem::take(&mut k.shut) {
                         k.cursor.open();
                     }

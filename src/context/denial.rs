@@ -29,14 +29,16 @@ impl Reason {
             Reason::NoToken(Some(Lapsed::OtherLogin)) => "The token was brought by another login than the one in force now.".into(),
             Reason::NoToken(Some(Lapsed::Scope)) => "This session's token was for the session, and the login's scope is transaction now.".into(),
             Reason::NoToken(Some(Lapsed::Left)) => "The token that this session brought was left, and the login is nobody in its place.".into(),
-            Reason::OtherUser => "The login or its token says which user this is, and app.current_user_id names another.".into(),
-            Reason::OtherOrg => "The token is for one organization, and app.current_org names another.".into(),
+            Reason::OtherUser => "The login, token or API key says who this is, and app.current_user_id names another.".into(),
+            Reason::OtherOrg => "The token or API key is for one organization, and app.current_org names another.".into(),
+            Reason::NoToken(Some(Lapsed::ApiKey)) => "The API key that this session brought was revoked or has expired, or its service account is disabled.".into(),
+            Reason::NoSponsor => "Nobody who belongs to the organization answers for this service account.".into(),
             Reason::Expired => "The membership has expired.".into(),
             Reason::InactiveRole(role) => format!("The member's role \"{role}\" is not active."),
             Reason::UnknownProject => "The project that app.current_project names does not exist in the organization, or the user may not see it.".into(),
             Reason::UnknownCluster => "The cluster that app.current_cluster names does not exist in the project, or the user may not see it.".into(),
-            Reason::WrongNetwork { address_known: true } => "The membership may be used from certain networks only, and the client's address is in none of them.".into(),
-            Reason::WrongNetwork { address_known: false } => "The membership may be used from certain networks only, and the client's address is not known.".into(),
+            Reason::WrongNetwork { address_known: true } => "The membership or API key may be used from certain networks only, and the client's address is in none of them.".into(),
+            Reason::WrongNetwork { address_known: false } => "The membership or API key may be used from certain networks only, and the client's address is not known.".into(),
         }
     }
 
@@ -69,7 +71,10 @@ impl Reason {
             }
             Reason::OtherUser => "Leave app.current_user_id unset.",
             Reason::OtherOrg => {
-                "Leave app.current_org unset, or bring a token for that organization."
+                "Leave app.current_org unset, or bring a token or key for that organization."
+            }
+            Reason::NoSponsor => {
+                "Somebody with team:role takes it over with tenancy.adopt_service_account()."
             }
             Reason::InactiveRole(_) => {
                 "Somebody with team:role can activate it with tenancy.activate_role(), or give the member another one."
@@ -142,10 +147,33 @@ pub fn no_right(standing: &Standing, action: &str, on: &str) -> ErrorReport {
         .as_ref()
         .map(|o| format!("\"{}\" ({})", o.name, id_text(&o.id)))
         .unwrap_or_default();
-    let user = standing
-        .user
-        .map_or("no user".to_string(), |u| format!("user {}", id_text(&u)));
+    let user = match (standing.user, standing.service) {
+        (Some(user), _) => format!("user {}", id_text(&user)),
+        (None, Some(service)) => format!("service account {}", id_text(&service)),
+        (None, None) => "no user".to_string(),
+    };
     refused(&standing.role, action, on, &org, &user)
+}
+
+/// A service account takes part in the organization's work and not in its government: an action that it holds gives it no
+/// say over people, roles and keys.
+pub fn no_service(action: &str) -> ErrorReport {
+    let message = "permission denied: a service account does not govern";
+    let detail = format!("People, roles and keys are managed by people who hold {action}.");
+    server_log(message, &detail);
+    fail(NO_RIGHT, message)
+        .set_detail(detail)
+        .set_hint("Act as a user: authenticate with that user's token, or by a login of his.")
+}
+
+/// What a membership that is limited to resources may not do, though its role may.
+pub fn outside_scope(what: &str) -> ErrorReport {
+    let message = format!("permission denied: the membership's scope does not reach {what}");
+    let detail = "The membership is limited to listed resources, and this is not within them.";
+    server_log(&message, detail);
+    fail(NO_RIGHT, message).set_detail(detail).set_hint(
+        "SELECT * FROM tenancy.list_scopes() shows the resources; whoever holds team:role changes them with tenancy.set_scope().",
+    )
 }
 
 /// What is the owner's alone and no grantable right.

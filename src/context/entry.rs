@@ -7,7 +7,7 @@
 
 use super::authority::Id;
 use super::settings::{MISSING_CONTEXT, MissingContext};
-use super::{denial, standing};
+use super::{denial, scope_entry, standing};
 use crate::pg::identity::{self, Runner};
 use crate::pg::key::{KeyType, Keys};
 use crate::pg::local::Backend;
@@ -27,7 +27,7 @@ struct CallSite {
 }
 
 /// NULL where the organization has no such key, or there is none.
-fn nullable(form: Option<pg_sys::Datum>) -> pg_sys::NullableDatum {
+pub(super) fn nullable(form: Option<pg_sys::Datum>) -> pg_sys::NullableDatum {
     pg_sys::NullableDatum {
         value: form.unwrap_or(pg_sys::Datum::from(0)),
         isnull: form.is_none(),
@@ -36,7 +36,10 @@ fn nullable(form: Option<pg_sys::Datum>) -> pg_sys::NullableDatum {
 
 /// SAFETY: `fcinfo` is valid for the call that is being answered.
 #[inline(always)]
-unsafe fn answer(fcinfo: pg_sys::FunctionCallInfo, form: pg_sys::NullableDatum) -> pg_sys::Datum {
+pub(super) unsafe fn answer(
+    fcinfo: pg_sys::FunctionCallInfo,
+    form: pg_sys::NullableDatum,
+) -> pg_sys::Datum {
     if form.isnull {
         // SAFETY: fcinfo is valid for the call.
         unsafe { (*fcinfo).isnull = true };
@@ -48,7 +51,7 @@ unsafe fn answer(fcinfo: pg_sys::FunctionCallInfo, form: pg_sys::NullableDatum) 
 ///
 /// SAFETY: fn_extra is NULL or the call site that `remember` left there, in memory that lives with flinfo.
 #[inline(always)]
-unsafe fn remembered(fcinfo: pg_sys::FunctionCallInfo) -> Option<pg_sys::NullableDatum> {
+pub(super) unsafe fn remembered(fcinfo: pg_sys::FunctionCallInfo) -> Option<pg_sys::NullableDatum> {
     // SAFETY: as the function's own.
     unsafe {
         let site = (*(*fcinfo).flinfo).fn_extra.cast::<CallSite>();
@@ -67,7 +70,7 @@ unsafe extern "C-unwind" {
 
 /// SAFETY: flinfo lives as long as its plan; the call site is allocated beside it. May jump.
 #[inline]
-unsafe fn remember(
+pub(super) unsafe fn remember(
     fcinfo: pg_sys::FunctionCallInfo,
     version: u64,
     runner: Runner,
@@ -144,11 +147,18 @@ fn org_may(action: &[u8]) -> Option<&'static Keys> {
     let now = standing::standing();
     let org = now.answer(action, || {
         let action = String::from_utf8_lossy(action);
-        let Some(index) = now.matrix.action(&action) else {
-            crate::access::unknown_action(&now.matrix, &action).report(PgLogLevel::ERROR);
+        let (name, within_scope) = crate::isolation::asked(&action);
+        let Some(index) = now.matrix.action(name) else {
+            crate::access::unknown_action(&now.matrix, name).report(PgLogLevel::ERROR);
             unreachable!()
         };
-        now.keys().filter(|_| now.may(index))
+        now.keys().filter(|_| {
+            if within_scope {
+                now.may_within_scope(index)
+            } else {
+                now.may(index)
+            }
+        })
     });
     if org.is_some() {
         standing::pin(&now).unwrap_or_report();
@@ -167,18 +177,24 @@ pub fn number_of(action: &[u8], kind: KeyType) -> Option<u16> {
     let position =
         |known: &Vec<NamedAction>| known.iter().position(|(k, a)| *k == kind && **a == *action);
     let found = NUMBERED.with_borrow(position).or_else(|| {
-        crate::access::action_is_known(action).then(|| {
+        let name = std::str::from_utf8(action).map_or("", |a| crate::isolation::asked(a).0);
+        crate::access::action_is_known(name.as_bytes()).then(|| {
             NUMBERED.with_borrow_mut(|known| {
                 known.push((kind, action.into()));
                 known.len() - 1
             })
         })
     });
-    found.and_then(|number| u16::try_from(number).ok())
+    found
+        .and_then(|number| u16::try_from(number).ok())
+        .filter(|number| *number < scope_entry::UNSCOPED)
 }
 
 /// What `org_if()`, or its like for another type, answers now, for the action of this number.
 pub fn form_for_number(number: u16) -> pg_sys::NullableDatum {
+    if number == scope_entry::UNSCOPED {
+        return scope_entry::unscoped_now();
+    }
     let (kind, action) = NUMBERED.with_borrow(|known| known[usize::from(number)].clone());
     form_or_error(&action, kind)
 }
@@ -249,7 +265,8 @@ unsafe extern "C-unwind" fn checked_org(
         } else {
             pg_sys::Oid::from(table.value.value() as u32)
         };
-        crate::isolation::refused_row(relid, kind, &String::from_utf8_lossy(action))
+        let action = String::from_utf8_lossy(action);
+        crate::isolation::refused_row(relid, kind, crate::isolation::asked(&action).0)
             .report(PgLogLevel::ERROR);
     }
     nullable(mine.and_then(|mine| mine.datum(kind)))

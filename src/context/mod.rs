@@ -15,6 +15,7 @@ pub mod migration;
 pub mod network;
 mod principal;
 pub mod projects;
+mod scope_entry;
 mod seal;
 pub mod settings;
 mod standing;
@@ -23,12 +24,13 @@ mod transaction;
 
 pub use api::known_org;
 pub use denial::{
-    lasting_change, no_ai, no_right, owner_only, refused, sealed_statistics, stranger, suspended,
-    without_context, without_key,
+    lasting_change, no_ai, no_right, no_service, outside_scope, owner_only, refused,
+    sealed_statistics, stranger, suspended, without_context, without_key,
 };
 pub use entry::{form_for_number, number_of};
 pub use ledger::note_break_glass;
 pub use principal::{Principal, is_administrator, is_administrators, is_superuser};
+pub use scope_entry::UNSCOPED;
 pub use seal::{before_transaction_control, check as check_seal, is_on as may_be_sealed};
 pub use standing::{
     Standing, admits_from_here, honoured, login, names_a_user, pin, refresh, standing, stays_here,
@@ -51,7 +53,7 @@ pub fn is_shared() -> bool {
     seal::is_on()
         || matches!(
             principal(),
-            Principal::Token { .. } | Principal::Tokenless { .. }
+            Principal::Token { .. } | Principal::Service { .. } | Principal::Tokenless { .. }
         )
 }
 

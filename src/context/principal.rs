@@ -20,6 +20,13 @@ pub enum Principal {
         actor_type: &'static str,
         session_scope: bool,
     },
+    /// A service account, by an API key of its organization's.
+    Service {
+        account: Id,
+        org: Id,
+        key: Id,
+        session_scope: bool,
+    },
     /// An application that names its users itself.
     Application {
         session_scope: bool,
@@ -35,6 +42,7 @@ impl Principal {
             Principal::Nobody { .. } | Principal::Tokenless { .. } => "none",
             Principal::User { .. } => "user",
             Principal::Token { .. } => "token",
+            Principal::Service { .. } => "service",
             Principal::Application { .. } => "application",
             Principal::Dba => "dba",
         }
@@ -49,6 +57,10 @@ impl Principal {
                 ..
             }
             | Principal::Token {
+                session_scope: false,
+                ..
+            }
+            | Principal::Service {
                 session_scope: false,
                 ..
             } => Some("transaction"),

@@ -173,6 +173,8 @@ pub struct Reach {
     /// The DBA, for whom no project is restricted.
     everywhere: bool,
     runs: bool,
+    /// Limited to resources, so that no project is open to him but those he has a role in (spec 3.8).
+    limited: bool,
 }
 
 impl Reach {
@@ -184,6 +186,7 @@ impl Reach {
             matrix: project_matrix(),
             everywhere,
             runs,
+            limited: user.is_some_and(|user| access::is_scoped(org, user)),
         }
     }
 
@@ -207,7 +210,14 @@ impl Reach {
     /// Whether he knows that there is such a project. Whoever runs the organization's projects does, also where the
     /// stricter rule keeps him from what is in it.
     pub fn sees(&self, project: &Project) -> bool {
-        !project.restricted || self.everywhere || self.runs || self.roles.contains_key(&project.id)
+        self.is_open(project)
+            || self.everywhere
+            || self.runs
+            || self.roles.contains_key(&project.id)
+    }
+
+    fn is_open(&self, project: &Project) -> bool {
+        !project.restricted && !self.limited
     }
 
     pub fn role(&self, project: &Id) -> Option<&str> {
@@ -216,7 +226,7 @@ impl Reach {
 
     /// Whether the role in the organization counts in the project.
     fn is_open_to_org_role(&self, project: &Project) -> bool {
-        !project.restricted || self.everywhere || self.runs && !self.projects.strict
+        self.is_open(project) || self.everywhere || self.runs && !self.projects.strict
     }
 
     /// Whether he may do the action in the project; `in_org`: whether his role in the organization allows it.
@@ -292,6 +302,7 @@ pub(super) fn reach_of(s: &Standing) -> Reach {
             matrix: Rc::default(),
             everywhere: false,
             runs: false,
+            limited: false,
         },
     }
 }
@@ -328,6 +339,7 @@ mod tests {
             ])),
             everywhere: false,
             runs,
+            limited: false,
         }
     }
 

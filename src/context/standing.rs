@@ -8,7 +8,7 @@
 //! `VERSION` is what call sites in plans compare. It moves with all of these and with every end of a (sub)transaction,
 //! because the pin, which a call site sets, goes with it.
 
-use super::authority::{self, Id, Membership, Org};
+use super::authority::{self, ApiKey, Id, Membership, Org};
 use super::principal::{Principal, principal};
 use super::projects::{self, Narrowed, Reach};
 use super::settings::{self, ONE_ORG_PER_TRANSACTION, Setting};
@@ -16,6 +16,7 @@ use super::token::{self, Lapsed};
 use super::{cursors, denial, network, seal, transaction};
 use crate::access::matrix::{Action, Level, Matrix};
 use crate::access::rights::Rights;
+use crate::access::scopes::Scopes;
 use crate::pg::key::Keys;
 use crate::pg::local::Backend;
 use crate::pg::{self, identity, identity::Runner};
@@ -79,6 +80,8 @@ pub enum Reason {
     /// The token is for another organization than the claimed one.
     OtherOrg,
     Expired,
+    /// Nobody who belongs to the organization answers for the service account.
+    NoSponsor,
     /// The member's role is the organization's own, and not active.
     InactiveRole(String),
     /// The project is unknown in the organization or not one that the user sees: never said which.
@@ -100,10 +103,14 @@ pub struct Standing {
     pub principal: Principal,
     /// The user, known even where no organization is in effect.
     pub user: Option<Id>,
+    /// The service account, in place of a user.
+    pub service: Option<Id>,
     pub org: Option<Rc<Org>>,
     pub role: String,
     pub reason: Option<Reason>,
     pub actor_type: &'static str,
+    /// The resources that the membership is limited to.
+    pub scopes: Option<Rc<Scopes>>,
     expires_at: Option<i64>,
     rights: Rc<Rights>,
     /// It rests on the address of the connection, which a parallel worker has not got.
@@ -121,6 +128,12 @@ impl Standing {
         self.org.as_ref().map(|o| o.id)
     }
 
+    /// Who acts, in the audit's eyes: the user or the service account.
+    #[inline]
+    pub fn actor(&self) -> Option<Id> {
+        self.user.or(self.service)
+    }
+
     pub fn level(&self, action: Action) -> Level {
         self.rights.level(action)
     }
@@ -130,12 +143,18 @@ impl Standing {
         self.rights.level_in(action, environment)
     }
 
-    #[allow(dead_code, reason = "who gives in the context's own name asks it")]
     pub fn rights(&self) -> &Rc<Rights> {
         &self.rights
     }
 
+    /// Whether the context may do the action in the organization as a whole: a membership that is limited to resources
+    /// may do nothing there (spec 3.8).
     pub fn may(&self, action: Action) -> bool {
+        self.scopes.is_none() && self.may_within_scope(action)
+    }
+
+    /// Whether the context may do the action on the resources that its membership shows, all of them or those listed.
+    pub fn may_within_scope(&self, action: Action) -> bool {
         self.org.is_some() && self.level(action) == Level::Allow
     }
 
@@ -288,12 +307,22 @@ fn is_void() -> bool {
 fn assess() -> Standing {
     let principal = principal();
     let matrix = authority::matrix();
+    let service = match principal {
+        Principal::Service { account, .. } => Some(account),
+        _ => None,
+    };
     let mut standing = Standing {
         user: None,
+        service,
         org: None,
         role: String::new(),
         reason: None,
-        actor_type: "human",
+        actor_type: if service.is_some() {
+            "service"
+        } else {
+            "human"
+        },
+        scopes: None,
         expires_at: None,
         rights: Rc::default(),
         by_connection: false,
@@ -307,6 +336,7 @@ fn assess() -> Standing {
         standing.org = None;
         standing.role.clear();
         standing.rights = Rc::default();
+        standing.scopes = None;
         standing.reach.take();
         standing.reason = Some(reason);
     }
@@ -335,6 +365,11 @@ fn entitle(s: &mut Standing) -> Result<(), Reason> {
             let inactive = || Reason::InactiveRole(membership.role.clone());
             s.rights = role.ok_or_else(inactive)?.rights;
             s.role.clone_from(&membership.role);
+            s.scopes.clone_from(&membership.scopes);
+        }
+        (None, Principal::Service { key, .. }) => {
+            let key = authority::api_key(key).ok_or(Reason::NoToken(Some(Lapsed::ApiKey)))?;
+            serve(s, &org, &key)?;
         }
         (None, Principal::Application { service_role, .. }) => {
             s.role.clone_from(service_role);
@@ -352,6 +387,34 @@ fn entitle(s: &mut Standing) -> Result<(), Reason> {
     }
     s.org = Some(org);
     s.narrowed = projects::narrowed(s)?;
+    Ok(())
+}
+
+/// What a service account's key gives: the account's role, as far as the member who answers for the account holds it
+/// himself at this moment.
+fn serve(s: &mut Standing, org: &Org, key: &ApiKey) -> Result<(), Reason> {
+    check_network(s, key.allowed.as_deref())?;
+    let sponsor = key
+        .sponsor
+        .and_then(|user| authority::membership(&org.id, &user))
+        .ok_or(Reason::NoSponsor)?;
+    if sponsor
+        .expires_at
+        .is_some_and(|at| at <= pg::transaction::now())
+    {
+        return Err(Reason::NoSponsor);
+    }
+    s.expires_at = [key.expires_at, sponsor.expires_at]
+        .into_iter()
+        .flatten()
+        .min();
+    let role = authority::role(&org.id, &key.role).filter(|role| role.active);
+    let role = role.ok_or_else(|| Reason::InactiveRole(key.role.clone()))?;
+    let held = crate::access::rights_of(&org.id, &sponsor.role);
+    s.rights = Rc::new(role.rights.in_common(&held));
+    // Never above whoever answers for it: what he is limited to limits it.
+    s.scopes.clone_from(&sponsor.scopes);
+    s.role.clone_from(&key.role);
     Ok(())
 }
 
@@ -386,8 +449,13 @@ pub fn admits_from_here(user: &Id, membership: &Membership) -> bool {
 fn claimed_org(principal: &Principal) -> Result<Rc<Org>, Reason> {
     let claim = settings::claimed(Setting::Org);
     let valid = |c: &settings::Claimed| c.in_this_transaction || !principal.transaction_scoped();
-    if let Principal::Token { org: Some(org), .. } = principal {
-        let org = authority::org(org).ok_or(Reason::Stranger)?;
+    let only = match principal {
+        Principal::Token { org: Some(org), .. } => Some(authority::org(org)),
+        Principal::Service { org, .. } => Some(authority::org_by_id(org)),
+        _ => None,
+    };
+    if let Some(org) = only {
+        let org = org.ok_or(Reason::Stranger)?;
         return match claim.filter(valid).map(|c| authority::org(&c.text)) {
             None => Ok(org),
             Some(Some(claimed)) if claimed.id == org.id => Ok(org),
@@ -424,6 +492,13 @@ fn claimed_user(principal: &Principal) -> Result<Option<Id>, Reason> {
                 .map(Some)
                 .ok_or(Reason::UnknownUser),
         },
+        // As for a token: what an earlier transaction left behind says nothing.
+        Principal::Service { .. } => match claim {
+            Some(c) if c.in_this_transaction || !principal.transaction_scoped() => {
+                Err(Reason::OtherUser)
+            }
+            _ => Ok(None),
+        },
         Principal::Application { .. } | Principal::Dba => match claim {
             None => Ok(None),
             Some(c) if principal.transaction_scoped() && !c.in_this_transaction => {
@@ -459,6 +534,9 @@ fn actor_type(principal: &Principal, has_user: bool) -> &'static str {
     if let Principal::Token { actor_type, .. } = principal {
         return actor_type;
     }
+    if let Principal::Service { .. } = principal {
+        return "service";
+    }
     let named = match principal {
         Principal::Application { .. } | Principal::Dba => honoured(principal, Setting::ActorType),
         _ => None,
@@ -476,7 +554,7 @@ fn actor_type(principal: &Principal, has_user: bool) -> &'static str {
 /// would otherwise see another one than the statement that made them.
 pub fn pin(standing: &Standing) -> pg::Result<()> {
     if let Some(org) = standing.org_id() {
-        transaction::pin(org, standing.user);
+        transaction::pin(org, standing.actor());
     }
     hold_to_pin(standing)
 }
@@ -488,7 +566,7 @@ pub fn hold_to_pin(standing: &Standing) -> pg::Result<()> {
     };
     match transaction::pinned() {
         None => {}
-        Some(pin) if pin.org == org && pin.user == standing.user => {}
+        Some(pin) if pin.org == org && pin.actor == standing.actor() => {}
         Some(_) if !ONE_ORG_PER_TRANSACTION.get() => {}
         Some(_) => return Err(denial::second_org()),
     }

@@ -4,14 +4,16 @@
 use super::{standing, token};
 use crate::pg::local::Backend;
 use pgrx::pg_sys;
+use pgrx::pg_sys::panic::ErrorReportable;
 use pgrx::prelude::*;
 use std::cell::Cell;
 
-/// The organization and user that the first protected statement of the transaction had, and at which nesting level.
+/// The organization and user (or service account) that the first protected statement of the transaction had, and at which nesting level.
 #[derive(Clone, Copy)]
 pub struct Pin {
     pub org: [u8; 16],
-    pub user: Option<[u8; 16]>,
+    /// A user, or a service account.
+    pub actor: Option<[u8; 16]>,
     level: i32,
 }
 
@@ -35,15 +37,15 @@ pub fn pinned() -> Option<Pin> {
 /// Pins the transaction, or makes the same pin outlast more savepoints. What a cursor reads lasts as long as the cursor,
 /// which ROLLBACK TO a savepoint after it leaves open (attack H-3).
 #[inline]
-pub fn pin(org: [u8; 16], user: Option<[u8; 16]>) {
+pub fn pin(org: [u8; 16], actor: Option<[u8; 16]>) {
     let pin = PIN.get();
-    if pin.is_some_and(|p| p.level <= 1 || (p.org, p.user) != (org, user)) {
+    if pin.is_some_and(|p| p.level <= 1 || (p.org, p.actor) != (org, actor)) {
         return;
     }
     let now = crate::pg::transaction::nest_level();
     let level = crate::pg::cursor::level_of_running().map_or(now, |opened| opened.min(now));
     if pin.is_none_or(|p| level < p.level) {
-        PIN.set(Some(Pin { org, user, level }));
+        PIN.set(Some(Pin { org, actor, level }));
     }
 }
 
@@ -57,6 +59,7 @@ unsafe extern "C-unwind" fn at_end(event: pg_sys::XactEvent::Type, _arg: *mut st
             super::seal::before_commit();
             super::cursors::before_commit();
             crate::isolation::before_commit();
+            crate::usage::quota::flush().unwrap_or_report();
             crate::audit::flush();
         }
         XACT_EVENT_COMMIT
@@ -76,6 +79,7 @@ unsafe extern "C-unwind" fn at_end(event: pg_sys::XactEvent::Type, _arg: *mut st
             crate::isolation::at_transaction_end();
             crate::environment::at_transaction_end();
             crate::audit::at_transaction_end();
+            crate::usage::quota::at_transaction_end();
         }
         _ => {}
     }
@@ -104,10 +108,12 @@ unsafe extern "C-unwind" fn at_subtransaction_end(
             crate::isolation::at_subtransaction_abort(level);
             crate::environment::at_subtransaction_abort(level);
             crate::audit::at_subtransaction_abort(level);
+            crate::usage::quota::at_subtransaction_abort(level);
         }
         // Before the subtransaction's own id is gone.
         SUBXACT_EVENT_PRE_COMMIT_SUB => {
             crate::isolation::before_subtransaction_commit();
+            crate::usage::quota::flush().unwrap_or_report();
             crate::audit::flush();
         }
         SUBXACT_EVENT_COMMIT_SUB => {

@@ -101,11 +101,16 @@ unsafe extern "C-unwind" fn check_once(query: *mut pg_sys::Query) {
 /// SAFETY: a plan just made, for a query with row security in it.
 #[pg_guard]
 unsafe extern "C-unwind" fn put_in_order(statement: *mut pg_sys::PlannedStmt) {
-    let Some(ours) = ours() else { return };
+    let (Some(ours), Some(house)) = (ours(), catalog::find_house()) else {
+        return;
+    };
     let number = |call: *mut pg_sys::FuncExpr| {
         // SAFETY: a call in the plan.
         unsafe {
-            let kind = ours.org_if.kind_of((*call).funcid)?;
+            if (*call).funcid == house.is_unscoped {
+                return Some(context::UNSCOPED);
+            }
+            let kind = house.org_if.kind_of((*call).funcid)?;
             plan::action_of(call).and_then(|action| context::number_of(action, kind))
         }
     };
@@ -125,6 +130,10 @@ unsafe extern "C-unwind" fn put_in_order(statement: *mut pg_sys::PlannedStmt) {
             }
             if let Some(binder) = &mut binder {
                 binder.bind(node, &number);
+            }
+            // What is read-only is not held against others, either.
+            if plan::locks(statement, node) {
+                plan::replace_alternative(node, house.in_scope, house.in_full_scope);
             }
         });
         if let Some(binder) = binder {

@@ -5,6 +5,7 @@
 use super::{cascade, writes};
 use crate::pg::range_table::{locked_relations, merged_unread, read_relations, relations};
 use crate::pg::{bound, catalog, cursor, identity, stand_in, transaction, value};
+use crate::usage::quota;
 use crate::{audit, context, isolation};
 use pgrx::pg_sys::panic::ErrorReportable;
 use pgrx::prelude::*;
@@ -272,6 +273,11 @@ unsafe extern "C-unwind" fn give_organization(query: *mut pg_sys::QueryDesc) {
 unsafe extern "C-unwind" fn note_run(query: *mut pg_sys::QueryDesc) {
     // SAFETY: as the function's own.
     let own = unsafe { cascade::is_of_postgres(query) };
+    // SAFETY: as the function's own.
+    if own && unsafe { writes(query) } {
+        // SAFETY: as the function's own: a started query has its state.
+        isolation::note_cascade(unsafe { (*(*query).estate).es_output_cid });
+    }
     cascade::enter(if own {
         cascade::Phase::Own
     } else {
@@ -375,6 +381,7 @@ unsafe fn writes(query: *mut pg_sys::QueryDesc) -> bool {
 #[pg_guard]
 extern "C-unwind" fn after_finish() {
     isolation::close_parents();
+    quota::flush().unwrap_or_report();
     audit::flush();
 }
 

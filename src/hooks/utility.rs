@@ -3,6 +3,7 @@
 use crate::context::{self, check_seal, cursors, migration, token};
 use crate::isolation;
 use crate::pg::{catalog, event, identity};
+use crate::usage::quota;
 use pgrx::pg_sys::panic::ErrorReportable;
 use pgrx::prelude::*;
 use std::ffi::{CStr, c_char};
@@ -83,6 +84,7 @@ unsafe fn is_discard_all(node: *mut pg_sys::Node) -> bool {
 #[pg_guard]
 extern "C-unwind" fn after() {
     isolation::close_parents();
+    quota::flush().unwrap_or_report();
 }
 
 /// SAFETY: a utility statement's node, or NULL.

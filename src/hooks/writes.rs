@@ -8,6 +8,7 @@
 use crate::isolation;
 use crate::pg::modify::Write;
 use crate::pg::{catalog, identity};
+use crate::usage::quota;
 use pgrx::pg_sys::panic::ErrorReportable;
 use pgrx::prelude::*;
 
@@ -31,6 +32,7 @@ pub unsafe extern "C-unwind" fn begin(query: *mut pg_sys::QueryDesc) {
     if write.fires(house.guard_row)
         && !identity::break_glass()
         && isolation::is_held_by_policy(&write, house.check_row)
+        && (write.counts() || !quota::is_under(write.relid))
     {
         write.leave_out(house.guard_row);
     }
@@ -50,5 +52,10 @@ pub unsafe extern "C-unwind" fn end(query: *mut pg_sys::QueryDesc) {
         && write.left_out(house.guard_row)
     {
         isolation::guard_written(write.relid).unwrap_or_report();
+        if write.counts() {
+            // SAFETY: as the function's own.
+            let rows = unsafe { (*(*query).estate).es_processed };
+            quota::count_inserted(write.relid, rows).unwrap_or_report();
+        }
     }
 }

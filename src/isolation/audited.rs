@@ -69,6 +69,7 @@ fn set_audit(
                     .map_or_else(Default::default, |org| org.kind),
                 literal: &|text| spi::quote_literal(text),
                 partitioned: table.is_partitioned(),
+                scope: None,
             };
             for statement in plan::change_record(&options, &quoted) {
                 change(table, &statement);

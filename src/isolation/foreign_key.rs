@@ -12,6 +12,7 @@
 use super::check_text::asks_for;
 use super::held::{self, Name};
 use super::route;
+use super::scope;
 use super::table::{self, GuardedKey, Table};
 use crate::pg;
 use crate::pg::key::Keys;
@@ -53,9 +54,11 @@ static HIDDEN_VALUES: Backend<RefCell<BTreeSet<Owed>>> =
     Backend::new(RefCell::new(BTreeSet::new()));
 
 /// `org`: the row's, to which it was held before.
+/// `limited`: whether the membership shows only listed resources.
 pub fn check(
     table: &Table,
     org: &'static Keys,
+    limited: bool,
     old: Option<&RowImage>,
     new: &RowImage,
 ) -> pg::Result<()> {
@@ -76,7 +79,7 @@ pub fn check(
         if unchanged && !is_pending(key, &values) {
             continue;
         }
-        check_one(table, key, values, org, new);
+        check_one(table, key, values, (org, limited), new);
     }
     Ok(())
 }
@@ -85,18 +88,25 @@ fn check_one(
     table: &Table,
     key: &GuardedKey,
     values: Vec<Value>,
-    org: &'static Keys,
+    (org, limited): (&'static Keys, bool),
     new: &RowImage,
 ) {
     let name = org
         .id()
         .and_then(|id| Name::new(key.constraint, &id, &values));
+    let hidden = limited && scope::hides(key, &values, org);
     if let Some(name) = &name
+        && !hidden
         && held::contains(name)
     {
         return held::note(key, *name);
     }
-    match route::find(&key.probe, key.leaves.as_ref(), &values, org) {
+    let found = if hidden {
+        Parent::Foreign
+    } else {
+        route::find(&key.probe, key.leaves.as_ref(), &values, org)
+    };
+    match found {
         Parent::Held => {
             if let Some(name) = name {
                 held::insert(&name);
@@ -226,8 +236,9 @@ pub fn before_commit() {
         else {
             continue;
         };
-        if route::find(&key.probe, key.leaves.as_ref(), &pending.key, pending.org)
-            == Parent::Foreign
+        if scope::hides(key, &pending.key, pending.org)
+            || route::find(&key.probe, key.leaves.as_ref(), &pending.key, pending.org)
+                == Parent::Foreign
         {
             reference::violation_at_commit(
                 pending.child,

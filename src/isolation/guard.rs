@@ -8,6 +8,7 @@
 use super::foreign_key;
 use super::moved;
 use super::plan;
+use super::scope;
 use super::table::{self, Table};
 use crate::audit;
 use crate::context::{self, Standing};
@@ -17,6 +18,7 @@ use crate::pg::key::{ByKind, KeyType, Keys};
 use crate::pg::modify::Write;
 use crate::pg::trigger::{self, Call, Event, RowImage};
 use crate::pg::{self, fail, identity, transaction};
+use crate::usage::quota;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::pg_sys::panic::ErrorReportable;
 use pgrx::prelude::*;
@@ -158,7 +160,7 @@ fn ask_for_right(table: &Table, event: Event) -> pg::Result<()> {
     };
     refuse_suspended(&now, table.relid)?;
     if !now.may_do(action) {
-        require(&now, action, &format!("on {}", named(table.relid)))?;
+        require(&now, table, action, &format!("on {}", named(table.relid)))?;
     }
     if now.actor_type == "ai" {
         environment::check_ai_statement(&now, table, event)?;
@@ -184,6 +186,7 @@ pub fn is_held_by_policy(write: &Write, check_row: ByKind) -> bool {
     write.event == Event::Insert
         && table_of(write.relid).is_ok_and(|table| {
             !table.options.audit
+                && (table.scoped.is_none() || context::standing().scopes.is_none())
                 && table.environment.is_none()
                 && table.foreign_keys.is_empty()
                 && write.is_checked_by(check_row.of(table.org_kind), table.org_attnum)
@@ -204,6 +207,13 @@ pub fn guard_written(relid: pg_sys::Oid) -> pg::Result<()> {
             &format!("write to {}", named(relid)),
         ));
     }
+    // Limited meanwhile: its rows were not held to a scope, since there was none.
+    if now.scopes.is_some() {
+        return Err(context::outside_scope(&format!(
+            "write to {}",
+            named(relid)
+        )));
+    }
     refuse_suspended(&now, relid)?;
     context::pin(&now)
 }
@@ -221,11 +231,16 @@ fn mine(now: &Standing, kind: KeyType, relid: pg_sys::Oid) -> pg::Result<&'stati
     }
 }
 
-pub(super) fn require(now: &Standing, action: &str, on: &str) -> pg::Result<()> {
-    if now.may(crate::access::action(&now.matrix, action)?) {
-        Ok(())
-    } else {
+/// The right to an action on rows of the table: on all of them, or on those within the membership's scope where the table
+/// is one of resources.
+pub(super) fn require(now: &Standing, table: &Table, action: &str, on: &str) -> pg::Result<()> {
+    let index = crate::access::action(&now.matrix, action)?;
+    if !now.may_within_scope(index) {
         Err(context::no_right(now, action, on))
+    } else if now.scopes.is_some() && table.scoped.is_none() {
+        Err(context::outside_scope(&format!("{action} {on}")))
+    } else {
+        Ok(())
     }
 }
 
@@ -233,23 +248,27 @@ fn guard_row(call: &Call) -> pg::Result<()> {
     if call.before || !call.for_row || call.event == Event::Truncate {
         return Err(not_a_trigger("guard_row"));
     }
+    let (old, new) = (call.old_row(), call.new_row());
     // The publisher checked and logged it.
     if identity::is_logical_worker() {
-        return Ok(());
+        return match quota::is_under(call.relid()) {
+            true => quota::count(&*table_of(call.relid())?, old.as_ref(), new.as_ref(), true),
+            false => Ok(()),
+        };
     }
     let table = table_of(call.relid())?;
-    let (old, new) = (call.old_row(), call.new_row());
     let broken_glass = identity::break_glass();
     let migrating = !broken_glass && is_of_migration();
     if migrating {
         keep_org(call, &table, old.as_ref(), new.as_ref())?;
         if let Some(new) = &new {
             let org = org_named_by(&table, new)?;
-            foreign_key::check(&table, org, old.as_ref(), new)?;
+            foreign_key::check(&table, org, false, old.as_ref(), new)?;
         }
     } else if !broken_glass {
         let now = context::standing();
         let org = hold_to_org(call, &table, &now, old.as_ref(), new.as_ref())?;
+        scope::hold(&table, &now, org, old.as_ref(), new.as_ref())?;
         if now.actor_type == "ai" {
             environment::check_ai_row(&now, &table, call.event, old.as_ref(), new.as_ref())?;
         }
@@ -266,7 +285,7 @@ fn guard_row(call: &Call) -> pg::Result<()> {
             (None, Some(new)) => {
                 let arrived = moved::arrived(&table, new);
                 for column in arrived.columns {
-                    require_for_column(call, &now, column)?;
+                    require_for_column(call, &table, &now, column)?;
                 }
                 if let Some(key) = arrived.production {
                     environment::check_arrival(&now, &table, new, &key)?;
@@ -275,9 +294,16 @@ fn guard_row(call: &Call) -> pg::Result<()> {
             (None, None) => {}
         }
         if let Some(new) = &new {
-            foreign_key::check(&table, org, old.as_ref(), new)?;
+            let limited = now.scopes.is_some();
+            foreign_key::check(&table, org, limited, old.as_ref(), new)?;
         }
     }
+    quota::count(
+        &table,
+        old.as_ref(),
+        new.as_ref(),
+        broken_glass || migrating,
+    )?;
     // Before PostgreSQL's own checks of this row: the trigger's name sorts first.
     if table.is_parent && old.is_some() {
         foreign_key::parents_changed();
@@ -399,7 +425,7 @@ fn check_columns(
 ) -> pg::Result<()> {
     for column in &table.column_actions {
         if !old.value(column.0).same(&new.value(column.0)) {
-            require_for_column(call, now, column)?;
+            require_for_column(call, table, now, column)?;
         }
     }
     Ok(())
@@ -407,6 +433,7 @@ fn check_columns(
 
 fn require_for_column(
     call: &Call,
+    table: &Table,
     now: &Standing,
     (_, column, action): &(i16, String, String),
 ) -> pg::Result<()> {
@@ -414,7 +441,7 @@ fn require_for_column(
         "on column \"{column}\" of table \"{}\"",
         call.relation_name()
     );
-    require(now, action, &on)
+    require(now, table, action, &on)
 }
 
 fn guard_truncate(call: &Call) -> pg::Result<()> {
@@ -423,8 +450,11 @@ fn guard_truncate(call: &Call) -> pg::Result<()> {
         return Ok(());
     }
     if identity::break_glass() {
-        if let Some(table) = table::protected(call.relid()).filter(|t| t.options.audit) {
-            audit::record_truncate(&table);
+        if let Some(table) = table::protected(call.relid()) {
+            if table.options.audit {
+                audit::record_truncate(&table);
+            }
+            quota::count_truncated(&table)?;
         }
         return Ok(());
     }
@@ -465,7 +495,9 @@ pub fn refused_row(relid: pg_sys::Oid, kind: KeyType, action: &str) -> ErrorRepo
     if let Err(asleep) = refuse_suspended(&now, relid) {
         return asleep;
     }
-    if let Err(lacking) = require(&now, action, &format!("on {on}")) {
+    if let Some(table) = table::protected(relid)
+        && let Err(lacking) = require(&now, &table, action, &format!("on {on}"))
+    {
         return lacking;
     }
     if let Err(lacking) = mine(&now, kind, relid) {

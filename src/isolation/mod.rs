@@ -20,8 +20,13 @@ mod plan;
 mod progress;
 mod protect;
 mod reading;
+mod resource;
 mod route;
 mod schema;
+mod scope;
+mod scope_entry;
+mod scope_key;
+mod scope_support;
 mod survey;
 mod table;
 mod tagged;
@@ -40,6 +45,9 @@ pub use reading::{
     any_protected, check_inside_cascade, check_locking_read, check_reading, check_unread_merge,
     pin_for,
 };
+pub use resource::asked;
+pub use scope::note_cascade;
+pub use scope_key::{reach_by_key, resource_key, resource_type};
 pub use table::{GuardedKey, Table, keyed_by_external_keys, protected};
 pub use tagged::{Source, Way, is_in_use as is_tag_in_use};
 pub use tree::members;
@@ -81,4 +89,5 @@ pub fn at_transaction_end() {
     moved::forget();
     validate::forget();
     newcomer::forget();
+    scope::forget();
 }

@@ -1,6 +1,7 @@
 //! A protected table as plain data: what was asked for, what the table looks like, and the statements that lead from
 //! the one to the other. No server in here; names arrive quoted by PostgreSQL.
 
+use super::resource::{self, Resource};
 use crate::pg::key::KeyType;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -41,6 +42,9 @@ pub struct Options {
     pub audit_exclude: BTreeSet<String>,
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub audit_mask: BTreeSet<String>,
+    /// What kind of resource a row is (spec 3.8).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resource: Option<Resource>,
     /// The column that holds each row's environment, or one of a foreign key to the row that has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub environment_column: Option<String>,
@@ -82,6 +86,7 @@ impl Options {
             audit,
             audit_exclude: BTreeSet::new(),
             audit_mask: BTreeSet::new(),
+            resource: None,
             environment_column: None,
             environment_from: None,
             before,
@@ -119,6 +124,8 @@ pub struct Quoted<'a> {
     pub literal: &'a dyn Fn(&str) -> String,
     /// A partitioned table stores no rows: they are its partitions'.
     pub partitioned: bool,
+    /// What the scope of a row is found by, where the table has resources: the arguments of in_scope().
+    pub scope: Option<String>,
 }
 
 /// The function that fills a column of the kind, as an expression.
@@ -158,6 +165,11 @@ pub fn policy_names() -> impl Iterator<Item = String> {
         .flat_map(|c| [format!("tenancy_{c}"), format!("tenancy_{c}_boundary")])
 }
 
+/// Every policy that a table of ours may have.
+pub fn all_policy_names() -> impl Iterator<Item = String> {
+    policy_names().chain([resource::POLICY.to_string()])
+}
+
 /// The statements that protect the table, in order.
 ///
 /// Per command a permissive policy grants and a restrictive twin on the same predicate keeps any later policy from
@@ -173,7 +185,11 @@ pub fn protect(o: &Options, q: &Quoted, needs_index: bool) -> Vec<String> {
         sql.push(format!("CREATE INDEX ON {table} ({org})"));
     }
     for (command, action, using, check) in commands(o) {
-        let predicate = format!("({org} = {}({}))", org_if(q.kind), (q.literal)(action));
+        let action = match q.scope {
+            Some(_) => (q.literal)(&resource::within_scope(action)),
+            None => (q.literal)(action),
+        };
+        let predicate = format!("({org} = {}({action}))", org_if(q.kind));
         let mut clauses = String::new();
         if using {
             clauses.push_str(&format!(" USING {predicate}"));
@@ -183,8 +199,7 @@ pub fn protect(o: &Options, q: &Quoted, needs_index: bool) -> Vec<String> {
         // sentence, and a statement has a third of the calls to prepare.
         if check {
             clauses.push_str(&format!(
-                " WITH CHECK (tenancy.check_row(tableoid, {org}, {}))",
-                (q.literal)(action)
+                " WITH CHECK (tenancy.check_row(tableoid, {org}, {action}))"
             ));
         }
         for (suffix, kind) in [("", "PERMISSIVE"), ("_boundary", "RESTRICTIVE")] {
@@ -193,6 +208,7 @@ pub fn protect(o: &Options, q: &Quoted, needs_index: bool) -> Vec<String> {
             ));
         }
     }
+    sql.extend(q.scope.as_ref().map(|scope| resource::policy(table, scope)));
     sql.push(format!(
         "ALTER TABLE ONLY {table} ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY"
     ));
@@ -315,6 +331,7 @@ mod tests {
             kind: KeyType::Uuid,
             literal,
             partitioned: false,
+            scope: None,
         }
     }
 
@@ -330,6 +347,23 @@ mod tests {
             ("data:read", "server:create")
         );
         assert_eq!(o.actions().count(), 5);
+    }
+
+    #[test]
+    fn a_table_of_resources_has_one_more_boundary_and_asks_for_rights_within_scope() {
+        let o = options();
+        let mut q = quoted(&literal);
+        q.scope = Some("tableoid, id, NULL::pg_catalog.text".into());
+        let sql = protect(&o, &q, false);
+        let scope: Vec<&String> = sql.iter().filter(|s| s.contains("in_scope")).collect();
+        assert_eq!(scope.len(), 1);
+        assert!(scope[0].contains("AS RESTRICTIVE FOR ALL TO PUBLIC"));
+        // PostgreSQL puts the boundaries to a row by their names: the organization's comes first.
+        assert!(policy_names().all(|name| *name < *resource::POLICY));
+        let marked = sql.join(";").matches(resource::WITHIN_SCOPE).count();
+        assert_eq!(marked, 10);
+        let plain = protect(&o, &quoted(&literal), false).join(";");
+        assert!(!plain.contains("scope"));
     }
 
     #[test]

@@ -6,6 +6,7 @@ use super::facts::{
     require_owner,
 };
 use super::plan::{self, Before, Options, Permissions, Quoted};
+use super::resource;
 use super::survey::{Target, survey};
 use super::{exempt, table, tagged, tree};
 use crate::access;
@@ -39,19 +40,24 @@ pub fn given_permissions(given: JsonB) -> pg::Result<Permissions> {
 /// `permissions`: the action needed to select, insert, update and delete (defaults
 /// data:read and data:write) and, under columns, to change a column. `audit`: whether writes are logged.
 /// `environment_column`: a column (text, varchar or an enum) with each row's environment; `environment_from`: in its place a
-/// column of a foreign key to a protected table whose rows have one (spec 7). For the
+/// column of a foreign key to a protected table whose rows have one (spec 7).
+/// `resource_type`: what a row is to resource scopes (spec 3.8), such as server; the primary key names it, without the
+/// organization column. `resource_parent`: a column with a foreign key to another table of resources, whose scope reaches
+/// the rows here too. For the
 /// table's owner and the DBA. Protecting a table again in the same way changes nothing, but partitions that lack
 /// protection get it.
 /// Errors, before anything is changed: 42501 not the owner, 42809 no table that can be protected, or one below an
 /// unprotected parent, 42703 no such column, 42804 of another type, 0A000 a nondeterministic collation, 22023 unknown action or key, 23502 rows without
 /// organization, 23503 references that cross organizations, 42804 an environment column of another type, 55000 no such
-/// parent to have the environment from, 42710 protected already in another way.
+/// parent to have the environment from, 42710 protected already in another way, 22023 no key or parent by which a scope finds a row.
 #[pg_extern(sql = r#"
 CREATE FUNCTION protect(
     table_name regclass, org_column text DEFAULT 'org_id', permissions jsonb DEFAULT '{}', audit boolean DEFAULT true,
-    environment_column text DEFAULT NULL, environment_from text DEFAULT NULL)
+    environment_column text DEFAULT NULL, environment_from text DEFAULT NULL,
+    resource_type text DEFAULT NULL, resource_parent text DEFAULT NULL)
 RETURNS void VOLATILE PARALLEL UNSAFE LANGUAGE c AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';
 "#)]
+#[allow(clippy::too_many_arguments, reason = "the arguments of a SQL function")]
 fn protect(
     table_name: Option<pg_sys::Oid>,
     org_column: Option<&str>,
@@ -59,6 +65,8 @@ fn protect(
     audit: Option<bool>,
     environment_column: Option<&str>,
     environment_from: Option<&str>,
+    resource_type: Option<&str>,
+    resource_parent: Option<&str>,
 ) -> pg::Result<()> {
     let relid = pg::given(table_name, "table_name")?;
     let org_column = pg::given(org_column, "org_column")?;
@@ -75,6 +83,7 @@ fn protect(
     options.environment_column = environment_column.map(str::to_string);
     options.environment_from = environment_from.map(str::to_string);
     let tree = tree::locked(relid)?;
+    options.resource = resource::resolve(&tree[0], org_column, resource_type, resource_parent)?;
     let planned = plan_tree(&tree, &options)?;
     if planned.is_empty() {
         already(&tree[0]);
@@ -247,6 +256,7 @@ pub fn apply(planned: &Planned) {
         kind: column.kind,
         literal: &literal,
         partitioned: table.is_partitioned(),
+        scope: options.resource.as_ref().map(resource::Resource::arguments),
     };
     with_own_ddl(|| {
         // An index on a partitioned table would take those that its partitions have into its possession, and drop them
@@ -261,6 +271,8 @@ pub fn apply(planned: &Planned) {
         }
     });
     exempt::lift(table);
+    // Nothing was counted while it was not protected.
+    crate::usage::quotas::begin_anew(table.relid);
     error::server_log(
         "table protected",
         &format!("Table {name}, organization column {}.", column.quoted),
@@ -371,6 +383,7 @@ fn take_away(table: &Facts, mut options: Options) {
         kind: KeyType::default(),
         literal: &literal,
         partitioned: table.is_partitioned(),
+        scope: None,
     };
     let present = |sql: &str| {
         run(sql, &[Arg::Oid(table.relid)], |row| {
@@ -381,7 +394,7 @@ fn take_away(table: &Facts, mut options: Options) {
         "SELECT polname::pg_catalog.text FROM pg_catalog.pg_policy WHERE polrelid OPERATOR(pg_catalog.=) $1",
     )
     .into_iter()
-    .filter(|p| plan::policy_names().any(|ours| ours == *p))
+    .filter(|p| plan::all_policy_names().any(|ours| ours == *p))
     .collect();
     let triggers: Vec<String> = present(
         "SELECT tgname::pg_catalog.text FROM pg_catalog.pg_trigger

@@ -22,6 +22,7 @@ pub fn check_locking_read(relid: pg_sys::Oid) -> pg::Result<()> {
     let name = pg::catalog::relation_name(relid);
     require(
         &now,
+        &table,
         &table.options.update,
         &format!("(row lock) on table \"{name}\""),
     )
@@ -66,7 +67,7 @@ pub fn check_reading(relations: &[pg_sys::Oid]) -> pg::Result<()> {
         if now.org.is_none() {
             return Err(context::without_context(&now, &format!("read {on}")));
         }
-        require(&now, &table.options.select, &on)?;
+        require(&now, &table, &table.options.select, &on)?;
         context::pin(&now)?;
     }
     Ok(())

@@ -6,6 +6,7 @@
 use super::check_text::CheckText;
 use super::plan::Options;
 use super::route::Leaves;
+use super::scope::Scoped;
 use super::tagged::{self, Source};
 use crate::audit::Captured;
 use crate::pg::catalog;
@@ -74,6 +75,8 @@ pub struct Table {
     pub org_attnum: i16,
     pub org_kind: KeyType,
     pub options: Options,
+    /// Where its rows are resources, or belong to some.
+    pub scoped: Option<Scoped>,
     /// Columns with an action of their own.
     pub column_actions: Vec<(i16, String, String)>,
     /// Where the environment of its rows stands, if they have one.
@@ -190,12 +193,15 @@ fn read(relid: pg_sys::Oid) -> Option<Table> {
     let whole = whole && environment.is_ok();
     let org = org_column_of(relid).filter(|_| whole);
     parents.push(root);
+    let org_attnum = org.map_or(0, |o| o.attnum);
+    let scoped = Scoped::of(&options, &columns, org_attnum, &foreign_keys);
     Some(Table {
         relid,
         root,
         object,
-        org_attnum: org.map_or(0, |o| o.attnum),
+        org_attnum,
         org_kind: org.map_or(KeyType::Uuid, |o| o.kind),
+        scoped,
         column_actions,
         environment: environment.unwrap_or_default(),
         key,

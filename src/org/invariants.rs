@@ -58,6 +58,8 @@ fn check_membership<'a>(
             .ok()
             .flatten()
             .is_none();
+        let scoped = row.get_by_name::<bool>("scoped").ok().flatten();
+        let plain = plain && scoped != Some(true);
         (
             column(&row, "org_id"),
             column(&row, "user_id"),
@@ -86,7 +88,7 @@ fn check_membership<'a>(
         }
         if is_owner && !plain {
             raise(&format!(
-                "the owner of organization {} cannot expire",
+                "the owner of organization {} cannot expire or be limited to resources",
                 id_text(org)
             ));
         }
@@ -100,6 +102,32 @@ fn check_membership<'a>(
                 id_text(org)
             ));
         }
+    }
+    Ok(trigger.new().or(trigger.old()))
+}
+
+/// Refuses a rule for the owner, and marks the membership of any other: whoever writes the first rule limits it, and taking
+/// the last away leaves it limited (spec 3.8).
+#[pg_trigger]
+fn check_membership_scope<'a>(
+    trigger: &'a PgTrigger<'a>,
+) -> Result<Option<PgHeapTuple<'a, AllocatedByPostgres>>, PgTriggerError> {
+    // A subscriber gets the mark from the publisher.
+    if let Some(new) = trigger.new()
+        && !identity::is_logical_worker()
+    {
+        let (org, user) = (column(&new, "org_id"), column(&new, "user_id"));
+        if owner_of(&org) == Some(user) {
+            raise(&format!(
+                "the owner of organization {} cannot be limited to resources",
+                id_text(&org)
+            ));
+        }
+        execute(
+            "UPDATE tenancy.memberships SET scoped = true
+             WHERE org_id OPERATOR(pg_catalog.=) $1 AND user_id OPERATOR(pg_catalog.=) $2 AND NOT scoped",
+            &[Arg::Uuid(&org), Arg::Uuid(&user)],
+        );
     }
     Ok(trigger.new().or(trigger.old()))
 }

@@ -15,9 +15,8 @@ use pgrx::prelude::*;
 use serde_json::json;
 use std::rc::Rc;
 
-/// Checks the caller, before and after the wait for the organization's lock; answers his own membership, where he acts by
-/// it: nobody gives a longer end or a wider network than he has himself, or a member could lift his own limits.
-fn govern(org: &Id, user: &Id, what: &str) -> pg::Result<Option<Rc<Membership>>> {
+/// Checks the caller, before and after the wait for the organization's lock.
+fn govern(org: &Id, user: &Id, what: &str) -> pg::Result<()> {
     access::require(org, "team:role", "in the organization")?;
     let owner = lock_org(org, false)?;
     access::require(org, "team:role", "in the organization")?;
@@ -27,10 +26,28 @@ fn govern(org: &Id, user: &Id, what: &str) -> pg::Result<Option<Rc<Membership>>>
             "An organization has exactly one owner, always, and never one who is shut out.",
         ));
     }
+    Ok(())
+}
+
+/// The caller's own membership, where he acts by it: nobody gives a later end or a wider network than he has himself, or a
+/// member could lift his own limits.
+fn ones_own(org: &Id) -> Option<Rc<Membership>> {
     let caller = context::standing().user;
-    Ok(caller
+    caller
         .filter(|_| !context::is_administrator())
-        .and_then(|caller| authority::membership(org, &caller)))
+        .and_then(|caller| authority::membership(org, &caller))
+}
+
+/// Refuses networks, or none where every one is meant, that are wider than the caller's own.
+pub(super) fn within_ones_own(org: &Id, ranges: Option<&[ipnet::IpNet]>) -> pg::Result<()> {
+    if let Some(own) = ones_own(org).as_ref().and_then(|m| m.allowed.as_ref())
+        && ranges.is_none_or(|ranges| !network::is_within(ranges, own))
+    {
+        return Err(beyond_ones_own(
+            "Your own membership is held to networks that do not contain all of these.",
+        ));
+    }
+    Ok(())
 }
 
 fn beyond_ones_own(detail: &str) -> pgrx::pg_sys::panic::ErrorReport {
@@ -64,7 +81,7 @@ fn set_member_expiry(
     let org = pg::given(org, "org")?;
     let user_id = pg::given(user_id, "user_id")?;
     let (org, user) = (org.as_bytes(), user_id.as_bytes());
-    let mine = govern(org, user, "end")?;
+    govern(org, user, "end")?;
     let expires = expires_at.map(i64::from);
     if expires.is_some_and(|at| at <= pg::transaction::now()) {
         return Err(invalid(
@@ -73,7 +90,7 @@ fn set_member_expiry(
             "tenancy.remove_member() ends it now.",
         ));
     }
-    if let Some(end) = mine.and_then(|m| m.expires_at)
+    if let Some(end) = ones_own(org).and_then(|m| m.expires_at)
         && expires.is_none_or(|at| at > end)
     {
         return Err(beyond_ones_own("Your own membership ends before that."));
@@ -120,15 +137,9 @@ fn set_member_networks(
     let org = pg::given(org, "org")?;
     let user_id = pg::given(user_id, "user_id")?;
     let (org, user) = (org.as_bytes(), user_id.as_bytes());
-    let mine = govern(org, user, "networks")?;
+    govern(org, user, "networks")?;
     let ranges = checked(networks.as_ref())?;
-    if let Some(own) = mine.as_ref().and_then(|m| m.allowed.as_ref())
-        && ranges.is_none_or(|ranges| !network::is_within(&ranges, own))
-    {
-        return Err(beyond_ones_own(
-            "Your own membership is held to networks that do not contain all of these.",
-        ));
-    }
+    within_ones_own(org, ranges.as_deref())?;
     let old = present(
         org,
         user,

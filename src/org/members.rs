@@ -25,7 +25,7 @@ pub fn assignable(org: &Id, role: &str) -> pg::Result<()> {
     Ok(())
 }
 
-pub(super) fn not_a_member() -> pgrx::pg_sys::panic::ErrorReport {
+pub fn not_a_member() -> pgrx::pg_sys::panic::ErrorReport {
     fail(
         PgSqlErrorCode::ERRCODE_NO_DATA_FOUND,
         "this user is not a member of the organization",

@@ -1,5 +1,6 @@
 //! An organization's life: people, organizations, members, ownership, and the logins that speak for them (spec 3, 4).
 
+pub mod api_keys;
 mod create;
 mod external_key;
 pub mod invariants;
@@ -8,10 +9,12 @@ mod limits;
 mod logins;
 mod members;
 mod ownership;
+pub mod services;
 mod signing_keys;
 pub mod suspension;
 
 pub use logins::require_administrator;
+pub use members::not_a_member;
 
 use crate::context::authority::Id;
 use crate::pg::{self, fail};
@@ -22,7 +25,7 @@ pub fn id_text(id: &Id) -> String {
 }
 
 /// Breaks of "exactly one owner" (spec 3.2) are check violations: nobody's rights could allow them.
-fn owner_rule(message: impl Into<String>, detail: &str) -> pgrx::pg_sys::panic::ErrorReport {
+pub fn owner_rule(message: impl Into<String>, detail: &str) -> pgrx::pg_sys::panic::ErrorReport {
     fail(PgSqlErrorCode::ERRCODE_CHECK_VIOLATION, message)
         .set_detail(detail)
         .set_hint(
@@ -30,7 +33,7 @@ fn owner_rule(message: impl Into<String>, detail: &str) -> pgrx::pg_sys::panic::
         )
 }
 
-fn invalid(
+pub fn invalid(
     message: impl Into<String>,
     detail: impl Into<String>,
     hint: &str,

@@ -11,7 +11,8 @@ use pgrx::datum::Uuid;
 use pgrx::prelude::*;
 use serde_json::json;
 
-/// Makes an active, unexpired member the organization's owner, who is then held to no networks; the old owner becomes admin, in one step (spec 3.3).
+/// Makes an active, unexpired, unscoped member the organization's owner, who is then held to no networks; the old owner becomes
+/// admin, in one step (spec 3.3).
 /// For the owner alone (or the DBA); it is no grantable right.
 /// Errors: 42501 not the owner or unknown organization, 22023 the target is no active member, 54000 the target owns
 /// as many organizations as allowed.
@@ -49,6 +50,7 @@ fn transfer_ownership(org: Option<Uuid>, new_owner: Option<Uuid>) -> pg::Result<
     let eligible = run(
         "SELECT m.allowed_networks::pg_catalog.text FROM tenancy.memberships AS m
          WHERE m.org_id OPERATOR(pg_catalog.=) $1 AND m.user_id OPERATOR(pg_catalog.=) $2 AND m.expires_at IS NULL
+           AND NOT m.scoped
            AND NOT EXISTS (SELECT FROM tenancy.custom_roles AS r
                            WHERE r.org_id OPERATOR(pg_catalog.=) m.org_id
                              AND r.name OPERATOR(pg_catalog.=) m.role AND NOT r.active)
@@ -58,12 +60,12 @@ fn transfer_ownership(org: Option<Uuid>, new_owner: Option<Uuid>) -> pg::Result<
     );
     let Some(networks) = eligible.into_iter().next() else {
         return Err(invalid(
-            "the new owner must be an active member without expiry",
+            "the new owner must be an active member without expiry or scope",
             format!(
                 "User {new_owner} is not, in organization \"{}\".",
                 known.name
             ),
-            "Add the user with tenancy.add_member() first; a stranger is invited, not made owner.",
+            "Add the user with tenancy.add_member() first; a stranger is invited, not made owner. tenancy.unscope_member() takes a scope away.",
         ));
     };
     check_owned(target)?;

@@ -84,10 +84,12 @@ impl Binder {
         // SAFETY: as the function's own; the nodes' tags say what they are.
         unsafe {
             for condition in elements::<pg_sys::Node>(conditions).iter().copied() {
-                if (*condition).type_ != pg_sys::NodeTag::T_OpExpr {
-                    continue;
-                }
-                let arguments = (*condition.cast::<pg_sys::OpExpr>()).args;
+                let arguments = match (*condition).type_ {
+                    pg_sys::NodeTag::T_OpExpr => (*condition.cast::<pg_sys::OpExpr>()).args,
+                    // `is_unscoped() OR ...`
+                    pg_sys::NodeTag::T_BoolExpr => (*condition.cast::<pg_sys::BoolExpr>()).args,
+                    _ => continue,
+                };
                 for i in 0..elements::<pg_sys::Node>(arguments).len() {
                     let argument = elements::<pg_sys::Node>(arguments)[i];
                     if (*argument).type_ != pg_sys::NodeTag::T_FuncExpr {

@@ -18,6 +18,9 @@ pub struct House {
     pub schema: pg_sys::Oid,
     pub org_if: ByKind,
     pub check_row: ByKind,
+    pub is_unscoped: pg_sys::Oid,
+    pub in_scope: pg_sys::Oid,
+    pub in_full_scope: pg_sys::Oid,
 }
 
 static HOUSE: Backend<Cell<Option<House>>> = Backend::new(Cell::new(None));
@@ -51,6 +54,9 @@ pub fn find_house() -> Option<House> {
         bell,
         guard_row: function_in(c"tenancy", c"guard_row").unwrap_or(pg_sys::InvalidOid),
         guard_statement: function_in(c"tenancy", c"guard_statement").unwrap_or(pg_sys::InvalidOid),
+        is_unscoped: function_in(c"tenancy", c"is_unscoped").unwrap_or(pg_sys::InvalidOid),
+        in_scope: scope_function(c"in_scope"),
+        in_full_scope: scope_function(c"in_full_scope"),
         schema,
         org_if: ByKind::new(|kind| {
             let name = match kind {
@@ -66,7 +72,7 @@ pub fn find_house() -> Option<House> {
             function_of(c"tenancy", c"check_row", &arguments)
         }),
     };
-    if ![house.guard_row, house.guard_statement].contains(&pg_sys::InvalidOid)
+    if ![house.guard_row, house.guard_statement, house.is_unscoped].contains(&pg_sys::InvalidOid)
         && house.org_if.are_all_there()
     {
         HOUSE.set(Some(house));
@@ -102,6 +108,11 @@ fn function_in(schema: &CStr, name: &CStr) -> Option<pg_sys::Oid> {
     function_of(schema, name, &[])
 }
 
+fn scope_function(name: &CStr) -> pg_sys::Oid {
+    let arguments = [pg_sys::OIDOID, pg_sys::ANYOID, pg_sys::ANYOID];
+    function_of(c"tenancy", name, &arguments).unwrap_or(pg_sys::InvalidOid)
+}
+
 /// The function of this name that takes these types.
 pub fn function_of(schema: &CStr, name: &CStr, types: &[pg_sys::Oid]) -> Option<pg_sys::Oid> {
     // SAFETY: a qualified function name and its arguments' types; missing_ok = true answers InvalidOid.
@@ -132,6 +143,35 @@ pub fn relation_name(relid: pg_sys::Oid) -> String {
         }
         CStr::from_ptr(name).to_string_lossy().into_owned()
     }
+}
+
+/// How many rows a table had when it was last counted.
+pub fn rows_of(relid: pg_sys::Oid) -> f64 {
+    // SAFETY: the tuple is checked for NULL and released.
+    unsafe {
+        let tuple =
+            pg_sys::SearchSysCache1(pg_sys::SysCacheIdentifier::RELOID as i32, relid.into());
+        if tuple.is_null() {
+            return 0.0;
+        }
+        let rows = (*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_class>()).reltuples;
+        pg_sys::ReleaseSysCache(tuple);
+        f64::from(rows.max(0.0))
+    }
+}
+
+/// The type below a domain, or the type itself.
+pub fn base_type(type_id: pg_sys::Oid) -> pg_sys::Oid {
+    // SAFETY: a syscache look-up; the type is a column's or an expression's.
+    unsafe { pg_sys::getBaseType(type_id) }
+}
+
+/// How many bytes a value of the type has (-1 where each says so itself), and whether it is passed by value.
+pub fn length_of(type_id: pg_sys::Oid) -> (i16, bool) {
+    let (mut length, mut by_value) = (0, false);
+    // SAFETY: as above.
+    unsafe { pg_sys::get_typlenbyval(type_id, &mut length, &mut by_value) };
+    (length, by_value)
 }
 
 pub fn relation_owner(relid: pg_sys::Oid) -> Option<pg_sys::Oid> {

@@ -62,7 +62,23 @@ pub fn insert<const N: usize>(
     types: &[pg_sys::Oid; N],
     row: &[Option<pg_sys::Datum>; N],
 ) {
-    put(table, types, row, false);
+    put(table, types, row, Where::Anywhere);
+}
+
+/// `insert` of a row that is there whatever becomes of this transaction, and at once for everybody.
+pub fn insert_for_good<const N: usize>(
+    table: pg_sys::Oid,
+    types: &[pg_sys::Oid; N],
+    row: &[Option<pg_sys::Datum>; N],
+) {
+    put(table, types, row, Where::ForGood);
+}
+
+#[derive(Clone, Copy)]
+enum Where {
+    Anywhere,
+    AtEnd,
+    ForGood,
 }
 
 /// How many pages from its end on take what is appended to a table.
@@ -75,14 +91,14 @@ pub fn append<const N: usize>(
     types: &[pg_sys::Oid; N],
     row: &[Option<pg_sys::Datum>; N],
 ) {
-    put(table, types, row, true);
+    put(table, types, row, Where::AtEnd);
 }
 
 fn put<const N: usize>(
     table: pg_sys::Oid,
     types: &[pg_sys::Oid; N],
     row: &[Option<pg_sys::Datum>; N],
-    at_end: bool,
+    how: Where,
 ) {
     const { assert!(N <= COLUMNS) };
     let mut values = [pg_sys::Datum::from(0); COLUMNS];
@@ -106,12 +122,13 @@ fn put<const N: usize>(
                 pg_sys::CurrentMemoryContext = memory;
                 let tuple =
                     heap_form_tuple((*relation).rd_att, values.as_mut_ptr(), nulls.as_mut_ptr());
-                let options = match at_end {
-                    true => {
+                let options = match how {
+                    Where::AtEnd => {
                         stay_at_end(relation);
                         pg_sys::HEAP_INSERT_SKIP_FSM as i32
                     }
-                    false => 0,
+                    Where::ForGood => pg_sys::HEAP_INSERT_FROZEN as i32,
+                    Where::Anywhere => 0,
                 };
                 heap_insert(relation, tuple, GetCurrentCommandId(true), options, nothing);
                 plain = insert_into_indexes(relation, &mut (*tuple).t_self, &values, &nulls);

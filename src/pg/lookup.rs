@@ -6,9 +6,28 @@ use super::trigger::RowImage;
 use super::value::Value;
 use pgrx::prelude::*;
 
+/// As which snapshot has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    /// The newest there is, with the rows of the running command.
+    Newest,
+    /// The statement's own; a parallel worker has no other.
+    OfStatement,
+}
+
 /// What `read` makes of the parent's row, as the newest snapshot has it; None where there is none. The row is gone
 /// afterwards, so what is kept of it must be copied.
 pub fn parent<T>(probe: &Probe, key: &[Value], read: impl FnOnce(&RowImage) -> T) -> Option<T> {
+    row(probe, key, When::Newest, read)
+}
+
+/// `parent()` as of another moment.
+pub fn row<T>(
+    probe: &Probe,
+    key: &[Value],
+    when: When,
+    read: impl FnOnce(&RowImage) -> T,
+) -> Option<T> {
     if !probe.is_known() {
         return None;
     }
@@ -18,9 +37,15 @@ pub fn parent<T>(probe: &Probe, key: &[Value], read: impl FnOnce(&RowImage) -> T
         let relation = pg_sys::table_open(probe.parent, pg_sys::AccessShareLock as i32);
         let index = pg_sys::index_open(probe.index, pg_sys::AccessShareLock as i32);
         let slot = pg_sys::table_slot_create(relation, std::ptr::null_mut());
-        let snapshot = pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot());
-        // Rows of the running command count, too.
-        (*snapshot).curcid = pg_sys::InvalidCommandId - 1;
+        let snapshot = match when {
+            When::OfStatement => pg_sys::RegisterSnapshot(pg_sys::GetActiveSnapshot()),
+            When::Newest => {
+                let newest = pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot());
+                // Rows of the running command count, too.
+                (*newest).curcid = pg_sys::InvalidCommandId - 1;
+                newest
+            }
+        };
         let mut keys: Vec<pg_sys::ScanKeyData> = probe
             .keys
             .iter()

@@ -6,6 +6,7 @@ pub mod bound;
 pub mod canonical;
 pub mod catalog;
 pub mod cidr;
+pub mod counter;
 pub mod cursor;
 pub mod error;
 pub mod evaluated;

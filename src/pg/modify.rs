@@ -15,6 +15,7 @@ const DISABLED: std::ffi::c_char = b'D' as std::ffi::c_char;
 pub struct Write {
     pub relid: pg_sys::Oid,
     pub event: Event,
+    partitioned: bool,
     plan: *mut pg_sys::ModifyTable,
     triggers: *mut pg_sys::TriggerDesc,
 }
@@ -58,10 +59,19 @@ impl Write {
             Some(Write {
                 relid: (*(*target).ri_RelationDesc).rd_id,
                 event,
+                partitioned: (*(*(*target).ri_RelationDesc).rd_rel).relkind as u8
+                    == pg_sys::RELKIND_PARTITIONED_TABLE,
                 plan,
                 triggers: (*target).ri_TrigDesc,
             })
         }
+    }
+
+    /// Whether the executor's count of rows is that of the rows of this table. A rule's own statement adds nothing to it,
+    /// and the rows of a partitioned table are its partitions', whose triggers fire.
+    pub fn counts(&self) -> bool {
+        // SAFETY: the plan outlives this.
+        !self.partitioned && unsafe { (*self.plan).canSetTag }
     }
 
     /// The trigger that calls a function.

@@ -71,12 +71,30 @@ unsafe fn is_ours(call: *mut pg_sys::FuncExpr, ours: Ours) -> bool {
                 | b"sees_bypasses",
                 [],
             ) => true,
+            (b"is_unscoped", []) => true,
+            (b"in_scope" | b"in_full_scope", arguments) => {
+                arguments.iter().all(|a| is_column_or_constant(*a))
+            }
             (b"sees_user" | b"sees_project", [column]) => {
                 (**column).type_ == pg_sys::NodeTag::T_Var
             }
             (b"sees_project_member", columns @ [_, _]) => columns
                 .iter()
                 .all(|column| (**column).type_ == pg_sys::NodeTag::T_Var),
+            _ => false,
+        }
+    }
+}
+
+/// SAFETY: an expression.
+unsafe fn is_column_or_constant(node: *mut pg_sys::Node) -> bool {
+    // SAFETY: the node's tag says what it is.
+    unsafe {
+        match (*node).type_ {
+            pg_sys::NodeTag::T_Var | pg_sys::NodeTag::T_Const => true,
+            pg_sys::NodeTag::T_RelabelType => {
+                is_column_or_constant((*node.cast::<pg_sys::RelabelType>()).arg.cast())
+            }
             _ => false,
         }
     }
@@ -274,6 +292,42 @@ pub unsafe fn scanned(
         let entries = elements::<pg_sys::RangeTblEntry>((*statement).rtable);
         let entry = *entries.get((number as usize).checked_sub(1)?)?;
         ((*entry).rtekind == pg_sys::RTEKind::RTE_RELATION).then_some((*entry).relid)
+    }
+}
+
+/// Whether the rows of a scan are locked for a SELECT.
+///
+/// SAFETY: a scan of the plan.
+pub unsafe fn locks(statement: *mut pg_sys::PlannedStmt, scan: *mut pg_sys::Plan) -> bool {
+    // SAFETY: the list holds PlanRowMark nodes; the marks that lock nothing come after those that do.
+    unsafe {
+        let number = (*scan.cast::<pg_sys::Scan>()).scanrelid;
+        elements::<pg_sys::PlanRowMark>((*statement).rowMarks)
+            .iter()
+            .any(|mark| {
+                (**mark).rti == number
+                    && (**mark).markType <= pg_sys::RowMarkType::ROW_MARK_KEYSHARE
+            })
+    }
+}
+
+/// Calls `to` where a condition of a scan is `... OR from(..)`; both take and answer the same.
+///
+/// SAFETY: a scan of a plan that is not used yet.
+pub unsafe fn replace_alternative(scan: *mut pg_sys::Plan, from: pg_sys::Oid, to: pg_sys::Oid) {
+    // SAFETY: as the function's own; the nodes' tags say what they are.
+    unsafe {
+        for condition in elements::<pg_sys::Node>((*scan).qual).iter().copied() {
+            if (*condition).type_ != pg_sys::NodeTag::T_BoolExpr {
+                continue;
+            }
+            for part in elements::<pg_sys::Node>((*condition.cast::<pg_sys::BoolExpr>()).args) {
+                let call = part.cast::<pg_sys::FuncExpr>();
+                if (**part).type_ == pg_sys::NodeTag::T_FuncExpr && (*call).funcid == from {
+                    (*call).funcid = to;
+                }
+            }
+        }
     }
 }
 

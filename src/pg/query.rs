@@ -23,6 +23,7 @@ pub enum Arg<'a> {
     Name(&'a str),
     Int(i32),
     Xid(u64),
+    Big(i64),
     OptionalUuid(Option<&'a [u8; 16]>),
     /// An organization's key, as a column of the kind holds it.
     Key(&'a Keys, KeyType),
@@ -41,6 +42,7 @@ impl Arg<'_> {
             Arg::Int(n) => (Some((*n).into()), pg_sys::INT4OID),
             Arg::Xid(xid) => (Some((*xid).into()), pg_sys::XID8OID),
             Arg::Flag(flag) => (Some((*flag).into()), pg_sys::BOOLOID),
+            Arg::Big(n) => (Some((*n).into()), pg_sys::INT8OID),
             Arg::OptionalUuid(id) => (
                 id.and_then(|id| Uuid::from_bytes(*id).into_datum()),
                 pg_sys::UUIDOID,
@@ -208,6 +210,24 @@ pub fn latest_of<T>(sql: &str, args: &[Arg], mut map: impl FnMut(&Row) -> T) -> 
     as_owner(|| unsafe {
         let snapshot = pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot());
         let rows = under(snapshot, sql, args, &mut map);
+        pg_sys::UnregisterSnapshot(snapshot);
+        rows
+    })
+}
+
+/// `latest_of` what is committed alone: nothing of this transaction's own.
+pub fn committed<T>(
+    sql: &str,
+    args: &[Arg],
+    mut map: impl FnMut(&Row, &dyn Fn(u32) -> bool) -> T,
+) -> Vec<T> {
+    // SAFETY: as above. A snapshot at the first command of the transaction sees none of its commands; the copy that is
+    // registered is nobody else's.
+    as_owner(|| unsafe {
+        let snapshot = pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot());
+        (*snapshot).curcid = 0;
+        let runs = |xid: u32| pg_sys::XidInMVCCSnapshot(xid.into(), snapshot);
+        let rows = under(snapshot, sql, args, &mut |row| map(row, &runs));
         pg_sys::UnregisterSnapshot(snapshot);
         rows
     })

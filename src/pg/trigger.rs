@@ -155,6 +155,18 @@ impl RowImage {
         }
     }
 
+    /// The command of this transaction that deleted or replaced this version.
+    pub fn ended_by(&self) -> u32 {
+        // SAFETY: an old row of an AFTER trigger: this transaction ended it.
+        unsafe { pg_sys::HeapTupleHeaderGetCmax((*self.tuple).t_data) }
+    }
+
+    /// The command of this transaction that made this version.
+    pub fn made_by(&self) -> u32 {
+        // SAFETY: a new row of an AFTER trigger: this transaction made it.
+        unsafe { pg_sys::HeapTupleHeaderGetCmin((*self.tuple).t_data) }
+    }
+
     pub fn type_of(&self, attnum: i16) -> pg_sys::Oid {
         // SAFETY: as `value`.
         unsafe { (*attribute(self.desc, attnum)).atttypid }

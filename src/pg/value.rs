@@ -2,6 +2,7 @@
 
 use pgrx::prelude::*;
 use pgrx::varlena;
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::HashMap;
 
@@ -130,6 +131,12 @@ impl Value {
         self.with_bytes(|mine| other.with_bytes(|theirs| mine == theirs))
     }
 
+    /// The content of a variable-length value that is not NULL.
+    pub fn content(&self) -> Cow<'_, [u8]> {
+        // SAFETY: a valid varlena datum; a detoasted copy lives in the current memory, which outlives the caller's row.
+        Cow::Borrowed(unsafe { plain_bytes(self.datum.cast_mut_ptr()) })
+    }
+
     pub fn as_uuid(&self) -> Option<[u8; 16]> {
         // SAFETY: a value of so many bytes. An organization column of another type, read as if it were one, is none.
         (!self.null && self.length == 16).then(|| unsafe { *self.datum.cast_mut_ptr::<[u8; 16]>() })
@@ -159,6 +166,24 @@ impl Value {
             pg_sys::Datum::from(copy)
         };
         Value { datum, ..*self }
+    }
+}
+
+/// The value that a text stands for, by its type's input function, whose errors they are.
+pub fn input(text: &str, type_id: pg_sys::Oid, modifier: i32) -> Value {
+    let (length, by_value) = super::catalog::length_of(type_id);
+    let text = std::ffi::CString::new(text.replace('\0', "")).unwrap_or_default();
+    // SAFETY: the type is a column's; its input function takes a C string.
+    let datum = unsafe {
+        let (mut function, mut parameter) = (pg_sys::InvalidOid, pg_sys::InvalidOid);
+        pg_sys::getTypeInputInfo(type_id, &mut function, &mut parameter);
+        pg_sys::OidInputFunctionCall(function, text.as_ptr().cast_mut(), parameter, modifier)
+    };
+    Value {
+        datum,
+        null: false,
+        length,
+        by_value,
     }
 }
 

@@ -2,10 +2,15 @@
 //! quotas. None of it is a right to data.
 
 pub mod billing;
+mod count;
 mod measure;
+mod metric_quota;
+pub mod quota;
+pub mod quotas;
 pub mod records;
 mod reference;
 mod report;
+pub mod tally;
 
 use crate::access;
 use crate::context;

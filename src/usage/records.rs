@@ -42,8 +42,10 @@ fn recorded_org(org: Option<Uuid>) -> pg::Result<Id> {
     if org.is_some_and(|org| *org.as_bytes() != current) {
         return Err(context::stranger(org.expect("given").as_bytes()));
     }
-    let trusted =
-        dba || now.user.is_none() || matches!(now.principal, Principal::Application { .. });
+    // An organization's own service account is its members' making.
+    let trusted = dba
+        || now.user.is_none() && now.service.is_none()
+        || matches!(now.principal, Principal::Application { .. });
     if !trusted {
         let message = "permission denied: only a service or a trusted application records usage";
         pg::error::server_log(message, &format!("Organization {}.", id_text(&current)));
@@ -183,6 +185,7 @@ fn store(record: &Record) -> pg::Result<bool> {
         |_| (),
     );
     if !stored.is_empty() {
+        super::metric_quota::count(record)?;
         return Ok(true);
     }
     // Of what was committed meanwhile, too: the conflict may have been waited for.

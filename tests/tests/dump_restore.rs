@@ -12,6 +12,8 @@ const FACTS: &[(&str, &str)] = &[
     ("environments", "SELECT e::text FROM tenancy.org_environments e ORDER BY 1"),
     ("memberships", "SELECT m::text FROM tenancy.memberships m ORDER BY 1"),
     ("invitations", "SELECT i::text FROM tenancy.invitations i ORDER BY 1"),
+    ("service accounts", "SELECT a::text FROM tenancy.service_accounts a ORDER BY 1"),
+    ("API keys", "SELECT k::text FROM tenancy.api_keys k ORDER BY 1"),
     ("bindings", "SELECT b::text FROM tenancy.login_bindings b ORDER BY 1"),
     ("signing keys", "SELECT k::text FROM tenancy.signing_keys k ORDER BY 1"),
     ("administrators", "SELECT a::text FROM tenancy.administrators a ORDER BY 1"),
@@ -70,6 +72,7 @@ fn world_with_a_past() -> World {
          SELECT tenancy.retire_signing_key('old');
          SELECT tenancy.add_member('{}', '{}', 'viewer', expires_at => now() + interval '1 year');
          SELECT tenancy.set_member_networks('{}', '{}', '{{10.0.0.0/8}}');
+         SELECT tenancy.create_api_key(tenancy.create_service_account('{}', 'bot', 'member'), networks => '{{10.0.0.0/8}}');
          SELECT tenancy.transfer_ownership('{}', '{}');
          SELECT tenancy.remove_member('{}', '{}');
          SELECT tenancy.invite(id, 'new@example.test', 'viewer') FROM tenancy.orgs",
@@ -77,6 +80,7 @@ fn world_with_a_past() -> World {
         world.user("stranger"),
         world.acme.id,
         world.user("stranger"),
+        world.acme.id,
         world.globex.id,
         world.user("globex.admin"),
         world.globex.id,

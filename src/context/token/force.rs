@@ -3,7 +3,7 @@
 //! that brought it, and both with the savepoint they were made in.
 
 use super::verify::Key;
-use crate::context::authority::{self, Id, SigningKey};
+use crate::context::authority::{self, ApiKey, Id, SigningKey};
 use crate::context::standing;
 use crate::pg::local::Backend;
 use crate::pg::{identity, transaction};
@@ -12,17 +12,26 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 pub struct Token {
-    pub user: Id,
-    /// The organization that the token is limited to, as the issuer named it.
-    pub org: Option<String>,
-    pub actor_type: &'static str,
+    pub bearer: Bearer,
     pub session_scope: bool,
-    /// Microseconds since 2000.
-    pub until: i64,
-    kid: String,
-    key: Rc<Key>,
     /// The login that authenticated: SET SESSION AUTHORIZATION takes no token along.
     login: pg_sys::Oid,
+}
+
+/// Whom it speaks for, and what that rests on.
+pub enum Bearer {
+    User {
+        user: Id,
+        /// The organization that the token is limited to, as the issuer named it.
+        org: Option<String>,
+        actor_type: &'static str,
+        /// Microseconds since 2000.
+        until: i64,
+        kid: String,
+        key: Rc<Key>,
+    },
+    /// By an API key.
+    Service { key: Id, as_it_was: Rc<ApiKey> },
 }
 
 /// Why the token that a session brought says nothing any more. It does not fall back to what the login is without one:
@@ -34,26 +43,17 @@ pub enum Lapsed {
     OtherLogin,
     /// It was for the session, which the login has no right to any more.
     Scope,
+    /// The API key was revoked or has expired, or its service account was disabled or dropped.
+    ApiKey,
     /// By leave(), or by going back before the savepoint it was brought after.
     Left,
 }
 
 impl Token {
-    pub fn new(
-        said: super::verify::Statement,
-        user: Id,
-        session_scope: bool,
-        kid: String,
-        key: Rc<Key>,
-    ) -> Token {
+    pub fn new(bearer: Bearer, session_scope: bool) -> Token {
         Token {
-            user,
-            org: said.org,
-            actor_type: said.actor_type,
+            bearer,
             session_scope,
-            until: said.until,
-            kid,
-            key,
             login: identity::session_user(),
         }
     }
@@ -61,15 +61,21 @@ impl Token {
     /// Compared with the clock and with the keys as they are now.
     pub fn lapsed(&self) -> Option<Lapsed> {
         if self.login != identity::session_user() {
-            Some(Lapsed::OtherLogin)
-        } else if self.until <= transaction::now() {
-            Some(Lapsed::Expired)
-        } else if self.session_scope && !super::session_allowed(&standing::login()) {
-            Some(Lapsed::Scope)
-        } else {
-            match authority::signing_key(&self.kid) {
-                SigningKey::Good(key) if key == self.key => None,
+            return Some(Lapsed::OtherLogin);
+        }
+        if self.session_scope && !super::session_allowed(&standing::login()) {
+            return Some(Lapsed::Scope);
+        }
+        match &self.bearer {
+            Bearer::User { until, .. } if *until <= transaction::now() => Some(Lapsed::Expired),
+            Bearer::User { kid, key, .. } => match authority::signing_key(kid) {
+                SigningKey::Good(now) if now == *key => None,
                 _ => Some(Lapsed::KeyRetired),
+            },
+            Bearer::Service { key, as_it_was } => {
+                let good = authority::api_key(key)
+                    .is_some_and(|now| now.fault().is_none() && now.hash == as_it_was.hash);
+                (!good).then_some(Lapsed::ApiKey)
             }
         }
     }

@@ -3,29 +3,31 @@
 //!
 //! A token says only who. What that user may do is looked up live, as for everybody: a token outlives no removal.
 
+pub mod api_key;
 pub mod crypto;
 mod force;
 mod refusal;
 mod verify;
 
-use super::authority::{self, Binding, SigningKey};
+use super::authority::{self, Binding, Id, SigningKey};
 use super::principal::Principal;
 use super::settings::TOKEN_LEEWAY;
 use super::standing::{self, Reason};
 use super::{denial, migration};
 use crate::pg::{self, error, fail, identity, transaction};
 pub use force::{
-    Lapsed, Token, at_subtransaction_abort, at_subtransaction_commit, at_transaction_end, discard,
-    in_force, put, was_brought,
+    Bearer, Lapsed, Token, at_subtransaction_abort, at_subtransaction_commit, at_transaction_end,
+    discard, in_force, put, was_brought,
 };
 use pgrx::datum::Uuid;
 use pgrx::prelude::*;
 use std::rc::Rc;
 pub use verify::{Algorithm, Key, Subject, is_name};
 
-/// Proves by a signed token (JWT) which user the session acts for (spec 4); answers with that user's id.
+/// Proves by a signed token (JWT) which user the session acts for, or by an API key which service account (spec 4);
+/// answers with that one's id.
 ///
-/// `jwt`: signed with HS256, EdDSA or ES256 by a key of `add_signing_key()`, which its `kid` names; at most 8192 bytes.
+/// `token`: an API key of `create_api_key()`, which enters its organization at once; or a JWT, signed with HS256, EdDSA or ES256 by a key of `add_signing_key()`, which its `kid` names; at most 8192 bytes.
 /// Claims: `exp` (required) and `nbf`, `iat`, in seconds since 1970, compared with a leeway of `tenancy.token_leeway`;
 /// `aud`, and `iss` where the key has an issuer; `sub`, the user; `org`, optional: the one organization that the token is
 /// good for, by uuid or external key, entered at once; `actor_type`, optional: human, ai or service.
@@ -36,19 +38,27 @@ pub use verify::{Algorithm, Key, Subject, is_name};
 /// does not belong to; 25P01 scope transaction outside a transaction block; 22023 unknown scope.
 #[pg_extern(volatile, parallel_unsafe)]
 fn authenticate(
-    jwt: Option<&str>,
+    token: Option<&str>,
     scope: default!(Option<&str>, "'transaction'"),
 ) -> pg::Result<Uuid> {
     error::discreetly(|| {
-        let jwt = pg::given(jwt, "jwt")?;
+        let text = pg::given(token, "token")?;
         let session_scope = match pg::given(scope, "scope")? {
             "transaction" => false,
             "session" => true,
             _ => return Err(unknown_scope()),
         };
         may_authenticate(session_scope)?;
-        let token = Rc::new(read(jwt, session_scope)?);
-        let user = token.user;
+        let bearer = if text.starts_with(api_key::PREFIX) {
+            read_api_key(text)?
+        } else {
+            read(text)?
+        };
+        let actor = match &bearer {
+            Bearer::User { user, .. } => *user,
+            Bearer::Service { as_it_was, .. } => as_it_was.account,
+        };
+        let token = Rc::new(Token::new(bearer, session_scope));
         put(Some(token), session_scope);
         // A token that names an organization is held to it at once, with a clear error, as enter() would.
         let now = standing::standing();
@@ -57,7 +67,7 @@ fn authenticate(
             Some(Reason::NoClaim | Reason::Void) => {}
             Some(_) => return Err(denial::without_context(&now, "enter")),
         }
-        Ok(Uuid::from_bytes(user))
+        Ok(Uuid::from_bytes(actor))
     })
 }
 
@@ -121,7 +131,7 @@ fn may_authenticate(session_scope: bool) -> pg::Result<()> {
     Ok(())
 }
 
-fn read(jwt: &str, session_scope: bool) -> pg::Result<Token> {
+fn read(jwt: &str) -> pg::Result<Bearer> {
     let kid = verify::key_id(jwt).map_err(verify::Fault::report)?;
     let key = match authority::signing_key(&kid) {
         SigningKey::Good(key) => key,
@@ -136,7 +146,38 @@ fn read(jwt: &str, session_scope: bool) -> pg::Result<Token> {
         Subject::Sso => authority::user_by_sso_subject(&said.subject),
     };
     let user = user.ok_or_else(refusal::unknown_user)?;
-    Ok(Token::new(said, user, session_scope, kid, key))
+    Ok(Bearer::User {
+        user,
+        org: said.org,
+        actor_type: said.actor_type,
+        until: said.until,
+        kid,
+        key,
+    })
+}
+
+/// One look-up and one comparison, whatever is wrong with the key; and one error, so that nothing can be probed. The
+/// server's log says what it was.
+fn read_api_key(text: &str) -> pg::Result<Bearer> {
+    let given = api_key::parse(text);
+    let (key, secret): (Id, api_key::Secret) = given.unwrap_or_default();
+    let found = authority::api_key(&key);
+    let hash = found.as_ref().and_then(|k| k.hash).unwrap_or_default();
+    let is_his = api_key::is_of(&hash, &secret);
+    let fault = match &found {
+        _ if given.is_none() => Some("it has not the form of a key"),
+        None => Some("there is no such key"),
+        Some(found) => found
+            .fault()
+            .or((!is_his).then_some("its secret is another one")),
+    };
+    match (found, fault) {
+        (Some(as_it_was), None) => Ok(Bearer::Service { key, as_it_was }),
+        (_, fault) => Err(refusal::api_key(
+            given.map(|(id, _)| id),
+            fault.unwrap_or_default(),
+        )),
+    }
 }
 
 /// The principal that the token in force makes of the session, if one was brought.
@@ -144,16 +185,42 @@ pub fn principal() -> Option<Principal> {
     let token = in_force()?;
     Some(match token.lapsed() {
         Some(why) => Principal::Tokenless { lapsed: Some(why) },
-        None => Principal::Token {
-            user: token.user,
-            org: token.org.clone(),
-            actor_type: token.actor_type,
-            session_scope: token.session_scope,
+        None => match &token.bearer {
+            Bearer::User {
+                user,
+                org,
+                actor_type,
+                ..
+            } => Principal::Token {
+                user: *user,
+                org: org.clone(),
+                actor_type,
+                session_scope: token.session_scope,
+            },
+            Bearer::Service { key, as_it_was } => Principal::Service {
+                account: as_it_was.account,
+                org: as_it_was.org,
+                key: *key,
+                session_scope: token.session_scope,
+            },
         },
     })
 }
 
 /// When the token in force ends, in microseconds since 2000.
 pub fn until() -> Option<i64> {
-    in_force().map(|token| token.until)
+    in_force().and_then(|token| match &token.bearer {
+        Bearer::User { until, .. } => Some(*until),
+        Bearer::Service { as_it_was, .. } => as_it_was.expires_at,
+    })
+}
+
+/// The name of the service account that the API key in force speaks for.
+pub fn service_name() -> Option<String> {
+    in_force().and_then(|token| match &token.bearer {
+        Bearer::Service { key, .. } if token.lapsed().is_none() => {
+            authority::api_key(key).map(|key| key.name.clone())
+        }
+        _ => None,
+    })
 }

@@ -2,6 +2,7 @@
 //! nothing is said but whether its id is known.
 
 use super::verify::{Fault, LONGEST};
+use crate::context::authority::Id;
 use crate::pg::error::server_log;
 use crate::pg::fail;
 use pgrx::pg_sys::panic::ErrorReport;
@@ -38,6 +39,21 @@ pub fn unknown_user() -> ErrorReport {
         "The token's subject (sub) names no user.",
         "The key's subject setting says what sub must be: the id or external key of a user that tenancy.create_user() made, or the sso_subject.",
     )
+}
+
+/// Of a key that was sent the client hears one and the same, whatever is wrong with it. Its id is no secret.
+pub fn api_key(id: Option<Id>, why: &str) -> ErrorReport {
+    let message = "authentication failed: the API key is refused";
+    let key = id.map_or("?".to_string(), |id| {
+        uuid::Uuid::from_bytes(id).hyphenated().to_string()
+    });
+    server_log(message, &format!("API key {key}: {why}."));
+    fail(
+        PgSqlErrorCode::ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION,
+        message,
+    )
+    .set_detail("It is no key, has expired or was revoked, or its service account is disabled.")
+    .set_hint("Somebody with team:role makes a new one: tenancy.create_api_key(). The server's log says what is wrong with this one.")
 }
 
 impl Fault {

@@ -49,7 +49,7 @@ fn execute_proposal(id: Option<Uuid>) -> pg::Result<&'static str> {
             "A person writes the row, without a proposal.",
         ));
     }
-    if proposal.created_by != now.user {
+    if proposal.created_by != now.actor() {
         return Err(others(&now));
     }
     proposal.require("approved", doing)?;

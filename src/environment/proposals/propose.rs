@@ -145,7 +145,7 @@ fn propose(given: &Given) -> pg::Result<Uuid> {
             Arg::OptionalText(change.payload.as_ref().map(|p| p.text.as_str())),
             Arg::Text(summary),
             Arg::Text(risk.name()),
-            Arg::OptionalText(now.user.as_ref().map(id_text).as_deref()),
+            Arg::OptionalText(now.actor().as_ref().map(id_text).as_deref()),
             Arg::Text(now.actor_type),
             Arg::Timestamp(Some(expires)),
         ],
@@ -164,7 +164,7 @@ fn propose(given: &Given) -> pg::Result<Uuid> {
         new: Some(json!({
             "state": "draft", "action": actions[0], "table": object(change.table.relid), "operation": given.operation,
             "key": serde_json::from_str::<Json>(key).unwrap_or_default(), "risk": risk.name(), "summary": summary,
-            "initiator": now.user.as_ref().map(id_text),
+            "initiator": now.actor().as_ref().map(id_text),
         })),
     });
     Ok(Uuid::from_bytes(id))
@@ -190,7 +190,7 @@ fn submit_proposal(id: Option<Uuid>) -> pg::Result<()> {
     let proposal = locked(&org, id.as_bytes())?;
     let now = standing("submit a proposal")?;
     require(&now, "ai:use", "in the organization")?;
-    if proposal.created_by != now.user {
+    if proposal.created_by != now.actor() {
         return Err(others(&now));
     }
     proposal.require("draft", "submit a proposal")?;

@@ -201,7 +201,7 @@ fn after(model: Vec<pg_sys::Oid>, read: &[pg_sys::Oid]) -> pg::Result<()> {
                     && table != CHANGING.get()
                 {
                     state::check(table)?;
-                    if object.tag == "ALTER POLICY" && plan::policy_names().any(|p| p == name) {
+                    if object.tag == "ALTER POLICY" && plan::all_policy_names().any(|p| p == name) {
                         state::policy_altered(table, &name)?;
                     }
                 }

@@ -1,8 +1,9 @@
 //! Whether a protected table still is what protect() made of it.
 
 use super::{Drift, changing, judge, name_of};
+use crate::isolation::facts::current_options;
 use crate::isolation::plan::{self, ROW_TRIGGER, TRIGGERS};
-use crate::isolation::table;
+use crate::isolation::{resource, table};
 use crate::pg::query::{self, Arg, run};
 use crate::pg::{self, fail, identity};
 use pgrx::prelude::*;
@@ -57,7 +58,10 @@ pub fn check(relid: pg_sys::Oid) -> pg::Result<()> {
         .filter(|t| found.kind != "p" || *t != ROW_TRIGGER)
         .collect();
     let has = |trigger: &str| found.triggers.iter().any(|(t, _)| t == trigger);
-    let policies: Vec<String> = plan::policy_names().collect();
+    let mut policies: Vec<String> = plan::policy_names().collect();
+    if current_options(relid).is_some_and(|options| options.resource.is_some()) {
+        policies.push(resource::POLICY.into());
+    }
     let marks = ours.iter().filter(|t| has(t)).count()
         + policies
             .iter()

@@ -1,0 +1,186 @@
+//! A resource named by its table and its key as text, as rules name it.
+
+use super::route::Leaves;
+use super::scope::{self, Cell, Form};
+use super::table::{self, Table};
+use crate::access::scopes::{Access, Scopes};
+use crate::context::authority::{self, Id};
+use crate::pg::key::Keys;
+use crate::pg::lookup::{self, When};
+use crate::pg::probe::{Cast, Probe, ProbeKey};
+use crate::pg::query::{Arg, latest};
+use crate::pg::trigger::RowImage;
+use crate::pg::value::{self, Value};
+use crate::pg::{self, canonical, catalog, fail};
+use pgrx::prelude::*;
+use std::cell::Cell as Slot;
+use std::rc::Rc;
+
+/// The table, and the type of resource that its rows are.
+fn of_resources(relid: pg_sys::Oid) -> pg::Result<(Rc<Table>, String)> {
+    let table = table::protected(relid);
+    let kind = table
+        .as_ref()
+        .and_then(|t| t.scoped.as_ref()?.kind().map(str::to_string));
+    match (table, kind) {
+        (Some(table), Some(kind)) => Ok((table, kind)),
+        _ => Err(fail(
+            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            format!(
+                "table \"{}\" has no resources",
+                catalog::relation_name(relid)
+            ),
+        )
+        .set_detail("A scope names rows of protected tables that have a resource_type.")
+        .set_hint("SELECT table_name, resource_type FROM tenancy.protected_tables shows them.")),
+    }
+}
+
+/// The type of resource that a table's rows are. Errors: 22023.
+pub fn resource_type(relid: pg_sys::Oid) -> pg::Result<String> {
+    of_resources(relid).map(|(_, kind)| kind)
+}
+
+/// The column's number, its type and the modifier of that.
+fn column_of(table: &Table) -> (i16, pg_sys::Oid, i32) {
+    let key = table.scoped.as_ref().and_then(|s| s.key());
+    let Some((attnum, name)) = key else {
+        return (0, pg_sys::TEXTOID, -1);
+    };
+    latest(
+        "SELECT atttypid, atttypmod FROM pg_catalog.pg_attribute
+         WHERE attrelid OPERATOR(pg_catalog.=) $1 AND attname OPERATOR(pg_catalog.=) $2::pg_catalog.name",
+        &[Arg::Oid(table.relid), Arg::Name(name)],
+        |row| {
+            (
+                *attnum,
+                row.get::<pg_sys::Oid>(1).unwrap_or(pg_sys::TEXTOID),
+                row.get::<i32>(2).unwrap_or(-1),
+            )
+        },
+    )
+    .pop()
+    .unwrap_or((0, pg_sys::TEXTOID, -1))
+}
+
+/// A key as the column would show it: '007' of a number is '7'. Errors: 22023 no table of resources, and what the type's own
+/// input says of other text.
+pub fn resource_key(relid: pg_sys::Oid, key: &str) -> pg::Result<String> {
+    let (table, _) = of_resources(relid)?;
+    let (_, type_id, modifier) = column_of(&table);
+    let value = value::input(key, type_id, modifier);
+    Ok(canonical::output(|| value::output(&value, type_id)))
+}
+
+/// How far rules reach the resource with this key; without rules all of the organization is reached. None where there are
+/// rules, none of them for this one, and no such row of the organization that would lead to another.
+pub fn reach_by_key(
+    org: &Id,
+    scopes: Option<&Scopes>,
+    relid: pg_sys::Oid,
+    key: &str,
+) -> pg::Result<Option<Access>> {
+    let (table, kind) = of_resources(relid)?;
+    let Some(scopes) = scopes else {
+        return Ok(Some(Access::Full));
+    };
+    let (attnum, type_id, modifier) = column_of(&table);
+    let value = value::input(key, type_id, modifier);
+    let cell = Cell {
+        value,
+        form: Form::of(type_id),
+    };
+    if let Some(access) = cell.key().and_then(|key| scopes.rule(&kind, &key)) {
+        return Ok(Some(access));
+    }
+    let Some(org) = authority::org_by_id(org) else {
+        return Ok(None);
+    };
+    let org = org.keys();
+    Ok(find(&table, attnum, &value, org, |row| {
+        scope::reach_of(scopes, &table, row, org, When::OfStatement)
+    }))
+}
+
+/// What `read` makes of the organization's row with this key.
+fn find<T>(
+    table: &Table,
+    attnum: i16,
+    key: &Value,
+    org: &Keys,
+    read: impl Fn(&RowImage) -> T,
+) -> Option<T> {
+    let (index, columns) = primary_key(table.relid)?;
+    let mut values = vec![];
+    for (column, _) in &columns {
+        values.push(if *column == attnum {
+            *key
+        } else {
+            let datum = org.datum(table.org_kind)?;
+            table.org_kind.value(datum, false)
+        });
+    }
+    let name = |column: i16| {
+        let found = table.columns.iter().find(|(n, _)| *n == column);
+        found.map_or_else(String::new, |(_, name)| name.clone())
+    };
+    let keys = columns.iter().enumerate().map(|(n, (column, operator))| {
+        let index_column = n as i16 + 1;
+        ProbeKey {
+            index_column,
+            operator: *operator,
+            parent_column: name(*column),
+            cast: Cast::None,
+            resolved: Slot::new(None),
+        }
+    });
+    let probe = Probe {
+        constraint: pg_sys::InvalidOid,
+        parent: table.relid,
+        index,
+        org: table::org_column_of(table.relid),
+        keys: keys.collect(),
+    };
+    let of_org = |row: &RowImage| {
+        let mine = org.is(table.org_kind, &row.value(table.org_attnum));
+        mine.then(|| read(row))
+    };
+    match Leaves::of(&probe) {
+        None => lookup::row(&probe, &values, When::OfStatement, of_org),
+        Some(leaves) => leaves
+            .probes(&probe, &values)
+            .iter()
+            .find_map(|leaf| lookup::row(leaf, &values, When::OfStatement, of_org)),
+    }
+    .flatten()
+}
+
+/// The index of the primary key, and for each of its columns the operator that says equal.
+fn primary_key(relid: pg_sys::Oid) -> Option<(pg_sys::Oid, Vec<(i16, pg_sys::Oid)>)> {
+    let columns = latest(
+        "SELECT i.indexrelid, k.attnum, m.amopopr
+         FROM pg_catalog.pg_index AS i,
+              ROWS FROM (pg_catalog.unnest(i.indkey::pg_catalog.int2[]), pg_catalog.unnest(i.indclass::pg_catalog.oid[]))
+                  WITH ORDINALITY AS k (attnum, class, n)
+              JOIN pg_catalog.pg_opclass AS c ON c.oid OPERATOR(pg_catalog.=) k.class
+              JOIN pg_catalog.pg_amop AS m ON m.amopfamily OPERATOR(pg_catalog.=) c.opcfamily
+                   AND m.amopstrategy OPERATOR(pg_catalog.=) 3::pg_catalog.int2
+                   AND m.amoplefttype OPERATOR(pg_catalog.=) c.opcintype AND m.amoprighttype OPERATOR(pg_catalog.=) c.opcintype
+         WHERE i.indrelid OPERATOR(pg_catalog.=) $1 AND i.indisprimary
+           AND k.n OPERATOR(pg_catalog.<=) i.indnkeyatts::pg_catalog.int8
+         ORDER BY k.n",
+        &[Arg::Oid(relid)],
+        |row| {
+            (
+                row.get::<pg_sys::Oid>(1).unwrap_or(pg_sys::InvalidOid),
+                row.get::<i16>(2).unwrap_or_default(),
+                row.get::<pg_sys::Oid>(3).unwrap_or(pg_sys::InvalidOid),
+            )
+        },
+    );
+    let index = columns.first()?.0;
+    let keys = columns
+        .into_iter()
+        .map(|(_, column, operator)| (column, operator));
+    Some((index, keys.collect()))
+}

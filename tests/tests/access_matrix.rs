@@ -1,0 +1,496 @@
+//! access_matrix(), its CSV, members, who_can(), what_can() (issue 7.6, section 2 of the specification): they say what
+//! has_permission() says and what statements are allowed, and they say it to those only who may know.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use pg_tenancy_tests::{Random, Session, Uuid, World, assert_same_error, quote, refused};
+
+const MEMBERS: [&str; 5] = [
+    "acme.owner",
+    "acme.admin",
+    "acme.member",
+    "acme.viewer",
+    "agency",
+];
+
+fn actions(session: &mut Session) -> Vec<String> {
+    session.column("SELECT name FROM tenancy.actions ORDER BY name")
+}
+
+/// A role of acme's with these grants: action, environment, level.
+fn role(world: &World, name: &str, active: bool, grants: &[(String, Option<&str>, &str)]) {
+    let mut dba = world.superuser();
+    let acme = world.acme.id;
+    dba.run(&format!(
+        "SELECT tenancy.create_role('{acme}', {}, active => {active})",
+        quote(name)
+    ));
+    for (action, environment, level) in grants {
+        let environment = environment.map_or("NULL".to_string(), quote);
+        dba.run(&format!(
+            "SELECT tenancy.grant_permission('{acme}', {}, '{action}', '{level}', {environment})",
+            quote(name)
+        ));
+    }
+}
+
+fn assign(world: &World, who: &str, role: &str) {
+    world.superuser().run(&format!(
+        "SELECT tenancy.set_member_role('{}', '{}', {})",
+        world.acme.id,
+        world.user(who),
+        quote(role)
+    ));
+}
+
+/// Level by user, action and environment.
+fn told(
+    session: &mut Session,
+    world: &World,
+) -> BTreeMap<(String, String, Option<String>), String> {
+    let rows = session.rows(&format!(
+        "SELECT user_id, action, environment, level FROM tenancy.access_matrix('{}')",
+        world.acme.id
+    ));
+    let count = rows.len();
+    let cells: BTreeMap<_, _> = rows
+        .into_iter()
+        .map(|mut row| {
+            let mut take = |n: usize| row[n].take();
+            let environment = take(2);
+            (
+                (take(0).unwrap(), take(1).unwrap(), environment),
+                take(3).unwrap(),
+            )
+        })
+        .collect();
+    assert_eq!(cells.len(), count, "a cell stands there twice");
+    cells
+}
+
+/// Grants as they come.
+fn random_grants<'a>(
+    random: &mut Random,
+    actions: &[String],
+) -> Vec<(String, Option<&'a str>, &'a str)> {
+    let mut grants = vec![];
+    for action in actions {
+        for environment in [None, Some("staging"), Some("production")] {
+            if random.next(4) == 0 {
+                let level = ["allow", "allow", "limited", "deny"][random.next(4)];
+                grants.push((action.clone(), environment, level));
+            }
+        }
+    }
+    grants
+}
+
+#[test]
+fn the_matrix_says_what_is_asked_and_what_is_done() {
+    let world = World::people();
+    let mut dba = world.superuser();
+    let acme = world.acme.id;
+    dba.run("SELECT tenancy.define_action('invoice:send', admin => 'allow', member => 'limited')");
+    let actions = actions(&mut dba);
+    assert_eq!(actions.len(), 49);
+    // A table for every action, whose rows are read and made by who has it.
+    for (n, action) in actions.iter().enumerate() {
+        dba.run(&format!(
+            r#"CREATE TABLE t{n} (id int, org_id uuid); GRANT ALL ON t{n} TO PUBLIC;
+               INSERT INTO t{n} VALUES (1, '{acme}');
+               SELECT tenancy.protect('t{n}', audit => false, permissions => '{{"select": "{action}", "insert": "{action}"}}')"#
+        ));
+    }
+    let mut random = Random::new(77);
+    role(&world, "first", true, &random_grants(&mut random, &actions));
+    role(
+        &world,
+        "second",
+        true,
+        &random_grants(&mut random, &actions),
+    );
+    role(
+        &world,
+        "asleep",
+        false,
+        &random_grants(&mut random, &actions),
+    );
+    let mut sessions: Vec<(&str, Session)> = MEMBERS
+        .iter()
+        .map(|who| (*who, world.session(who)))
+        .collect();
+    for round in [
+        // As they are; then with roles of their own; then shut out.
+        &[][..],
+        &[("acme.admin", "first"), ("acme.viewer", "second")],
+        &[
+            ("acme.admin", "second"),
+            ("acme.viewer", "asleep"),
+            ("acme.member", "first"),
+        ],
+    ] {
+        for (who, role) in round {
+            assign(&world, who, role);
+        }
+        let cells = told(&mut dba, &world);
+        let mut tried = 0;
+        for (who, session) in &mut sessions {
+            let user = world.user(who).to_string();
+            for (n, action) in actions.iter().enumerate() {
+                let cell = |environment: Option<&str>| {
+                    let environment = environment.map(String::from);
+                    cells.get(&(user.clone(), action.clone(), environment))
+                };
+                let level = cell(None).unwrap_or_else(|| panic!("{who} {action} is missing"));
+                let allowed = level == "allow";
+                assert_eq!(
+                    dba.is_true(&format!(
+                        "SELECT tenancy.has_permission('{user}'::uuid, '{acme}'::uuid, '{action}')"
+                    )),
+                    allowed,
+                    "{who} {action}"
+                );
+                for (environment, named) in [
+                    ("staging", "staging"),
+                    ("production", "production"),
+                    ("elsewhere", "*"),
+                ] {
+                    let level = cell(Some(named))
+                        .or(cell(Some("*")))
+                        .or(cell(None))
+                        .unwrap();
+                    assert_eq!(
+                        session.is_true(&format!(
+                            "SELECT tenancy.has_permission_in('{environment}', '{action}')"
+                        )),
+                        level == "allow",
+                        "{who} {action} {environment}"
+                    );
+                }
+                assert_eq!(
+                    session.is_true(&format!("SELECT tenancy.has_permission('{action}')")),
+                    allowed,
+                    "{who} {action}"
+                );
+                assert_eq!(
+                    session.count(&format!("SELECT count(*) FROM t{n} WHERE id = 1")),
+                    i64::from(allowed),
+                    "{who} {action}"
+                );
+                let inserted = session.attempt(&format!("INSERT INTO t{n} (id) VALUES (2)"));
+                assert_eq!(inserted.is_ok(), allowed, "{who} {action}: {inserted:?}");
+                tried += 1;
+            }
+        }
+        assert_eq!(tried, MEMBERS.len() * 49);
+        let mut allowed: Vec<&str> = cells.values().map(String::as_str).collect();
+        allowed.sort();
+        allowed.dedup();
+        assert_eq!(allowed, ["allow", "deny", "limited"]);
+        // The other questions answer from the same.
+        for action in &actions {
+            let mut can: Vec<(String, Option<String>)> = dba_in(&world)
+                .rows(&format!(
+                    "SELECT user_id, environment FROM tenancy.who_can('{action}')"
+                ))
+                .into_iter()
+                .map(|row| (row[0].clone().unwrap(), row[1].clone()))
+                .collect();
+            can.sort();
+            let everywhere: BTreeSet<&String> = cells
+                .iter()
+                .filter(|((_, a, e), level)| a == action && e.is_none() && *level == "allow")
+                .map(|((user, ..), _)| user)
+                .collect();
+            let mut expected: Vec<(String, Option<String>)> = cells
+                .iter()
+                .filter(|((user, a, e), level)| {
+                    a == action && *level == "allow" && (e.is_none() || !everywhere.contains(user))
+                })
+                .map(|((user, _, e), _)| (user.clone(), e.clone()))
+                .collect();
+            expected.sort();
+            assert_eq!(can, expected, "{action}");
+        }
+        for (who, session) in &mut sessions {
+            let user = world.user(who).to_string();
+            let asks: Vec<(String, Option<String>, String)> = cells
+                .iter()
+                .filter(|((u, ..), _)| *u == user)
+                .map(|((_, a, e), level)| (a.clone(), e.clone(), level.clone()))
+                .collect();
+            let answer = |rows: Vec<Vec<Option<String>>>| {
+                let mut rows: Vec<_> = rows
+                    .into_iter()
+                    .map(|r| (r[0].clone().unwrap(), r[1].clone(), r[2].clone().unwrap()))
+                    .collect();
+                rows.sort();
+                rows
+            };
+            let sql = "SELECT action, environment, level FROM tenancy.what_can";
+            assert_eq!(
+                answer(dba.rows(&format!("{sql}('{user}', '{acme}')"))),
+                asks,
+                "{who}"
+            );
+            if !round.contains(&(who, "asleep")) {
+                assert_eq!(answer(session.rows(&format!("{sql}()"))), asks, "{who}");
+            }
+        }
+    }
+}
+
+fn dba_in(world: &World) -> Session {
+    let mut dba = world.superuser();
+    dba.run(&format!("SET app.current_org = '{}'", world.acme.id));
+    dba
+}
+
+#[test]
+fn states_and_conditions_are_shown() {
+    let world = World::people();
+    let acme = world.acme.id;
+    let mut dba = dba_in(&world);
+    role(
+        &world,
+        "crew",
+        true,
+        &[("server:read".into(), None, "allow")],
+    );
+    assign(&world, "acme.viewer", "crew");
+    dba.run(&format!("SELECT tenancy.deactivate_role('{acme}', 'crew')"));
+    assign(&world, "agency", "member");
+    dba.run(&format!(
+        "UPDATE tenancy.memberships SET expires_at = now() - interval '1 s' WHERE user_id = '{}';
+         UPDATE tenancy.memberships SET expires_at = '2090-01-02 03:04:05Z', allowed_networks = '{{10.0.0.0/8,2001:db8::/32}}' WHERE user_id = '{}' AND org_id = '{acme}'",
+        world.user("acme.member"),
+        world.user("agency")
+    ));
+    let rows = dba.column(&format!(
+        "SELECT concat_ws(' | ', email, role, kind, status, coalesce(conditions, '-'), level)
+         FROM tenancy.access_matrix('{acme}') WHERE action = 'server:read' ORDER BY email"
+    ));
+    let ended = dba.text(&format!(
+        "SELECT to_char(expires_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS') FROM tenancy.memberships WHERE user_id = '{}'",
+        world.user("acme.member")
+    ));
+    assert_eq!(
+        rows,
+        [
+            "admin@acme.test | admin | system | active | - | allow".to_string(),
+            "example@agency.test | member | system | active | until 2090-01-02 03:04:05 UTC; from 10.0.0.0/8, 2001:db8::/32 | allow".into(),
+            format!("member@acme.test | member | system | expired | until {ended} UTC | deny"),
+            "owner@acme.test | owner | system | active | - | allow".into(),
+            "viewer@acme.test | crew | custom | inactive role | - | deny".into(),
+        ]
+    );
+    assert_eq!(
+        dba.count(&format!(
+            "SELECT count(*) FROM tenancy.access_matrix('{acme}') WHERE status IN ('expired', 'inactive role') AND level <> 'deny'"
+        )),
+        0
+    );
+    // members says the same, of the organization that one is in.
+    let members =
+        "SELECT concat_ws(' | ', email, role, custom, status) FROM tenancy.members ORDER BY 1";
+    let expected = [
+        "admin@acme.test | admin | f | active",
+        "example@agency.test | member | f | active",
+        "member@acme.test | member | f | expired",
+        "owner@acme.test | owner | f | active",
+        "viewer@acme.test | crew | t | inactive role",
+    ];
+    assert_eq!(dba.column(members), expected);
+    assert_eq!(world.session("acme.admin").column(members), expected);
+    dba.run(&format!("SELECT tenancy.activate_role('{acme}', 'crew')"));
+    assert_eq!(
+        world.session("acme.viewer").column(members),
+        ["viewer@acme.test | crew | t | active"]
+    );
+    assert_eq!(world.session("globex.owner").column(members).len(), 5);
+    assert_eq!(world.nobody().column(members), Vec::<String>::new());
+    // Who can, of those who can now.
+    assert_eq!(
+        dba.column("SELECT email FROM tenancy.who_can('server:read') ORDER BY 1"),
+        [
+            "admin@acme.test",
+            "example@agency.test",
+            "owner@acme.test",
+            "viewer@acme.test",
+        ]
+    );
+}
+
+#[test]
+fn the_csv_is_the_matrix_and_no_formula() {
+    let world = World::people();
+    let acme = world.acme.id;
+    let mut dba = dba_in(&world);
+    role(
+        &world,
+        "=HYPERLINK(\"http://evil\", \"x\"), then",
+        true,
+        &[
+            ("app:deploy".into(), Some("@staging"), "allow"),
+            ("app:read".into(), Some("a \"quoted\", one"), "allow"),
+        ],
+    );
+    assign(
+        &world,
+        "acme.viewer",
+        "=HYPERLINK(\"http://evil\", \"x\"), then",
+    );
+    dba.run(&format!(
+        "UPDATE tenancy.users SET email = '+1-2@viewer.test' WHERE id = '{}'",
+        world.user("acme.viewer")
+    ));
+    let csv = dba.text(&format!("SELECT tenancy.access_matrix_csv('{acme}')"));
+    let mut lines = csv.split("\r\n");
+    assert_eq!(
+        lines.next(),
+        Some("user_id,email,role,kind,status,conditions,action,category,environment,level")
+    );
+    // PostgreSQL's own reader of CSV reads it back.
+    dba.run("CREATE TEMP TABLE back (user_id uuid, email text, role text, kind text, status text, conditions text, action text, category text, environment text, level text)");
+    let mut copy = dba
+        .copy_in("COPY back FROM STDIN (FORMAT csv, HEADER true)")
+        .unwrap();
+    std::io::Write::write_all(&mut copy, csv.as_bytes()).unwrap();
+    copy.finish().unwrap();
+    let safe = |column: &str| format!("regexp_replace({column}, '^([=+@-])', '''\\1')");
+    assert_eq!(
+        dba.count(&format!(
+            "SELECT count(*) FROM
+                 ((SELECT * FROM back EXCEPT ALL
+                   SELECT user_id, {}, {}, kind, status, conditions, action, category, {}, level FROM tenancy.access_matrix('{acme}'))
+                  UNION ALL
+                  (SELECT user_id, {}, {}, kind, status, conditions, action, category, {}, level FROM tenancy.access_matrix('{acme}')
+                   EXCEPT ALL SELECT * FROM back)) d",
+            safe("email"), safe("role"), safe("environment"), safe("email"), safe("role"), safe("environment")
+        )),
+        0
+    );
+    assert!(dba.count("SELECT count(*) FROM back") > 5 * 48);
+    assert_eq!(
+        dba.count(
+            "SELECT count(*) FROM back b, jsonb_each_text(to_jsonb(b)) c WHERE c.value ~ '^[=+@-]'"
+        ),
+        0
+    );
+    assert_eq!(
+        dba.count("SELECT count(*) FROM back WHERE email = '''+1-2@viewer.test' AND role LIKE '''=HYPERLINK%' AND environment = '''@staging'"),
+        1
+    );
+}
+
+#[test]
+fn a12_who_may_not_ask_hears_what_he_hears_of_nothing() {
+    let world = World::people();
+    let unknown = Uuid::new_v4();
+    let someone = world.user("acme.owner");
+    for question in [
+        "SELECT * FROM tenancy.access_matrix('ORG')".to_string(),
+        "SELECT tenancy.access_matrix_csv('ORG')".into(),
+        format!("SELECT * FROM tenancy.what_can('{someone}', 'ORG')"),
+        "SELECT * FROM tenancy.what_can(NULL, 'ORG')".into(),
+    ] {
+        let ask = |org: Uuid| question.replace("ORG", &org.to_string());
+        for (who, about_himself) in [
+            ("acme.viewer", true),
+            ("globex.owner", false),
+            ("stranger", false),
+        ] {
+            let mut session = world.bound(who);
+            if about_himself && question.contains("NULL") {
+                assert_eq!(session.rows(&ask(world.acme.id)).len(), 48);
+                continue;
+            }
+            let theirs = refused(session.attempt(&ask(world.acme.id)), "42501");
+            let nothing = refused(session.attempt(&ask(unknown)), "42501");
+            assert_same_error(
+                &theirs,
+                &nothing,
+                &[(&unknown.to_string(), &world.acme.id.to_string())],
+            );
+        }
+        let mut nobody = world.nobody();
+        refused(nobody.attempt(&ask(world.acme.id)), "42501");
+        refused(nobody.attempt(&ask(unknown)), "42501");
+        // With team:read, and for the DBA.
+        let mut member = world.session("acme.member");
+        assert!(!member.rows(&ask(world.acme.id)).is_empty());
+        if !question.contains("NULL") {
+            assert!(!world.superuser().rows(&ask(world.acme.id)).is_empty());
+        }
+    }
+    refused(
+        world
+            .session("acme.viewer")
+            .attempt("SELECT * FROM tenancy.who_can('server:read')"),
+        "42501",
+    );
+    refused(
+        world
+            .bound("acme.owner")
+            .attempt("SELECT * FROM tenancy.who_can('server:read')"),
+        "42501",
+    );
+    refused(
+        world.nobody().attempt("SELECT * FROM tenancy.what_can()"),
+        "42501",
+    );
+    let error = refused(
+        world
+            .session("acme.owner")
+            .attempt("SELECT * FROM tenancy.who_can('server:raed')"),
+        "22023",
+    );
+    assert!(error.hint().unwrap().contains("server:read"));
+    // Who is no member of the organization may nothing there, which its team:read may know.
+    assert_eq!(
+        world
+            .session("acme.owner")
+            .rows(&format!(
+                "SELECT * FROM tenancy.what_can('{}')",
+                world.user("stranger")
+            ))
+            .len(),
+        0
+    );
+    // A service asks for itself.
+    let mut app = world.app();
+    app.run(&format!(
+        "BEGIN; SET LOCAL app.current_org = '{}'",
+        world.acme.id
+    ));
+    assert_eq!(
+        app.count("SELECT count(*) FROM tenancy.what_can() c WHERE c.level <> tenancy.permission_level('member', c.action)"),
+        0
+    );
+    assert_eq!(app.count("SELECT count(*) FROM tenancy.what_can()"), 48);
+    assert_eq!(
+        app.count("SELECT count(*) FROM tenancy.who_can('team:role')"),
+        1
+    );
+}
+
+#[test]
+fn a_large_team_is_told_of_row_by_row() {
+    let world = World::people();
+    let acme = world.acme.id;
+    let mut dba = world.superuser();
+    dba.run(&format!(
+        "INSERT INTO tenancy.users (email) SELECT 'u' || i || '@x.test' FROM generate_series(1, 2000) i;
+         INSERT INTO tenancy.memberships (org_id, user_id, role) SELECT '{acme}', id, 'member' FROM tenancy.users WHERE email LIKE 'u%@x.test'"
+    ));
+    assert_eq!(
+        dba.count(&format!(
+            "SELECT count(*) FROM tenancy.access_matrix('{acme}')"
+        )),
+        48 * 2005
+    );
+    assert_eq!(
+        dba.count(&format!("SELECT count(*) FROM regexp_split_to_table(rtrim(tenancy.access_matrix_csv('{acme}'), E'\\r\\n'), E'\\r\\n')")),
+        48 * 2005 + 1
+    );
+}

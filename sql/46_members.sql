@@ -5,6 +5,7 @@ CREATE VIEW tenancy.member_states WITH (security_invoker = true) AS
 SELECT m.org_id, m.user_id, m.role, m.custom_role,
        CASE WHEN m.expires_at <= pg_catalog.clock_timestamp() THEN 'expired'
             WHEN m.custom_role IS NOT NULL AND r.active IS NOT TRUE THEN 'inactive role'
+            WHEN m.scoped THEN 'scoped'
             ELSE 'active' END AS status,
        nullif(pg_catalog.concat_ws('; ',
            'until ' || pg_catalog.to_char(m.expires_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS') || ' UTC',
@@ -13,7 +14,7 @@ SELECT m.org_id, m.user_id, m.role, m.custom_role,
 FROM tenancy.memberships AS m
      LEFT JOIN tenancy.custom_roles AS r ON r.org_id = m.org_id AND r.name = m.custom_role;
 COMMENT ON VIEW tenancy.member_states IS
-    'Memberships with their state (active, expired, inactive role) and the conditions under which they count (spec 2, 3)';
+    'Memberships with their state (active, scoped, expired, inactive role) and the conditions under which they count (spec 2, 3)';
 GRANT SELECT ON tenancy.member_states TO PUBLIC;
 
 CREATE VIEW tenancy.members WITH (security_invoker = true) AS

@@ -67,6 +67,44 @@ WHERE a.category IN ('server', 'site', 'app', 'backup', 'monitoring', 'alert', '
                OR a.name IN ('data:write', 'backup:create', 'backup:restore')
       END;
 
+-- In policies, plans and defaults of tables with a project column. Leakproof: in_projects() raises for nothing that a row
+-- holds and tells of no row but by its answer, so an index may answer it, and it comes before any condition of the querier's.
+CREATE FUNCTION tenancy.in_projects_support(internal) RETURNS internal
+    STRICT LANGUAGE c AS 'MODULE_PATHNAME', 'tenancy_in_projects_support';
+COMMENT ON FUNCTION tenancy.in_projects_support(internal) IS
+    'Tells the planner what share of the rows in_projects() lets through, and by which range of an index (spec 9, 14)';
+REVOKE ALL ON FUNCTION tenancy.in_projects_support(internal) FROM PUBLIC;
+
+CREATE FUNCTION tenancy.in_projects(project uuid, cluster uuid, action text) RETURNS boolean
+    STABLE LEAKPROOF PARALLEL SAFE COST 1 SUPPORT tenancy.in_projects_support
+    LANGUAGE c AS 'MODULE_PATHNAME', 'tenancy_in_projects';
+COMMENT ON FUNCTION tenancy.in_projects(uuid, uuid, text) IS
+    'Whether the context may do an action in a row''s project, to which the session may have narrowed itself: in the policies of tables with a project column (spec 9)';
+
+CREATE FUNCTION tenancy.project_from(action text) RETURNS uuid
+    STABLE STRICT PARALLEL SAFE COST 1
+    LANGUAGE c AS 'MODULE_PATHNAME', 'tenancy_project_from';
+COMMENT ON FUNCTION tenancy.project_from(text) IS
+    'The first of the projects in which the context may do an action, in an index''s order; stands in plans (spec 9)';
+
+CREATE FUNCTION tenancy.project_to(action text) RETURNS uuid
+    STABLE STRICT PARALLEL SAFE COST 1
+    LANGUAGE c AS 'MODULE_PATHNAME', 'tenancy_project_to';
+COMMENT ON FUNCTION tenancy.project_to(text) IS
+    'The last of the projects in which the context may do an action, in an index''s order; stands in plans (spec 9)';
+
+CREATE FUNCTION tenancy.current_project() RETURNS uuid
+    STABLE PARALLEL SAFE COST 1
+    LANGUAGE c AS 'MODULE_PATHNAME', 'tenancy_current_project';
+COMMENT ON FUNCTION tenancy.current_project() IS
+    'The project that the session narrows itself to, NULL where it does not: the default of project columns (spec 9)';
+
+CREATE FUNCTION tenancy.current_cluster() RETURNS uuid
+    STABLE PARALLEL SAFE COST 1
+    LANGUAGE c AS 'MODULE_PATHNAME', 'tenancy_current_cluster';
+COMMENT ON FUNCTION tenancy.current_cluster() IS
+    'The cluster that the session narrows itself to, NULL where it does not: the default of cluster columns (spec 9)';
+
 COMMENT ON TABLE tenancy.projects IS 'Projects: an optional second boundary inside an organization (spec 9)';
 COMMENT ON TABLE tenancy.clusters IS 'Clusters: an optional third boundary, inside a project (spec 9)';
 COMMENT ON TABLE tenancy.project_members IS 'Which member of the organization has which role in which project (spec 9)';

@@ -16,7 +16,9 @@ SELECT t.tgrelid::pg_catalog.regclass AS table_name,
        a.options ->> 'environment_column' AS environment_column,
        a.options ->> 'environment_from' AS environment_from,
        a.options #>> '{resource,type}' AS resource_type,
-       a.options #>> '{resource,parent}' AS resource_parent
+       a.options #>> '{resource,parent}' AS resource_parent,
+       a.options ->> 'project_column' AS project_column,
+       a.options ->> 'cluster_column' AS cluster_column
 FROM pg_catalog.pg_trigger AS t
      CROSS JOIN LATERAL
          (SELECT pg_catalog.convert_from(pg_catalog.substring(t.tgargs, 1, pg_catalog.length(t.tgargs) - 1),
@@ -139,8 +141,8 @@ COMMENT ON FUNCTION tenancy.access_matrix(uuid) IS
     'What every member of an organization may, in effect and now; needs team:read (spec 2)';
 COMMENT ON FUNCTION tenancy.access_matrix_csv(uuid) IS
     'access_matrix() as CSV; needs team:read (spec 2)';
-COMMENT ON FUNCTION tenancy.who_can(text) IS
-    'Which members of the current organization may do an action; needs team:read (spec 2)';
+COMMENT ON FUNCTION tenancy.who_can(text, regclass, text) IS
+    'Which members of the current organization may do an action, or do it on one resource; needs team:read (spec 2)';
 COMMENT ON FUNCTION tenancy.what_can(uuid, uuid) IS
     'What a user may in an organization; for oneself, holders of team:read and the DBA (spec 2)';
 COMMENT ON FUNCTION tenancy.define_action(text, text, text, text, text, text) IS
@@ -203,7 +205,7 @@ COMMENT ON FUNCTION tenancy.grant_administration(text) IS
     'Lets a role''s members run the DBA''s functions; for superusers (spec 4)';
 COMMENT ON FUNCTION tenancy.revoke_administration(text) IS
     'Undoes grant_administration(); for superusers (spec 4)';
-COMMENT ON FUNCTION tenancy.protect(regclass, text, jsonb, boolean, text, text, text, text) IS
+COMMENT ON FUNCTION tenancy.protect(regclass, text, jsonb, boolean, text, text, text, text, text, text) IS
     'Makes every row of a table belong to one organization and keeps it so; for the table''s owner and the DBA (spec 5)';
 COMMENT ON FUNCTION tenancy.create_environment(uuid, text, text) IS
     'Adds an environment tag of an organization''s own; needs org:update (spec 7)';
@@ -297,6 +299,8 @@ COMMENT ON FUNCTION tenancy.sees_project(uuid) IS
     'Whether the context sees a project: the policy of projects and clusters (spec 9)';
 COMMENT ON FUNCTION tenancy.sees_project_member(uuid, uuid) IS
     'Whether the context sees who has a role in a project: the policy of project_members (spec 9)';
+COMMENT ON FUNCTION tenancy.check_project(oid, uuid, uuid, text) IS
+    'Whether a row may be written in its project: true, or the refusal; in the policies of tables with a project column (spec 9)';
 COMMENT ON FUNCTION tenancy.has_project_permission(uuid, text) IS
     'Whether the context may do an action in a project (spec 9)';
 COMMENT ON FUNCTION tenancy.recommend_isolation(boolean, boolean) IS

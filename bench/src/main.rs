@@ -11,6 +11,7 @@ mod leakproof;
 mod permission;
 mod pin;
 mod plot;
+mod projects;
 mod quota;
 mod reader;
 mod reads;
@@ -142,6 +143,7 @@ fn measure(
                 audit::measure(&world, scale, report)?;
             }
             "scopes" => scopes::measure(&world, scale, report)?,
+            "projects" => projects::measure(&world, scale, report)?,
             "seal" => seal::measure(&world, scale, report)?,
             "quota" => quota::measure(&world, scale, report)?,
             "growth" => growth::measure(server, scale, report)?,

@@ -13,6 +13,7 @@ pub const PARTS: &[&str] = &[
     "growth",
     "leakproof",
     "scopes",
+    "projects",
 ];
 
 pub struct Scale {

@@ -86,7 +86,10 @@ fn unknown(what: &str, name: &str, nearest: Option<&str>, table: &str) -> ErrorR
 }
 
 pub fn action_is_known(name: &[u8]) -> bool {
-    std::str::from_utf8(name).is_ok_and(|name| authority::matrix().action(name).is_some())
+    std::str::from_utf8(name).is_ok_and(|name| {
+        let name = crate::isolation::asked(name).name;
+        authority::matrix().action(name).is_some()
+    })
 }
 
 pub fn action(matrix: &Matrix, name: &str) -> pg::Result<Action> {

@@ -6,8 +6,10 @@ use super::api::require_may_ask;
 use super::matrix::{Action, Level};
 use super::rights::Rights;
 use super::rights_of;
+use super::scopes::Access;
 use crate::context::authority::{self, Id};
 use crate::context::{self, Standing};
+use crate::isolation;
 use crate::pg;
 use crate::pg::query::{Arg, latest};
 use pgrx::datum::Uuid;
@@ -316,15 +318,25 @@ fn what_can(
 }
 
 /// Which members of the organization in effect may do an action (spec 2): allow, and neither limited nor deny. `action`: its
-/// name. A member who may do it in some environments only has a row for each, `*` for every other one. Needs team:read, or
-/// to be the DBA. Errors: 42501 not yours to ask or no organization in effect, 22023 unknown action.
-#[pg_extern(stable, parallel_unsafe)]
+/// name. `table_name` and `key`: on one resource, a row of a protected table with a resource_type; members who are limited
+/// to others are left out then, and so are those who may only read it, unless the action is the table's for reading. A
+/// member who may do it in some environments only has a row for each, `*` for every other one. Needs team:read, or to be
+/// the DBA.
+/// Errors: 42501 not yours to ask or no organization in effect, 22023 unknown action, a table without a key or the reverse,
+/// or one without resources.
+#[pg_extern(sql = r#"
+CREATE FUNCTION who_can(action text, table_name regclass DEFAULT NULL, key text DEFAULT NULL)
+RETURNS TABLE (user_id uuid, email text, name text, role text, environment text, conditions text)
+STABLE PARALLEL UNSAFE LANGUAGE c AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';
+"#)]
 #[allow(
     clippy::type_complexity,
     reason = "the columns of a SQL table function"
 )]
 fn who_can(
     action: Option<&str>,
+    table_name: Option<pg_sys::Oid>,
+    key: Option<&str>,
 ) -> pg::Result<
     TableIterator<
         'static,
@@ -339,13 +351,37 @@ fn who_can(
     >,
 > {
     let action = pg::given(action, "action")?;
+    let reads = action;
     let action = super::action(&authority::matrix(), action)?;
     let now = context::standing();
     let org = effective(&now, "say who may")?;
     if !now.may(super::action(&now.matrix, "team:read")?) {
         return Err(context::no_right(&now, "team:read", "in the organization"));
     }
-    let members = members(&org, None).into_iter().flat_map(move |member| {
+    let mut members = members(&org, None);
+    match (table_name, key) {
+        (None, None) => {}
+        (Some(table), Some(key)) => {
+            let reading = isolation::protected(table).is_some_and(|t| t.options.select == reads);
+            let mut reached = vec![];
+            for member in members {
+                match super::scopes::level_on(&org, &member.user, table, key)? {
+                    Some(Access::Full) => reached.push(member),
+                    Some(Access::ReadOnly) if reading => reached.push(member),
+                    _ => {}
+                }
+            }
+            members = reached;
+        }
+        _ => {
+            return Err(super::invalid(
+                "a resource is a row of a table",
+                "table_name and key are given together, or neither.",
+                "Leave both out to ask of the organization as a whole.",
+            ));
+        }
+    }
+    let members = members.into_iter().flat_map(move |member| {
         let mut cells = cells(&member.rights, action);
         // What holds in every environment needs no list of them.
         if cells[0].1 == Level::Allow {

@@ -108,7 +108,6 @@ impl Rights {
     }
 
     /// The highest level that the action has in any environment.
-    #[allow(dead_code, reason = "tables with an environment column ask it")]
     pub fn level_somewhere(&self, action: Action) -> Level {
         self.exceptions
             .iter()

@@ -147,16 +147,17 @@ fn org_may(action: &[u8]) -> Option<&'static Keys> {
     let now = standing::standing();
     let org = now.answer(action, || {
         let action = String::from_utf8_lossy(action);
-        let (name, within_scope) = crate::isolation::asked(&action);
-        let Some(index) = now.matrix.action(name) else {
-            crate::access::unknown_action(&now.matrix, name).report(PgLogLevel::ERROR);
+        let asked = crate::isolation::asked(&action);
+        let Some(index) = now.matrix.action(asked.name) else {
+            crate::access::unknown_action(&now.matrix, asked.name).report(PgLogLevel::ERROR);
             unreachable!()
         };
         now.keys().filter(|_| {
-            if within_scope {
-                now.may_within_scope(index)
+            if asked.in_projects {
+                !super::places::places(&now, asked.marked, false).is_none()
             } else {
-                now.may(index)
+                let reaches = asked.within_scope || now.scopes.is_none();
+                reaches && asked.by_org_role(&now, index)
             }
         })
     });
@@ -177,7 +178,7 @@ pub fn number_of(action: &[u8], kind: KeyType) -> Option<u16> {
     let position =
         |known: &Vec<NamedAction>| known.iter().position(|(k, a)| *k == kind && **a == *action);
     let found = NUMBERED.with_borrow(position).or_else(|| {
-        let name = std::str::from_utf8(action).map_or("", |a| crate::isolation::asked(a).0);
+        let name = std::str::from_utf8(action).map_or("", |a| crate::isolation::asked(a).name);
         crate::access::action_is_known(name.as_bytes()).then(|| {
             NUMBERED.with_borrow_mut(|known| {
                 known.push((kind, action.into()));
@@ -187,13 +188,16 @@ pub fn number_of(action: &[u8], kind: KeyType) -> Option<u16> {
     });
     found
         .and_then(|number| u16::try_from(number).ok())
-        .filter(|number| *number < scope_entry::UNSCOPED)
+        .filter(|number| *number < super::places::NUMBERS)
 }
 
 /// What `org_if()`, or its like for another type, answers now, for the action of this number.
 pub fn form_for_number(number: u16) -> pg_sys::NullableDatum {
     if number == scope_entry::UNSCOPED {
         return scope_entry::unscoped_now();
+    }
+    if let Some(bound) = super::places::bound_for_number(number) {
+        return bound;
     }
     let (kind, action) = NUMBERED.with_borrow(|known| known[usize::from(number)].clone());
     form_or_error(&action, kind)
@@ -266,7 +270,7 @@ unsafe extern "C-unwind" fn checked_org(
             pg_sys::Oid::from(table.value.value() as u32)
         };
         let action = String::from_utf8_lossy(action);
-        crate::isolation::refused_row(relid, kind, crate::isolation::asked(&action).0)
+        crate::isolation::refused_row(relid, kind, crate::isolation::asked(&action).name)
             .report(PgLogLevel::ERROR);
     }
     nullable(mine.and_then(|mine| mine.datum(kind)))

@@ -13,6 +13,7 @@ pub mod keys;
 pub mod ledger;
 pub mod migration;
 pub mod network;
+pub mod places;
 mod principal;
 pub mod projects;
 mod scope_entry;

@@ -164,6 +164,27 @@ fn cluster(org: &Id, project: Option<&Id>, claim: &str) -> Option<(Id, Id)> {
     .filter(|(_, of)| project.is_none_or(|project| project == of))
 }
 
+/// The project of a cluster of the organization.
+pub fn project_of_cluster(org: &Id, id: &Id) -> Option<Id> {
+    let claim = uuid::Uuid::from_bytes(*id).hyphenated().to_string();
+    cluster(org, None, &claim).map(|(_, project)| project)
+}
+
+/// Every project with its organization, and every cluster with its project.
+pub struct Everything {
+    pub projects: HashMap<Id, Id>,
+    pub clusters: HashMap<Id, Id>,
+}
+
+pub fn all_places() -> Everything {
+    let pair = |row: &crate::pg::query::Row| Some((row.uuid(1)?, row.uuid(2)?));
+    let read = |sql| latest(sql, &[], pair).into_iter().flatten().collect();
+    Everything {
+        projects: read("SELECT id, org_id FROM tenancy.projects"),
+        clusters: read("SELECT id, project_id FROM tenancy.clusters"),
+    }
+}
+
 /// What somebody has in an organization's projects.
 #[derive(Debug)]
 pub struct Reach {
@@ -200,6 +221,10 @@ impl Reach {
 
     pub fn get(&self, id: &Id) -> Option<&Project> {
         self.projects.get(id)
+    }
+
+    pub fn all(&self) -> &[Project] {
+        &self.projects.all
     }
 
     /// The project with this id, if it is one that he sees.

@@ -158,6 +158,11 @@ impl Standing {
         self.org.is_some() && self.level(action) == Level::Allow
     }
 
+    /// Whether the organization has projects at all.
+    pub fn has_projects(&self) -> bool {
+        self.org.is_some() && !self.reach().all().is_empty()
+    }
+
     /// What the context has in the organization's projects.
     pub fn reach(&self) -> Rc<Reach> {
         let reach = || Rc::new(projects::reach_of(self));

@@ -110,6 +110,11 @@ unsafe extern "C-unwind" fn put_in_order(statement: *mut pg_sys::PlannedStmt) {
             if (*call).funcid == house.is_unscoped {
                 return Some(context::UNSCOPED);
             }
+            if [house.project_from, house.project_to].contains(&(*call).funcid) {
+                let upper = (*call).funcid == house.project_to;
+                return plan::action_of(call)
+                    .and_then(|action| context::places::number_of_bound(action, upper));
+            }
             let kind = house.org_if.kind_of((*call).funcid)?;
             plan::action_of(call).and_then(|action| context::number_of(action, kind))
         }

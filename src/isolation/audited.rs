@@ -70,6 +70,7 @@ fn set_audit(
                 literal: &|text| spi::quote_literal(text),
                 partitioned: table.is_partitioned(),
                 scope: None,
+                place: None,
             };
             for statement in plan::change_record(&options, &quoted) {
                 change(table, &statement);

@@ -257,6 +257,7 @@ pub fn org_column(table: &Facts, name: &str) -> pg::Result<OrgColumn> {
             default: default.filter(|_| !default_is_ours),
             statistics,
             index: None,
+            ..Before::default()
         },
     })
 }

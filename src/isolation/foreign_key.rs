@@ -11,6 +11,7 @@
 
 use super::check_text::asks_for;
 use super::held::{self, Name};
+use super::place;
 use super::route;
 use super::scope;
 use super::table::{self, GuardedKey, Table};
@@ -94,7 +95,8 @@ fn check_one(
     let name = org
         .id()
         .and_then(|id| Name::new(key.constraint, &id, &values));
-    let hidden = limited && scope::hides(key, &values, org);
+    let hidden = limited && scope::hides(key, &values, org)
+        || key.parent_is_placed && place::hides(key, &values);
     if let Some(name) = &name
         && !hidden
         && held::contains(name)
@@ -237,6 +239,7 @@ pub fn before_commit() {
             continue;
         };
         if scope::hides(key, &pending.key, pending.org)
+            || key.parent_is_placed && place::hides(key, &pending.key)
             || route::find(&key.probe, key.leaves.as_ref(), &pending.key, pending.org)
                 == Parent::Foreign
         {

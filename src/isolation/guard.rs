@@ -5,8 +5,10 @@
 //! `guard_row` holds each written row, as it is finally stored, to the organization, checks column actions and foreign
 //! keys, and writes the audit. Break-glass passes both checks and is still audited.
 
+use super::by_environment;
 use super::foreign_key;
 use super::moved;
+use super::place;
 use super::plan;
 use super::scope;
 use super::table::{self, Table};
@@ -159,8 +161,8 @@ fn ask_for_right(table: &Table, event: Event) -> pg::Result<()> {
         Event::Delete | Event::Truncate => &table.options.delete,
     };
     refuse_suspended(&now, table.relid)?;
-    if !now.may_do(action) {
-        require(&now, table, action, &format!("on {}", named(table.relid)))?;
+    if table.placed.is_some() || !now.may_do(action) {
+        require_to_write(&now, table, action, &format!("on {}", named(table.relid)))?;
     }
     if now.actor_type == "ai" {
         environment::check_ai_statement(&now, table, event)?;
@@ -187,6 +189,7 @@ pub fn is_held_by_policy(write: &Write, check_row: ByKind) -> bool {
         && table_of(write.relid).is_ok_and(|table| {
             !table.options.audit
                 && (table.scoped.is_none() || context::standing().scopes.is_none())
+                && table.placed.is_none()
                 && table.environment.is_none()
                 && table.foreign_keys.is_empty()
                 && write.is_checked_by(check_row.of(table.org_kind), table.org_attnum)
@@ -235,7 +238,37 @@ fn mine(now: &Standing, kind: KeyType, relid: pg_sys::Oid) -> pg::Result<&'stati
 /// is one of resources.
 pub(super) fn require(now: &Standing, table: &Table, action: &str, on: &str) -> pg::Result<()> {
     let index = crate::access::action(&now.matrix, action)?;
-    if !now.may_within_scope(index) {
+    // Where a row has a project, that one counts, which the row trigger looks at.
+    let may = match table.placed {
+        Some(_) => place::may_somewhere(table, action, false),
+        None => now.may_within_scope(index),
+    };
+    hold_to_right(now, table, may, action, on)
+}
+
+/// The right to write rows of the table: of one environment at least, which the row guard asks each row for, as it does
+/// where a row has a project.
+pub(super) fn require_to_write(
+    now: &Standing,
+    table: &Table,
+    action: &str,
+    on: &str,
+) -> pg::Result<()> {
+    let may = match table.placed {
+        Some(_) => place::may_somewhere(table, action, true),
+        None => by_environment::may_somewhere(now, action, table)?,
+    };
+    hold_to_right(now, table, may, action, on)
+}
+
+fn hold_to_right(
+    now: &Standing,
+    table: &Table,
+    may: bool,
+    action: &str,
+    on: &str,
+) -> pg::Result<()> {
+    if !may {
         Err(context::no_right(now, action, on))
     } else if now.scopes.is_some() && table.scoped.is_none() {
         Err(context::outside_scope(&format!("{action} {on}")))
@@ -263,17 +296,34 @@ fn guard_row(call: &Call) -> pg::Result<()> {
         keep_org(call, &table, old.as_ref(), new.as_ref())?;
         if let Some(new) = &new {
             let org = org_named_by(&table, new)?;
+            place::hold(
+                call,
+                &table,
+                &context::standing(),
+                org,
+                true,
+                old.as_ref(),
+                Some(new),
+            )?;
             foreign_key::check(&table, org, false, old.as_ref(), new)?;
         }
     } else if !broken_glass {
         let now = context::standing();
         let org = hold_to_org(call, &table, &now, old.as_ref(), new.as_ref())?;
         scope::hold(&table, &now, org, old.as_ref(), new.as_ref())?;
+        let free = cascade::is_own_statement();
+        place::hold(call, &table, &now, org, free, old.as_ref(), new.as_ref())?;
         if now.actor_type == "ai" {
             environment::check_ai_row(&now, &table, call.event, old.as_ref(), new.as_ref())?;
         }
         let leaving = match &table.environment {
             Some(source) => {
+                let on = format!("on {}", named(table.root));
+                // As with the statement's right: a cascade needs that on the parent only.
+                if !cascade::is_own_statement() {
+                    let rows = [old.as_ref(), new.as_ref()];
+                    by_environment::check_row(&now, &table, call.event, &rows, &on)?;
+                }
                 environment::check_row(&now, &table, source, old.as_ref(), new.as_ref())?
             }
             None => None,
@@ -285,7 +335,10 @@ fn guard_row(call: &Call) -> pg::Result<()> {
             (None, Some(new)) => {
                 let arrived = moved::arrived(&table, new);
                 for column in arrived.columns {
-                    require_for_column(call, &table, &now, column)?;
+                    require_for_column(call, &table, &now, column, new)?;
+                    let (_, name, action) = column;
+                    let on = on_column(call, name);
+                    by_environment::require_everywhere(&now, &table, action, new, &on)?;
                 }
                 if let Some(key) = arrived.production {
                     environment::check_arrival(&now, &table, new, &key)?;
@@ -425,10 +478,20 @@ fn check_columns(
 ) -> pg::Result<()> {
     for column in &table.column_actions {
         if !old.value(column.0).same(&new.value(column.0)) {
-            require_for_column(call, table, now, column)?;
+            require_for_column(call, table, now, column, new)?;
+            let (_, name, action) = column;
+            let rows = [Some(old), Some(new)];
+            by_environment::require(now, table, action, &rows, &on_column(call, name))?;
         }
     }
     Ok(())
+}
+
+fn on_column(call: &Call, column: &str) -> String {
+    format!(
+        "on column \"{column}\" of table \"{}\"",
+        call.relation_name()
+    )
 }
 
 fn require_for_column(
@@ -436,12 +499,16 @@ fn require_for_column(
     table: &Table,
     now: &Standing,
     (_, column, action): &(i16, String, String),
+    row: &RowImage,
 ) -> pg::Result<()> {
-    let on = format!(
-        "on column \"{column}\" of table \"{}\"",
-        call.relation_name()
-    );
-    require(now, table, action, &on)
+    let on = on_column(call, column);
+    match &table.placed {
+        Some(placed) if !place::may_in_project_of(table, placed, action, row) => {
+            Err(context::no_right(now, action, &on))
+        }
+        Some(_) => Ok(()),
+        None => require_to_write(now, table, action, &on),
+    }
 }
 
 fn guard_truncate(call: &Call) -> pg::Result<()> {
@@ -496,7 +563,7 @@ pub fn refused_row(relid: pg_sys::Oid, kind: KeyType, action: &str) -> ErrorRepo
         return asleep;
     }
     if let Some(table) = table::protected(relid)
-        && let Err(lacking) = require(&now, &table, action, &format!("on {on}"))
+        && let Err(lacking) = require_to_write(&now, &table, action, &format!("on {on}"))
     {
         return lacking;
     }

@@ -2,7 +2,9 @@
 
 mod add_column;
 mod adopt;
+mod asked;
 mod audited;
+mod by_environment;
 mod check_text;
 pub mod drift;
 mod event;
@@ -16,6 +18,9 @@ pub mod leakproof;
 mod moved;
 mod newcomer;
 mod paths;
+mod place;
+mod place_columns;
+mod place_plan;
 mod plan;
 mod progress;
 mod protect;
@@ -38,14 +43,15 @@ mod whose;
 
 use pgrx::pg_sys::panic::ErrorReportable;
 
+pub use asked::asked;
 pub use foreign_key::{before_subtransaction_commit, hides, hides_any, is_held};
 pub use guard::{denied, guard_write, guard_written, is_held_by_policy, refused_row};
 pub use held::any as holds_any;
+pub use place::holding;
 pub use reading::{
     any_protected, check_inside_cascade, check_locking_read, check_reading, check_unread_merge,
     pin_for,
 };
-pub use resource::asked;
 pub use scope::note_cascade;
 pub use scope_key::{reach_by_key, resource_key, resource_type};
 pub use table::{GuardedKey, Table, keyed_by_external_keys, protected};

@@ -31,7 +31,8 @@ static LEFT: Backend<RefCell<Vec<Left>>> = Backend::new(RefCell::new(Vec::new())
 
 /// `production`: the row's key, where production protection holds it.
 pub fn left(table: &Table, old: &RowImage, production: Option<RowKey>) {
-    if table.column_actions.is_empty() && production.is_none() || !old.has_moved() {
+    let nothing = table.column_actions.is_empty() && production.is_none();
+    if nothing && table.placed.is_none() || !old.has_moved() {
         return;
     }
     let columns = table.column_actions.iter();
@@ -73,6 +74,15 @@ pub fn has_changed_org(table: &Table, new: &RowImage) -> bool {
     arrival(table).is_some_and(|left| {
         let before = left.values.iter().find(|(name, _)| name.is_empty());
         before.is_some_and(|(_, org)| *org != contents(new, table.org_attnum))
+    })
+}
+
+/// Whether a row that is inserted now is one that an UPDATE brings from another partition.
+pub fn is_under_way(table: &Table) -> bool {
+    let depth = trigger::depth();
+    LEFT.with_borrow(|all| {
+        all.last()
+            .is_some_and(|one| one.depth == depth && one.root == table.root)
     })
 }
 

@@ -1,6 +1,8 @@
 //! A protected table as plain data: what was asked for, what the table looks like, and the statements that lead from
 //! the one to the other. No server in here; names arrive quoted by PostgreSQL.
 
+use super::by_environment;
+use super::place_columns::{self, PlaceColumns};
 use super::resource::{self, Resource};
 use crate::pg::key::KeyType;
 use serde::{Deserialize, Serialize};
@@ -45,6 +47,11 @@ pub struct Options {
     /// What kind of resource a row is (spec 3.8).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resource: Option<Resource>,
+    /// The columns that hold each row's project and cluster (spec 9).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub project_column: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster_column: Option<String>,
     /// The column that holds each row's environment, or one of a foreign key to the row that has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub environment_column: Option<String>,
@@ -64,6 +71,10 @@ pub struct Before {
     pub statistics: i32,
     /// The index that protect() made, quoted and qualified; None where one was there.
     pub index: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub project: Option<place_columns::Before>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<place_columns::Before>,
 }
 
 impl Options {
@@ -87,6 +98,8 @@ impl Options {
             audit_exclude: BTreeSet::new(),
             audit_mask: BTreeSet::new(),
             resource: None,
+            project_column: None,
+            cluster_column: None,
             environment_column: None,
             environment_from: None,
             before,
@@ -126,6 +139,8 @@ pub struct Quoted<'a> {
     pub partitioned: bool,
     /// What the scope of a row is found by, where the table has resources: the arguments of in_scope().
     pub scope: Option<String>,
+    /// The project and cluster columns, where the table has them.
+    pub place: Option<PlaceColumns>,
 }
 
 /// The function that fills a column of the kind, as an expression.
@@ -167,7 +182,9 @@ pub fn policy_names() -> impl Iterator<Item = String> {
 
 /// Every policy that a table of ours may have.
 pub fn all_policy_names() -> impl Iterator<Item = String> {
-    policy_names().chain([resource::POLICY.to_string()])
+    policy_names()
+        .chain(place_columns::policy_names())
+        .chain([resource::POLICY.to_string()])
 }
 
 /// The statements that protect the table, in order.
@@ -184,11 +201,20 @@ pub fn protect(o: &Options, q: &Quoted, needs_index: bool) -> Vec<String> {
     if needs_index {
         sql.push(format!("CREATE INDEX ON {table} ({org})"));
     }
+    sql.extend(q.place.as_ref().map(|place| place.fill(table)));
     for (command, action, using, check) in commands(o) {
-        let action = match q.scope {
-            Some(_) => (q.literal)(&resource::within_scope(action)),
-            None => (q.literal)(action),
+        let action = by_environment::asking(o, command, action);
+        let in_row = match q.scope {
+            Some(_) => resource::within_scope(&action),
+            None => action.into_owned(),
         };
+        if let Some(place) = &q.place {
+            sql.push(place.policy(table, command, &(q.literal)(&in_row)));
+        }
+        let action = (q.literal)(&match q.place {
+            Some(_) => place_columns::in_projects(&in_row),
+            None => in_row,
+        });
         let predicate = format!("({org} = {}({action}))", org_if(q.kind));
         let mut clauses = String::new();
         if using {
@@ -290,6 +316,9 @@ pub fn unprotect(o: &Options, q: &Quoted, policies: &[String], triggers: &[Strin
             o.before.statistics
         ));
     }
+    if let Some(place) = &q.place {
+        changes.extend(place.restore(o));
+    }
     if !o.before.force {
         changes.push("NO FORCE ROW LEVEL SECURITY".into());
     }
@@ -305,6 +334,11 @@ pub fn unprotect(o: &Options, q: &Quoted, policies: &[String], triggers: &[Strin
         sql.push(format!(
             "ALTER TABLE {only}{table} ALTER COLUMN {org} DROP NOT NULL"
         ));
+    }
+    if let Some(place) = &q.place
+        && o.before.project.as_ref().is_some_and(|b| !b.not_null)
+    {
+        sql.push(place.give_not_null_up(table, q.partitioned));
     }
     if let Some(index) = &o.before.index {
         sql.push(format!("DROP INDEX IF EXISTS {index}"));
@@ -332,6 +366,7 @@ mod tests {
             literal,
             partitioned: false,
             scope: None,
+            place: None,
         }
     }
 
@@ -364,6 +399,46 @@ mod tests {
         assert_eq!(marked, 10);
         let plain = protect(&o, &quoted(&literal), false).join(";");
         assert!(!plain.contains("scope"));
+    }
+
+    #[test]
+    fn a_table_of_projects_has_a_boundary_for_each_command_and_asks_for_rights_in_some_project() {
+        let o = options();
+        let mut q = quoted(&literal);
+        q.place = Some(PlaceColumns {
+            project: "project_id".into(),
+            cluster: None,
+        });
+        let sql = protect(&o, &q, false);
+        let places: Vec<&String> = sql.iter().filter(|s| s.contains("in_projects(")).collect();
+        assert_eq!(places.len(), 3, "select, update, delete");
+        for policy in places {
+            assert!(
+                policy.contains("AS RESTRICTIVE") && policy.contains("(project_id, project_id, ")
+            );
+        }
+        let sql = sql.join(";");
+        assert!(
+            sql.contains("tenancy_insert_project")
+                && sql.contains("SET DEFAULT tenancy.current_project()")
+        );
+        assert_eq!(sql.matches(" in projects'").count(), 10);
+        // PostgreSQL puts the boundaries to a row by their names: the organization's comes first.
+        let all: Vec<String> = policy_names()
+            .filter(|name| name.ends_with("_boundary"))
+            .collect();
+        for (boundary, place) in all.iter().zip(place_columns::policy_names()) {
+            assert!(*boundary < place, "{place}");
+        }
+        q.scope = Some("tableoid, id, NULL::pg_catalog.text".into());
+        let both = protect(&o, &q, false).join(";");
+        assert_eq!(both.matches(" within scope in projects'").count(), 10);
+        assert_eq!(both.matches(" within scope'").count(), 5);
+        assert!(
+            !protect(&o, &quoted(&literal), false)
+                .join(";")
+                .contains("project")
+        );
     }
 
     #[test]
@@ -463,6 +538,7 @@ mod tests {
             default: Some("gen_random_uuid()".into()),
             statistics: -1,
             index: Some("public.servers_org_id_idx".into()),
+            ..Before::default()
         };
         let sql = unprotect(
             &o,

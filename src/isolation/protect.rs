@@ -8,7 +8,7 @@ use super::facts::{
 use super::plan::{self, Before, Options, Permissions, Quoted};
 use super::resource;
 use super::survey::{Target, survey};
-use super::{exempt, table, tagged, tree};
+use super::{exempt, place, table, tagged, tree};
 use crate::access;
 use crate::context::authority;
 use crate::pg::key::{KeyColumn, KeyType};
@@ -43,18 +43,21 @@ pub fn given_permissions(given: JsonB) -> pg::Result<Permissions> {
 /// column of a foreign key to a protected table whose rows have one (spec 7).
 /// `resource_type`: what a row is to resource scopes (spec 3.8), such as server; the primary key names it, without the
 /// organization column. `resource_parent`: a column with a foreign key to another table of resources, whose scope reaches
-/// the rows here too. For the
+/// the rows here too. `project_column`, `cluster_column`: columns (uuid) with each row's project, which is then never empty,
+/// and cluster (spec 9); without a value they are filled by the ones that the session narrows itself to. For the
 /// table's owner and the DBA. Protecting a table again in the same way changes nothing, but partitions that lack
 /// protection get it.
 /// Errors, before anything is changed: 42501 not the owner, 42809 no table that can be protected, or one below an
 /// unprotected parent, 42703 no such column, 42804 of another type, 0A000 a nondeterministic collation, 22023 unknown action or key, 23502 rows without
 /// organization, 23503 references that cross organizations, 42804 an environment column of another type, 55000 no such
-/// parent to have the environment from, 42710 protected already in another way, 22023 no key or parent by which a scope finds a row.
+/// parent to have the environment from, 42710 protected already in another way, 22023 no key or parent by which a scope finds a row, 23502 rows
+/// without a project, 23503 with one of another organization.
 #[pg_extern(sql = r#"
 CREATE FUNCTION protect(
     table_name regclass, org_column text DEFAULT 'org_id', permissions jsonb DEFAULT '{}', audit boolean DEFAULT true,
     environment_column text DEFAULT NULL, environment_from text DEFAULT NULL,
-    resource_type text DEFAULT NULL, resource_parent text DEFAULT NULL)
+    resource_type text DEFAULT NULL, resource_parent text DEFAULT NULL,
+    project_column text DEFAULT NULL, cluster_column text DEFAULT NULL)
 RETURNS void VOLATILE PARALLEL UNSAFE LANGUAGE c AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';
 "#)]
 #[allow(clippy::too_many_arguments, reason = "the arguments of a SQL function")]
@@ -67,6 +70,8 @@ fn protect(
     environment_from: Option<&str>,
     resource_type: Option<&str>,
     resource_parent: Option<&str>,
+    project_column: Option<&str>,
+    cluster_column: Option<&str>,
 ) -> pg::Result<()> {
     let relid = pg::given(table_name, "table_name")?;
     let org_column = pg::given(org_column, "org_column")?;
@@ -80,6 +85,8 @@ fn protect(
         audit,
         Before::default(),
     );
+    options.project_column = project_column.map(str::to_string);
+    options.cluster_column = cluster_column.map(str::to_string);
     options.environment_column = environment_column.map(str::to_string);
     options.environment_from = environment_from.map(str::to_string);
     let tree = tree::locked(relid)?;
@@ -149,6 +156,7 @@ pub fn plan_tree<'a>(tree: &'a [Facts], wanted: &Options) -> pg::Result<Vec<Plan
     for table in tree.iter().rev() {
         let column = facts::org_column(table, &wanted.org_column)?;
         check_action_columns(table, wanted)?;
+        place::check(table, wanted)?;
         tagged::check(table, wanted)?;
         if let Some(present) = current_options(table.relid) {
             if !present.same_protection(wanted) {
@@ -156,10 +164,12 @@ pub fn plan_tree<'a>(tree: &'a [Facts], wanted: &Options) -> pg::Result<Vec<Plan
             }
             continue;
         }
-        let options = Options {
+        let mut options = Options {
             before: column.before.clone(),
             ..wanted.clone()
         };
+        options.before.project = place::before(table, wanted.project_column.as_ref());
+        options.before.cluster = place::before(table, wanted.cluster_column.as_ref());
         planned.push(Planned {
             table,
             column,
@@ -257,13 +267,21 @@ pub fn apply(planned: &Planned) {
         literal: &literal,
         partitioned: table.is_partitioned(),
         scope: options.resource.as_ref().map(resource::Resource::arguments),
+        place: place::quoted(&options),
     };
     with_own_ddl(|| {
         // An index on a partitioned table would take those that its partitions have into its possession, and drop them
         // with itself. Each partition has its own.
-        if !column.indexed && !quoted.partitioned {
+        let (indexed, columns) = match &quoted.place {
+            Some(place) => (
+                place::is_indexed(table, column.attnum, &options),
+                format!("{}, {}", column.quoted, place.project),
+            ),
+            None => (column.indexed, column.quoted.clone()),
+        };
+        if !indexed && !quoted.partitioned {
             // Made first, so that its name can be remembered for unprotect().
-            execute(&format!("CREATE INDEX ON {name} ({})", column.quoted), &[]);
+            execute(&format!("CREATE INDEX ON {name} ({columns})"), &[]);
             options.before.index = newest_index(table.relid);
         }
         for statement in plan::protect(&options, &quoted, false) {
@@ -384,6 +402,7 @@ fn take_away(table: &Facts, mut options: Options) {
         literal: &literal,
         partitioned: table.is_partitioned(),
         scope: None,
+        place: place::quoted(&options),
     };
     let present = |sql: &str| {
         run(sql, &[Arg::Oid(table.relid)], |row| {
@@ -425,6 +444,7 @@ pub fn as_it_stands(table: &Facts, mut options: Options) -> Options {
         })
         .or_else(|| column_exists(table, &options.org_column).then(|| options.org_column.clone()))
         .unwrap_or_default();
+    place::as_it_stands(table, &mut options);
     options.before.index = options.before.index.filter(|index| {
         !run(
             "SELECT 1 FROM pg_catalog.pg_index WHERE indrelid OPERATOR(pg_catalog.=) $1

@@ -1,7 +1,7 @@
 //! What reads of protected tables are held to beyond their policies: a locking read without the right, a cursor after a
 //! revocation, a MERGE that reads no column, a trigger inside a cascade. hooks/statement.rs asks here.
 
-use super::guard::{denied, require};
+use super::guard::{denied, require, require_to_write};
 use super::table;
 use crate::context;
 use crate::pg::{self, identity};
@@ -20,7 +20,7 @@ pub fn check_locking_read(relid: pg_sys::Oid) -> pg::Result<()> {
         return Ok(());
     }
     let name = pg::catalog::relation_name(relid);
-    require(
+    require_to_write(
         &now,
         &table,
         &table.options.update,

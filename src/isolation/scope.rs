@@ -5,12 +5,14 @@
 
 use super::guard::denied;
 use super::plan::Options;
+use super::route::Leaves;
 use super::table::{self, GuardedKey, Table};
 use crate::access::scopes::{Access, Key, Scopes};
 use crate::context::{self, Standing};
 use crate::pg::key::Keys;
 use crate::pg::local::Backend;
 use crate::pg::lookup::{self, When};
+use crate::pg::probe::Probe;
 use crate::pg::trigger::RowImage;
 use crate::pg::value::Value;
 use crate::pg::{self, canonical, value};
@@ -202,7 +204,8 @@ fn climb(
         // Its row says no more than its key did.
         there.parent.as_ref()?;
     }
-    if up.value.null {
+    // Whoever calls in_scope() chooses the type, too; the key's own operators take the column's.
+    if up.value.null || up.form != Form::of(key.types[link.at]) {
         return None;
     }
     let values: Option<Vec<Value>> = (0..key.columns.len())
@@ -214,23 +217,58 @@ fn climb(
             Some(table.org_kind.value(datum, false))
         })
         .collect();
-    let read = |row: &RowImage| climb(scopes, &above, Place::of(there, row), org, when, height + 1);
-    read_parent(key, &values?, when, read).flatten()
+    let read = |above: &Table, row: &RowImage| {
+        let there = above.scoped.as_ref()?;
+        let place = Place::of(there, row);
+        climb(scopes, above, place, org, when, height + 1)
+    };
+    let leaves = key.leaves.as_ref();
+    read_row(&key.probe, leaves, &values?, org, when, read).flatten()
 }
 
-/// What `read` makes of the row that a foreign key leads to, wherever it is stored.
-fn read_parent<T>(
+/// What `read` makes of the organization's row that a key leads to, and of the table where it is stored: a partition has its
+/// columns in an order of its own. Another organization's row is none: who calls in_scope() chooses the key.
+pub fn read_row<T>(
+    probe: &Probe,
+    leaves: Option<&Leaves>,
+    values: &[Value],
+    org: &Keys,
+    when: When,
+    read: impl Fn(&Table, &RowImage) -> T,
+) -> Option<T> {
+    let of_org = |stored: pg_sys::Oid, row: &RowImage| {
+        let table = table::protected(stored).filter(|t| t.org_attnum > 0)?;
+        let mine = org.is(table.org_kind, &row.value(table.org_attnum));
+        mine.then(|| read(&table, row))
+    };
+    stored(probe, leaves, values, when, of_org).flatten()
+}
+
+/// What `read` makes of the row that a foreign key leads to, wherever it is stored and whosever it is.
+pub(super) fn read_parent<T>(
     key: &GuardedKey,
     values: &[Value],
     when: When,
     read: impl Fn(&RowImage) -> T,
 ) -> Option<T> {
-    match key.leaves.as_ref().filter(|_| key.probe.is_known()) {
-        None => lookup::row(&key.probe, values, when, read),
+    let leaves = key.leaves.as_ref();
+    stored(&key.probe, leaves, values, when, |_, row| read(row))
+}
+
+fn stored<T>(
+    probe: &Probe,
+    leaves: Option<&Leaves>,
+    values: &[Value],
+    when: When,
+    read: impl Fn(pg_sys::Oid, &RowImage) -> T,
+) -> Option<T> {
+    let read_in = |probe: &Probe| lookup::row(probe, values, when, |row| read(probe.parent, row));
+    match leaves.filter(|_| probe.is_known()) {
+        None => read_in(probe),
         Some(leaves) => leaves
-            .probes(&key.probe, values)
+            .probes(probe, values)
             .iter()
-            .find_map(|leaf| lookup::row(leaf, values, when, &read)),
+            .find_map(|leaf| read_in(leaf)),
     }
 }
 
@@ -322,11 +360,9 @@ pub fn hides(key: &GuardedKey, values: &[Value], org: &Keys) -> bool {
     let Some(scopes) = &now.scopes else {
         return false;
     };
-    let Some(parent) = table::protected(key.probe.parent) else {
-        return false;
-    };
-    let reached = |row: &RowImage| reach_of(scopes, &parent, row, org, When::Newest);
-    read_parent(key, values, When::Newest, reached) == Some(Access::None)
+    let reached = |table: &Table, row: &RowImage| reach_of(scopes, table, row, org, When::Newest);
+    let leaves = key.leaves.as_ref();
+    read_row(&key.probe, leaves, values, org, When::Newest, reached) == Some(Access::None)
 }
 
 // The commands of this transaction that were PostgreSQL's own for a foreign key: the row triggers of what they wrote fire
@@ -336,7 +372,11 @@ static CASCADES: Backend<RefCell<Vec<u32>>> = Backend::new(RefCell::new(Vec::new
 /// PostgreSQL's own statement for a foreign key writes under this command id.
 pub fn note_cascade(command: u32) {
     // In a database without the extension there are cascades, too.
-    if pg::catalog::find_house().is_some() && context::standing().scopes.is_some() {
+    if pg::catalog::find_house().is_none() {
+        return;
+    }
+    let now = context::standing();
+    if now.scopes.is_some() || now.has_projects() {
         CASCADES.with_borrow_mut(|all| {
             if all.last() != Some(&command) {
                 all.push(command);
@@ -345,7 +385,7 @@ pub fn note_cascade(command: u32) {
     }
 }
 
-fn is_of_cascade(old: Option<&RowImage>, new: Option<&RowImage>) -> bool {
+pub(super) fn is_of_cascade(old: Option<&RowImage>, new: Option<&RowImage>) -> bool {
     CASCADES.with_borrow(|all| {
         if all.is_empty() {
             return false;

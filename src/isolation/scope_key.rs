@@ -6,7 +6,7 @@ use super::table::{self, Table};
 use crate::access::scopes::{Access, Scopes};
 use crate::context::authority::{self, Id};
 use crate::pg::key::Keys;
-use crate::pg::lookup::{self, When};
+use crate::pg::lookup::When;
 use crate::pg::probe::{Cast, Probe, ProbeKey};
 use crate::pg::query::{Arg, latest};
 use crate::pg::trigger::RowImage;
@@ -97,8 +97,8 @@ pub fn reach_by_key(
         return Ok(None);
     };
     let org = org.keys();
-    Ok(find(&table, attnum, &value, org, |row| {
-        scope::reach_of(scopes, &table, row, org, When::OfStatement)
+    Ok(find(&table, attnum, &value, org, |table, row| {
+        scope::reach_of(scopes, table, row, org, When::OfStatement)
     }))
 }
 
@@ -108,7 +108,7 @@ fn find<T>(
     attnum: i16,
     key: &Value,
     org: &Keys,
-    read: impl Fn(&RowImage) -> T,
+    read: impl Fn(&Table, &RowImage) -> T,
 ) -> Option<T> {
     let (index, columns) = primary_key(table.relid)?;
     let mut values = vec![];
@@ -141,18 +141,9 @@ fn find<T>(
         org: table::org_column_of(table.relid),
         keys: keys.collect(),
     };
-    let of_org = |row: &RowImage| {
-        let mine = org.is(table.org_kind, &row.value(table.org_attnum));
-        mine.then(|| read(row))
-    };
-    match Leaves::of(&probe) {
-        None => lookup::row(&probe, &values, When::OfStatement, of_org),
-        Some(leaves) => leaves
-            .probes(&probe, &values)
-            .iter()
-            .find_map(|leaf| lookup::row(leaf, &values, When::OfStatement, of_org)),
-    }
-    .flatten()
+    let leaves = Leaves::of(&probe);
+    let when = When::OfStatement;
+    scope::read_row(&probe, leaves.as_ref(), &values, org, when, read)
 }
 
 /// The index of the primary key, and for each of its columns the operator that says equal.

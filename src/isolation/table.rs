@@ -4,6 +4,7 @@
 //! and DROP, and need no table of ours to be kept in step.
 
 use super::check_text::CheckText;
+use super::place::{self, Placed};
 use super::plan::Options;
 use super::route::Leaves;
 use super::scope::Scoped;
@@ -31,6 +32,8 @@ pub struct GuardedKey {
     /// Whether no other key of the table compares the same columns of the same parent in another way: PostgreSQL's query
     /// for the one could be taken for that of the other (attack C-4).
     pub unmistakable: bool,
+    /// Whether the parent's rows belong to projects, which may be hidden.
+    pub parent_is_placed: bool,
     pub probe: Probe,
     /// Where the parent is partitioned.
     pub leaves: Option<Leaves>,
@@ -77,6 +80,8 @@ pub struct Table {
     pub options: Options,
     /// Where its rows are resources, or belong to some.
     pub scoped: Option<Scoped>,
+    /// Where its rows belong to projects.
+    pub placed: Option<Placed>,
     /// Columns with an action of their own.
     pub column_actions: Vec<(i16, String, String)>,
     /// Where the environment of its rows stands, if they have one.
@@ -187,11 +192,12 @@ fn read(relid: pg_sys::Oid) -> Option<Table> {
         .collect();
     // A column with an action of its own that is not found is no reason to let it be written freely.
     let whole = column_actions.len() == options.columns.len();
+    let placed = Placed::of(relid, &options);
     let (foreign_keys, mut parents) = foreign_keys(relid, &columns);
     let environment = tagged::source(relid, &options, &columns, &foreign_keys);
     // Nor is an environment that is not found one that is not production.
     let whole = whole && environment.is_ok();
-    let org = org_column_of(relid).filter(|_| whole);
+    let org = org_column_of(relid).filter(|_| whole && placed.is_ok());
     parents.push(root);
     let org_attnum = org.map_or(0, |o| o.attnum);
     let scoped = Scoped::of(&options, &columns, org_attnum, &foreign_keys);
@@ -202,6 +208,7 @@ fn read(relid: pg_sys::Oid) -> Option<Table> {
         org_attnum,
         org_kind: org.map_or(KeyType::Uuid, |o| o.kind),
         scoped,
+        placed: placed.unwrap_or_default(),
         column_actions,
         environment: environment.unwrap_or_default(),
         key,
@@ -290,6 +297,7 @@ fn foreign_keys(
     keys.retain(|key| protected.contains(&key.probe.parent));
     for key in &mut keys {
         key.lead_to(org_column_of(key.probe.parent));
+        key.parent_is_placed = place::is_placed(key.probe.parent);
     }
     let unmistakable: Vec<bool> = keys
         .iter()
@@ -332,6 +340,7 @@ pub fn all_keys(relid: pg_sys::Oid, columns: &[(i16, String)]) -> Vec<GuardedKey
             let names = row.get::<Vec<String>>(10).unwrap_or_default();
             GuardedKey {
                 leaves: None,
+                parent_is_placed: false,
                 types: types.clone(),
                 unmistakable: true,
                 constraint: row.get(1).unwrap_or(pg_sys::InvalidOid),

@@ -19,6 +19,8 @@ pub struct House {
     pub org_if: ByKind,
     pub check_row: ByKind,
     pub is_unscoped: pg_sys::Oid,
+    pub project_from: pg_sys::Oid,
+    pub project_to: pg_sys::Oid,
     pub in_scope: pg_sys::Oid,
     pub in_full_scope: pg_sys::Oid,
 }
@@ -54,6 +56,10 @@ pub fn find_house() -> Option<House> {
         bell,
         guard_row: function_in(c"tenancy", c"guard_row").unwrap_or(pg_sys::InvalidOid),
         guard_statement: function_in(c"tenancy", c"guard_statement").unwrap_or(pg_sys::InvalidOid),
+        project_from: function_of(c"tenancy", c"project_from", &[pg_sys::TEXTOID])
+            .unwrap_or(pg_sys::InvalidOid),
+        project_to: function_of(c"tenancy", c"project_to", &[pg_sys::TEXTOID])
+            .unwrap_or(pg_sys::InvalidOid),
         is_unscoped: function_in(c"tenancy", c"is_unscoped").unwrap_or(pg_sys::InvalidOid),
         in_scope: scope_function(c"in_scope"),
         in_full_scope: scope_function(c"in_full_scope"),
@@ -72,7 +78,9 @@ pub fn find_house() -> Option<House> {
             function_of(c"tenancy", c"check_row", &arguments)
         }),
     };
-    if ![house.guard_row, house.guard_statement, house.is_unscoped].contains(&pg_sys::InvalidOid)
+    let others = [house.is_unscoped, house.project_from, house.project_to];
+    if ![house.guard_row, house.guard_statement].contains(&pg_sys::InvalidOid)
+        && !others.contains(&pg_sys::InvalidOid)
         && house.org_if.are_all_there()
     {
         HOUSE.set(Some(house));

@@ -37,6 +37,7 @@ pub mod scan;
 pub mod setting;
 pub mod srf;
 pub mod stand_in;
+pub mod support;
 pub mod transaction;
 pub mod trigger;
 pub mod value;

@@ -167,6 +167,20 @@ impl RowImage {
         unsafe { pg_sys::HeapTupleHeaderGetCmin((*self.tuple).t_data) }
     }
 
+    /// The number of the column with this name; 0 where the row has none.
+    pub fn number_of(&self, name: &str) -> i16 {
+        // SAFETY: as `value`; a name is a NUL-terminated string of the column's own.
+        unsafe {
+            (1..=(*self.desc).natts as i16)
+                .find(|attnum| {
+                    let column = attribute(self.desc, *attnum);
+                    let known = std::ffi::CStr::from_ptr((*column).attname.data.as_ptr());
+                    !(*column).attisdropped && known.to_bytes() == name.as_bytes()
+                })
+                .unwrap_or(0)
+        }
+    }
+
     pub fn type_of(&self, attnum: i16) -> pg_sys::Oid {
         // SAFETY: as `value`.
         unsafe { (*attribute(self.desc, attnum)).atttypid }

@@ -28,7 +28,8 @@ fn require_empty(row: &PgHeapTuple<'_, AllocatedByPostgres>) {
         |_| (),
     );
     let left = if clusters.is_empty() {
-        None
+        crate::isolation::holding(&place, is_cluster)
+            .map(|table| format!("Table {table} has rows in it."))
     } else {
         Some("It has clusters.".to_string())
     };

@@ -151,6 +151,7 @@ fn require(place: &Place, least: Power, doing: &str) -> pg::Result<Power> {
 fn lock(project: &Id, least: Power, doing: &str, going: bool) -> pg::Result<(Place, Power)> {
     let place = find(project)?;
     require(&place, least, doing)?;
+    context::no_ai(&format!("{doing} a project"))?;
     // Every act on an organization takes its lock first, also against one that is suspended meanwhile.
     lock_org(&place.org, false)?;
     let sql = if going {

@@ -494,3 +494,63 @@ fn a_large_team_is_told_of_row_by_row() {
         48 * 2005 + 1
     );
 }
+
+#[test]
+fn who_can_on_one_resource_leaves_out_those_who_are_limited_to_others() {
+    let world = World::people();
+    let acme = world.acme.id;
+    let mut dba = dba_in(&world);
+    dba.run(&format!(
+        r#"CREATE TABLE hosts (id int PRIMARY KEY, org_id uuid); CREATE TABLE notes (id int PRIMARY KEY, org_id uuid);
+           INSERT INTO hosts SELECT i, '{acme}' FROM generate_series(1, 3) i;
+           SELECT tenancy.protect('hosts', resource_type => 'host', permissions => '{{"select": "server:read", "update": "app:deploy"}}');
+           SELECT tenancy.protect('notes')"#
+    ));
+    for (key, access) in [("1", "full"), ("2", "read_only")] {
+        dba.run(&format!(
+            "SELECT tenancy.set_scope('{acme}', '{}', 'hosts', '{key}', '{access}')",
+            world.user("acme.member")
+        ));
+    }
+    let ask = |dba: &mut Session, action: &str, key: &str| {
+        dba.column(&format!(
+            "SELECT role FROM tenancy.who_can('{action}', 'hosts', '{key}') ORDER BY 1"
+        ))
+    };
+    for (action, key, expected) in [
+        (
+            "server:read",
+            "1",
+            &["admin", "admin", "member", "owner", "viewer"][..],
+        ),
+        (
+            "server:read",
+            "2",
+            &["admin", "admin", "member", "owner", "viewer"],
+        ),
+        ("server:read", "3", &["admin", "admin", "owner", "viewer"]),
+        ("app:deploy", "1", &["admin", "admin", "member", "owner"]),
+        ("app:deploy", "2", &["admin", "admin", "owner"]),
+        ("app:deploy", "3", &["admin", "admin", "owner"]),
+    ] {
+        assert_eq!(ask(&mut dba, action, key), expected, "{action} {key}");
+    }
+    // The matrix shows who is limited, and the level that counts on what is listed.
+    assert_eq!(
+        dba.column(&format!(
+            "SELECT DISTINCT status FROM tenancy.access_matrix('{acme}') WHERE email = 'member@acme.test'"
+        )),
+        ["scoped"]
+    );
+    for wrong in [
+        "'app:deploy', 'hosts'",
+        "'app:deploy', NULL, '1'",
+        "'app:deploy', 'notes', '1'",
+    ] {
+        assert!(
+            dba.attempt(&format!("SELECT * FROM tenancy.who_can({wrong})"))
+                .is_err(),
+            "{wrong}"
+        );
+    }
+}

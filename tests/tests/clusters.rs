@@ -153,3 +153,49 @@ fn a_session_narrowed_to_a_cluster_that_is_deleted_sees_nothing_and_says_why() {
     member.run("RESET app.current_cluster");
     assert!(!member.whoami()["org_id"].is_null());
 }
+
+#[test]
+fn an_organization_that_goes_takes_its_projects_along() {
+    let (world, web) = with_project("open");
+    let mut dba = world.superuser();
+    dba.run(&format!(
+        "SELECT tenancy.create_cluster('{web}', 'eu');
+         SELECT tenancy.add_project_member('{web}', '{}')",
+        world.user("acme.member")
+    ));
+    dba.run(&format!(
+        "DELETE FROM tenancy.orgs WHERE id = '{}'",
+        world.acme.id
+    ));
+    for table in ["projects", "clusters", "project_members"] {
+        assert_eq!(
+            dba.count(&format!("SELECT count(*) FROM tenancy.{table}")),
+            0,
+            "{table}"
+        );
+    }
+}
+
+#[test]
+fn an_ai_actor_makes_and_deletes_nothing_of_it() {
+    let (world, web) = with_project("open");
+    let mut app = world.app();
+    for act in [
+        format!("create_cluster('{web}', 'eu')"),
+        format!("delete_project('{web}')"),
+        format!("set_project_access('{web}', 'restricted')"),
+        format!(
+            "add_project_member('{web}', '{}')",
+            world.user("acme.member")
+        ),
+        format!("create_project('{}', 'p')", world.acme.id),
+    ] {
+        world.begin(&mut app, world.acme, "acme.owner");
+        app.run("SET LOCAL app.actor_type = 'ai'");
+        refused(app.attempt(&format!("SELECT tenancy.{act}")), "42501");
+        app.run("ROLLBACK");
+        world.begin(&mut app, world.acme, "acme.owner");
+        app.run(&format!("SAVEPOINT s; SELECT tenancy.{act}"));
+        app.run("ROLLBACK");
+    }
+}

@@ -293,7 +293,7 @@ const OPEN_TO_EVERYBODY: &[&str] = &[
     "drop_role(uuid,text)",
     "access_matrix(uuid)",
     "access_matrix_csv(uuid)",
-    "who_can(text)",
+    "who_can(text,regclass,text)",
     "what_can(uuid,uuid)",
     "define_action(text,text,text,text,text,text)",
     "drop_action(text)",
@@ -313,7 +313,7 @@ const OPEN_TO_EVERYBODY: &[&str] = &[
     "revoke_api_key(uuid)",
     "list_api_keys(uuid)",
     "transfer_ownership(uuid,uuid)",
-    "protect(regclass,text,jsonb,boolean,text,text,text,text)",
+    "protect(regclass,text,jsonb,boolean,text,text,text,text,text,text)",
     // Of an organization's environments.
     "create_environment(uuid,text,text)",
     "drop_environment(uuid,text)",
@@ -331,6 +331,12 @@ const OPEN_TO_EVERYBODY: &[&str] = &[
     "sees_project_member(uuid,uuid)",
     "has_project_permission(uuid,text)",
     "recommend_isolation(boolean,boolean)",
+    "current_project()",
+    "current_cluster()",
+    "in_projects(uuid,uuid,text)",
+    "check_project(oid,uuid,uuid,text)",
+    "project_from(text)",
+    "project_to(text)",
     "create_project(uuid,text,text,text)",
     "rename_project(uuid,text)",
     "set_project_access(uuid,text)",
@@ -626,7 +632,7 @@ fn arguments_have_the_names_of_the_contract() {
             &["login", "scope", "service_role"],
         ),
         (
-            "protect(regclass,text,jsonb,boolean,text,text,text,text)",
+            "protect(regclass,text,jsonb,boolean,text,text,text,text,text,text)",
             &[
                 "table_name",
                 "org_column",
@@ -636,6 +642,8 @@ fn arguments_have_the_names_of_the_contract() {
                 "environment_from",
                 "resource_type",
                 "resource_parent",
+                "project_column",
+                "cluster_column",
             ],
         ),
         (

@@ -376,7 +376,6 @@ fn scope_of(table_name: Option<pg_sys::Oid>, key: Option<&str>) -> pg::Result<&'
 
 /// How far a user's membership reaches a resource of an organization: None for a user who is no member, and where there is no
 /// such row. Whoever asks for another answers for who may know.
-#[allow(dead_code, reason = "who_can() and what_can() ask it")]
 pub fn level_on(org: &Id, user: &Id, table: pg_sys::Oid, key: &str) -> pg::Result<Option<Access>> {
     if access::role_in(org, user).is_none() {
         return Ok(None);

@@ -3,7 +3,7 @@
 use super::{Drift, changing, judge, name_of};
 use crate::isolation::facts::current_options;
 use crate::isolation::plan::{self, ROW_TRIGGER, TRIGGERS};
-use crate::isolation::{resource, table};
+use crate::isolation::{place_columns, resource, table};
 use crate::pg::query::{self, Arg, run};
 use crate::pg::{self, fail, identity};
 use pgrx::prelude::*;
@@ -61,6 +61,9 @@ pub fn check(relid: pg_sys::Oid) -> pg::Result<()> {
     let mut policies: Vec<String> = plan::policy_names().collect();
     if current_options(relid).is_some_and(|options| options.resource.is_some()) {
         policies.push(resource::POLICY.into());
+    }
+    if current_options(relid).is_some_and(|options| options.project_column.is_some()) {
+        policies.extend(place_columns::policy_names());
     }
     let marks = ours.iter().filter(|t| has(t)).count()
         + policies

@@ -337,3 +337,72 @@ fn a_table_whose_key_was_renamed_shows_a_limited_membership_nothing() {
         "no key leads to the server"
     );
 }
+
+/// A partition may have its columns in another order than the table that it is a part of.
+#[test]
+fn a_partition_with_other_places_for_its_columns_is_read_right() {
+    let world = World::people();
+    world.superuser().run(&format!(
+        "CREATE TABLE halls (id int PRIMARY KEY, org_id uuid);
+         CREATE TABLE events (id int PRIMARY KEY, org_id uuid, hall_id int REFERENCES halls) PARTITION BY HASH (id);
+         CREATE TABLE odd (gone text, hall_id int, x int, id int NOT NULL, org_id uuid);
+         ALTER TABLE odd DROP COLUMN gone, DROP COLUMN x;
+         ALTER TABLE events ATTACH PARTITION odd FOR VALUES WITH (MODULUS 1, REMAINDER 0);
+         CREATE TABLE notes (id int PRIMARY KEY, org_id uuid, event_id int REFERENCES events);
+         GRANT ALL ON ALL TABLES IN SCHEMA public TO PUBLIC;
+         INSERT INTO halls SELECT i, '{org}' FROM generate_series(1, 2) i;
+         INSERT INTO events SELECT i, '{org}', 1 + i % 2 FROM generate_series(1, 4) i;
+         INSERT INTO notes SELECT i, '{org}', i FROM generate_series(1, 4) i;
+         SELECT tenancy.protect('halls', resource_type => 'hall');
+         SELECT tenancy.protect('events', resource_type => 'event', resource_parent => 'hall_id');
+         SELECT tenancy.protect('notes', resource_parent => 'event_id')",
+        org = world.acme.id
+    ));
+    world.scope("acme.member", "halls", "1", "full");
+    let mut session = world.session("acme.member");
+    assert_eq!(ids(&mut session, "events"), [2, 4]);
+    assert_eq!(ids(&mut session, "notes"), [2, 4]);
+    assert_eq!(
+        session.column("SELECT tenancy.scope_of('events', i::text) FROM generate_series(1, 4) i"),
+        ["none", "full", "none", "full"]
+    );
+    assert_eq!(session.run("UPDATE events SET hall_id = 1"), 2);
+    assert_eq!(session.run("UPDATE notes SET event_id = 4 WHERE id = 2"), 1);
+    let mut refer = |event: i32| {
+        refused(
+            session.attempt(&format!("UPDATE notes SET event_id = {event} WHERE id = 2")),
+            "42501",
+        )
+    };
+    assert_eq!(refer(3).message(), refer(9).message());
+}
+
+/// Whoever calls in_scope() himself hears nothing of another organization's rows, whatever rules he has; and a value of any
+/// type is no more than a wrong one.
+#[test]
+fn a12_in_scope_is_no_oracle() {
+    let world = world();
+    world.scope("acme.member", "servers", "101", "full");
+    world.scope("acme.member", "servers", "1", "full");
+    let mut session = world.session("acme.member");
+    let mut ask = |site: &str| {
+        session.text(&format!(
+            "SELECT tenancy.in_scope('logs'::regclass::oid, NULL::text, {site})"
+        ))
+    };
+    assert_eq!(ask("3"), "t", "of a listed server");
+    // Globex's sites 103 and 106 are on its server 101.
+    for site in ["103", "106", "1", "9999"] {
+        assert_eq!(ask(site), "f", "site {site}");
+    }
+    for odd in [
+        "'3'::text",
+        "3::bigint",
+        "gen_random_uuid()",
+        "'3'::bytea",
+        "now()",
+        "NULL::int",
+    ] {
+        assert_eq!(ask(odd), "f", "{odd}");
+    }
+}

@@ -1,0 +1,589 @@
+//! The second and third boundary in data (spec 9): a row's project is of its organization, its cluster of its project, on
+//! every way that a row is written, and who writes it may do so in that project.
+//!
+//! A project that is another organization's, one that is hidden and one that does not exist answer alike. One that is there is
+//! held FOR KEY SHARE until the transaction ends, as a foreign key would hold it: whoever deletes a project waits for its
+//! writers and sees their rows.
+
+use super::asked;
+use super::facts::{Facts, number_of};
+use super::guard::denied;
+use super::held::{self, Name};
+use super::place_columns::{self, PlaceColumns};
+use super::plan::Options;
+use super::table::{self, GuardedKey, Table};
+use super::{moved, scope, tree};
+use crate::context::authority::Id;
+use crate::context::places::{places, with_places};
+use crate::context::projects;
+use crate::context::{self, Standing};
+use crate::org::id_text;
+use crate::pg::catalog::relation_name;
+use crate::pg::key::{KeyColumn, KeyType, Keys};
+use crate::pg::lookup::When;
+use crate::pg::probe::{self, Parent, Probe, ProbeKey};
+use crate::pg::query::{Arg, latest, latest_of, run};
+use crate::pg::trigger::{Call, Event, RowImage};
+use crate::pg::value::Value;
+use crate::pg::{self, fail};
+use pgrx::datum::Uuid;
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+use pgrx::spi;
+use std::cell::Cell;
+
+/// The table's project and cluster columns, and how what they name is looked up.
+#[derive(Debug)]
+pub struct Placed {
+    pub project: i16,
+    pub cluster: Option<i16>,
+    projects: Probe,
+    clusters: Probe,
+}
+
+impl Placed {
+    /// None where the table has no project column; an error (the protection is damaged) where it is not found.
+    pub fn of(relid: pg_sys::Oid, options: &Options) -> Result<Option<Placed>, ()> {
+        if options.project_column.is_none() {
+            return Ok(None);
+        }
+        let (project, cluster) = columns_of(relid).ok_or(())?;
+        if cluster.is_some() != options.cluster_column.is_some() {
+            return Err(());
+        }
+        Ok(Some(Placed {
+            project,
+            cluster,
+            projects: probe_of("projects").ok_or(())?,
+            clusters: probe_of("clusters").ok_or(())?,
+        }))
+    }
+}
+
+/// The columns that our policies compare, by their recorded dependencies: right also after they were renamed.
+fn columns_of(relid: pg_sys::Oid) -> Option<(i16, Option<i16>)> {
+    let columns = |policy: &str| -> Vec<i16> {
+        latest(
+            "SELECT DISTINCT d.refobjsubid::pg_catalog.int2 FROM pg_catalog.pg_policy AS p
+                  JOIN pg_catalog.pg_depend AS d ON d.objid OPERATOR(pg_catalog.=) p.oid
+             WHERE p.polrelid OPERATOR(pg_catalog.=) $1 AND p.polname OPERATOR(pg_catalog.=) $2::pg_catalog.name
+               AND d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_policy'::pg_catalog.regclass
+               AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass
+               AND d.refobjid OPERATOR(pg_catalog.=) $1 AND d.refobjsubid OPERATOR(pg_catalog.>) 0",
+            &[Arg::Oid(relid), Arg::Name(policy)],
+            |row| row.get::<i16>(1),
+        )
+        .into_iter()
+        .flatten()
+        .collect()
+    };
+    // The one for INSERT names the project column alone.
+    let [project] = columns("tenancy_insert_project")[..] else {
+        return None;
+    };
+    let mut all = columns("tenancy_select_project");
+    all.retain(|column| *column != project);
+    match all[..] {
+        [] => Some((project, None)),
+        [cluster] => Some((project, Some(cluster))),
+        _ => None,
+    }
+}
+
+/// Whether a table's rows belong to projects.
+pub fn is_placed(relid: pg_sys::Oid) -> bool {
+    columns_of(relid).is_some()
+}
+
+/// How a project or a cluster is looked up by its id.
+fn probe_of(name: &str) -> Option<Probe> {
+    const UUID_EQUALS: u32 = 2972;
+    latest(
+        "SELECT k.oid, k.conrelid, k.conindid, a.attnum
+         FROM pg_catalog.pg_constraint AS k
+              JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) k.conrelid
+              JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+              JOIN pg_catalog.pg_attribute AS a ON a.attrelid OPERATOR(pg_catalog.=) c.oid
+                                               AND a.attname OPERATOR(pg_catalog.=) 'org_id'
+         WHERE n.nspname OPERATOR(pg_catalog.=) 'tenancy' AND c.relname OPERATOR(pg_catalog.=) $1::pg_catalog.name
+           AND k.contype OPERATOR(pg_catalog.=) 'p'",
+        &[Arg::Name(name)],
+        |row| {
+            let operator = pg_sys::Oid::from(UUID_EQUALS);
+            Some(Probe {
+                constraint: row.get(1)?,
+                parent: row.get(2)?,
+                index: row.get(3)?,
+                org: Some(KeyColumn {
+                    attnum: row.get(4)?,
+                    kind: KeyType::Uuid,
+                }),
+                keys: vec![ProbeKey {
+                    index_column: 1,
+                    operator,
+                    parent_column: "id".into(),
+                    cast: probe::cast_for(pg_sys::UUIDOID, operator),
+                    resolved: Cell::new(None),
+                }],
+            })
+        },
+    )
+    .pop()
+    .flatten()
+}
+
+/// Where a row is; None where its project column is empty, which a plain INSERT is refused for before.
+fn place_of(placed: &Placed, row: &RowImage) -> (Option<Id>, Option<Id>) {
+    let project = row.value(placed.project).as_uuid();
+    let cluster = match placed.cluster {
+        Some(cluster) => row.value(cluster).as_uuid(),
+        // As its policies have it.
+        None => project,
+    };
+    (project, cluster)
+}
+
+/// Holds a written row to its place. `org`: the row's. `free`: a cascade needs the right on the parent only, and a migration
+/// none; what a row names must be there all the same.
+pub fn hold(
+    call: &Call,
+    table: &Table,
+    now: &Standing,
+    org: &'static Keys,
+    free: bool,
+    old: Option<&RowImage>,
+    new: Option<&RowImage>,
+) -> pg::Result<()> {
+    let Some(placed) = &table.placed else {
+        return Ok(());
+    };
+    let before = old.map(|row| place_of(placed, row));
+    let after = new.map(|row| place_of(placed, row));
+    if !free && !scope::is_of_cascade(old, new) {
+        let action = &marked(table, action_for(call.event, table, old), true);
+        let allowed = with_places(action, |places| {
+            [before, after]
+                .into_iter()
+                .flatten()
+                .all(|(project, cluster)| {
+                    project.is_some_and(|project| places.have(&project, cluster.as_ref()))
+                })
+        });
+        if !allowed {
+            for (project, cluster) in [before, after].into_iter().flatten() {
+                require(table, now, action, project, cluster)?;
+            }
+        }
+    }
+    match after {
+        Some(place) if before != Some(place) => hold_place(table, placed, org, place),
+        _ => Ok(()),
+    }
+}
+
+/// A row that an UPDATE moves to another partition is a DELETE there and an INSERT here.
+fn action_for<'a>(event: Event, table: &'a Table, old: Option<&RowImage>) -> &'a str {
+    let options = &table.options;
+    match event {
+        Event::Insert if !moved::is_under_way(table) => &options.insert,
+        Event::Delete | Event::Truncate if !old.is_some_and(RowImage::has_moved) => &options.delete,
+        _ => &options.update,
+    }
+}
+
+/// Whether a row that is written may be in its project (spec 9): true, or the refusal. Stands in the policies of tables with
+/// a project column, so that PostgreSQL's bare sentence does not come first; the row trigger asks again. Errors: 42501 no right
+/// there, 23503 no such project, hidden ones alike, 23502 none. Anyone may call it.
+#[pg_extern(stable, parallel_safe)]
+fn check_project(
+    table_id: Option<pg_sys::Oid>,
+    project: Option<Uuid>,
+    cluster: Option<Uuid>,
+    action: Option<&str>,
+) -> pg::Result<bool> {
+    let (project, cluster) = (
+        project.map(|id| *id.as_bytes()),
+        cluster.map(|id| *id.as_bytes()),
+    );
+    let action = action.unwrap_or_default();
+    let may = project.is_some_and(|project| {
+        with_places(action, |places| places.have(&project, cluster.as_ref()))
+    });
+    if may {
+        return Ok(true);
+    }
+    let table = table_id.and_then(table::protected);
+    let Some(table) = table.filter(|table| table.placed.is_some()) else {
+        return Ok(false);
+    };
+    require(&table, &context::standing(), action, project, cluster)?;
+    Ok(true)
+}
+
+/// The refusal of a row in a project where the context may not write it, if it is one.
+fn require(
+    table: &Table,
+    now: &Standing,
+    action: &str,
+    project: Option<Id>,
+    cluster: Option<Id>,
+) -> pg::Result<()> {
+    let seen = project.filter(|id| now.reach().seen(id).is_some());
+    let Some(project) = seen else {
+        return Err(missing(table, Column::Project, project));
+    };
+    if places(now, action, true).have(&project, cluster.as_ref()) {
+        if with_places(action, |places| places.have(&project, cluster.as_ref())) {
+            return Ok(());
+        }
+        return Err(denied(
+            format!(
+                "permission denied: the row in table \"{}\" is not of the project and cluster in effect",
+                relation_name(table.relid)
+            ),
+            "The session narrowed itself by app.current_project or app.current_cluster.",
+            "Leave the columns out: their defaults fill them. Or RESET app.current_project and app.current_cluster.",
+        ));
+    }
+    let reach = now.reach();
+    let name = reach.get(&project).map_or("", |p| p.name.as_str());
+    let on = format!(
+        "on table \"{}\" in project \"{name}\"",
+        relation_name(table.relid)
+    );
+    Err(context::no_right(now, asked::asked(action).name, &on))
+}
+
+#[derive(Clone, Copy)]
+enum Column {
+    Project,
+    Cluster,
+}
+
+/// One error for what does not exist, what is another organization's and what may not be seen.
+fn missing(table: &Table, column: Column, id: Option<Id>) -> ErrorReport {
+    if id.is_none() {
+        return fail(
+            PgSqlErrorCode::ERRCODE_NOT_NULL_VIOLATION,
+            format!(
+                "the row in table \"{}\" names no project",
+                relation_name(table.relid)
+            ),
+        )
+        .set_detail("Every row of the table belongs to one.")
+        .set_hint("Name one, or narrow the session: SET LOCAL app.current_project = '...'; the column's default is that one.");
+    }
+    let (what, attnum) = match column {
+        Column::Project => ("project", table.placed.as_ref().map(|p| p.project)),
+        Column::Cluster => ("cluster", table.placed.as_ref().and_then(|p| p.cluster)),
+    };
+    let name = table
+        .columns
+        .iter()
+        .find(|(number, _)| Some(*number) == attnum)
+        .map_or(what, |(_, name)| name.as_str());
+    let within = match column {
+        Column::Project => "organization",
+        Column::Cluster => "project",
+    };
+    fail(
+        PgSqlErrorCode::ERRCODE_FOREIGN_KEY_VIOLATION,
+        format!(
+            "the row in table \"{}\" names a {what} that is not there",
+            relation_name(table.relid)
+        ),
+    )
+    .set_detail(format!(
+        "Column \"{name}\" holds {}, which is no {what} of the row's {within} that you may see.",
+        id.map_or("nothing".into(), |id| id_text(&id))
+    ))
+    .set_hint(format!(
+        "SELECT * FROM tenancy.{what}s lists those you may see."
+    ))
+}
+
+fn hold_place(
+    table: &Table,
+    placed: &Placed,
+    org: &'static Keys,
+    (project, cluster): (Option<Id>, Option<Id>),
+) -> pg::Result<()> {
+    let is_held = |probe: &Probe, id: &Id| is_held(probe, org, id);
+    let Some(id) = project.filter(|id| is_held(&placed.projects, id)) else {
+        return Err(missing(table, Column::Project, project));
+    };
+    let Some(cluster) = cluster.filter(|_| placed.cluster.is_some()) else {
+        return Ok(());
+    };
+    let of = org
+        .id()
+        .and_then(|org| projects::project_of_cluster(&org, &cluster));
+    if of == Some(id) && is_held(&placed.clusters, &cluster) {
+        return Ok(());
+    }
+    Err(missing(table, Column::Cluster, Some(cluster)))
+}
+
+/// Whether the organization has it; then it is held. The rows of one statement mostly name one project.
+fn is_held(probe: &Probe, org: &'static Keys, id: &Id) -> bool {
+    let value = Value::uuid(pg_sys::Datum::from(id.as_ptr()));
+    let name = org
+        .id()
+        .and_then(|org| Name::new(probe.constraint, &org, &[value]));
+    if name.as_ref().is_some_and(held::contains) {
+        return true;
+    }
+    let found = probe::find(probe, &[value], org) == Parent::Held;
+    if let Some(name) = name.filter(|_| found) {
+        held::insert(&name);
+    }
+    found
+}
+
+/// The action as the table's policies ask for it.
+fn marked(table: &Table, action: &str, to_write: bool) -> String {
+    let anywhere = to_write && table.options.environment_column.is_some();
+    asked::marked(action, (anywhere, table.scoped.is_some(), false))
+}
+
+/// Whether the context may do the action on rows of the table in some project.
+pub fn may_somewhere(table: &Table, action: &str, to_write: bool) -> bool {
+    let action = marked(table, action, to_write);
+    with_places(&action, |places| !places.is_none())
+}
+
+/// Whether it may write so in a row's project.
+pub fn may_in_project_of(table: &Table, placed: &Placed, action: &str, row: &RowImage) -> bool {
+    let (project, cluster) = place_of(placed, row);
+    with_places(&marked(table, action, true), |places| {
+        project.is_some_and(|project| places.have(&project, cluster.as_ref()))
+    })
+}
+
+/// Whether the role in a row's project adds the action, whatever the one in the organization says.
+pub fn gives(now: &Standing, table: &Table, action: &str, row: &RowImage) -> bool {
+    let project = table.placed.as_ref().and_then(|p| place_of(p, row).0);
+    let reach = now.reach();
+    project
+        .and_then(|id| reach.get(&id))
+        .is_some_and(|project| reach.may(project, action, false))
+}
+
+/// Whether the row that a key refers to is in a project that the context does not see: to it there is none (spec 5.5).
+pub fn hides(key: &GuardedKey, values: &[Value]) -> bool {
+    let reach = context::standing().reach();
+    if reach.all().iter().all(|project| reach.sees(project)) {
+        return false;
+    }
+    let Some(parent) = table::protected(key.probe.parent) else {
+        return false;
+    };
+    let Some(placed) = &parent.placed else {
+        return false;
+    };
+    let name = |attnum: i16| {
+        let column = parent.columns.iter().find(|(number, _)| *number == attnum);
+        column.map(|(_, name)| name.as_str())
+    };
+    let project = name(placed.project);
+    let seen = |row: &RowImage| {
+        let attnum = project.map_or(0, |name| row.number_of(name));
+        let id = (attnum > 0).then(|| row.value(attnum).as_uuid()).flatten();
+        id.is_some_and(|id| reach.seen(&id).is_some())
+    };
+    scope::read_parent(key, values, When::Newest, seen) == Some(false)
+}
+
+/// A protected table with a row in the project, or cluster, with this id, as the newest snapshot shows it.
+pub fn holding(place: &Id, is_cluster: bool) -> Option<String> {
+    tree::roots().into_iter().find_map(|relid| {
+        let table = table::protected(relid)?;
+        let placed = table.placed.as_ref()?;
+        let column = if is_cluster {
+            placed.cluster?
+        } else {
+            placed.project
+        };
+        let (_, name) = table.columns.iter().find(|(number, _)| *number == column)?;
+        let found = latest_of(
+            &format!(
+                "SELECT 1 FROM {} WHERE {} OPERATOR(pg_catalog.=) $1 LIMIT 1",
+                table.object,
+                spi::quote_identifier(name)
+            ),
+            &[Arg::Uuid(place)],
+            |_| (),
+        );
+        (!found.is_empty()).then(|| table.object.clone())
+    })
+}
+
+// ---- protect()
+
+/// What protect() was told of project and cluster, held against the table.
+pub fn check(table: &Facts, options: &Options) -> pg::Result<()> {
+    let given = [&options.project_column, &options.cluster_column];
+    if options.cluster_column.is_some() && options.project_column.is_none() {
+        return Err(fail(
+            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            "a cluster column needs a project column",
+        )
+        .set_detail("A cluster belongs to a project.")
+        .set_hint("Name both: project_column => '...', cluster_column => '...'."));
+    }
+    for column in given.into_iter().flatten() {
+        super::facts::require_column(table, column, "It is to hold the row's project or cluster.")?;
+        let attnum = number_of(&table::columns_of(table.relid), column);
+        let (type_id, generated) = latest(
+            "SELECT atttypid, attgenerated OPERATOR(pg_catalog.<>) '' OR attidentity OPERATOR(pg_catalog.<>) ''
+             FROM pg_catalog.pg_attribute
+             WHERE attrelid OPERATOR(pg_catalog.=) $1 AND attnum OPERATOR(pg_catalog.=) $2::pg_catalog.int4",
+            &[Arg::Oid(table.relid), Arg::Int(i32::from(attnum))],
+            |row| (row.get::<pg_sys::Oid>(1), row.get::<bool>(2)),
+        )
+        .pop()
+        .unwrap_or((None, None));
+        if type_id != Some(pg_sys::UUIDOID) || generated == Some(true) {
+            return Err(fail(
+                PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
+                format!(
+                    "column \"{column}\" of table \"{}\" is no ordinary column of type uuid",
+                    table.name
+                ),
+            )
+            .set_detail("It holds the id of the row's project or cluster.")
+            .set_hint("Change the column's type to uuid."));
+        }
+    }
+    Ok(())
+}
+
+/// The columns of a table that is about to be protected, as statements name them.
+pub fn quoted(options: &Options) -> Option<PlaceColumns> {
+    Some(PlaceColumns {
+        project: spi::quote_identifier(options.project_column.as_ref()?),
+        cluster: options.cluster_column.as_ref().map(spi::quote_identifier),
+    })
+}
+
+/// What unprotect() is to put back.
+pub fn before(table: &Facts, column: Option<&String>) -> Option<place_columns::Before> {
+    run(
+        "SELECT a.attnotnull, pg_catalog.pg_get_expr(d.adbin, d.adrelid), a.attstattarget::pg_catalog.int4
+         FROM pg_catalog.pg_attribute AS a
+              LEFT JOIN pg_catalog.pg_attrdef AS d ON d.adrelid OPERATOR(pg_catalog.=) a.attrelid
+                                                  AND d.adnum OPERATOR(pg_catalog.=) a.attnum
+         WHERE a.attrelid OPERATOR(pg_catalog.=) $1 AND a.attname OPERATOR(pg_catalog.=) $2::pg_catalog.name",
+        &[Arg::Oid(table.relid), Arg::Name(column?)],
+        |row| place_columns::Before {
+            // A partition's goes, or stays, with the partitioned table's.
+            not_null: row.get::<bool>(1).unwrap_or(false) || table.partition,
+            // What a new partition took over from its parent is not what it was before.
+            default: row
+                .get::<String>(2)
+                .filter(|d| !d.starts_with("tenancy.current_")),
+            statistics: row.get::<i32>(3).unwrap_or(-1),
+        },
+    )
+    .pop()
+}
+
+/// Whether an index has the organization first and the project second; it then serves both.
+pub fn is_indexed(table: &Facts, org: i16, options: &Options) -> bool {
+    let columns = table::columns_of(table.relid);
+    let project = options
+        .project_column
+        .as_ref()
+        .map_or(0, |c| number_of(&columns, c));
+    !run(
+        "SELECT 1 FROM pg_catalog.pg_index
+         WHERE indrelid OPERATOR(pg_catalog.=) $1 AND indisvalid AND indpred IS NULL
+           AND indkey[0] OPERATOR(pg_catalog.=) $2::pg_catalog.int4 AND indkey[1] OPERATOR(pg_catalog.=) $3::pg_catalog.int4",
+        &[
+            Arg::Oid(table.relid),
+            Arg::Int(i32::from(org)),
+            Arg::Int(i32::from(project)),
+        ],
+        |_| (),
+    )
+    .is_empty()
+}
+
+/// The columns' names now: they may have been renamed.
+pub fn as_it_stands(table: &Facts, options: &mut Options) {
+    if options.project_column.is_none() {
+        return;
+    }
+    let columns = table::columns_of(table.relid);
+    let name = |attnum: i16| {
+        let column = columns.iter().find(|(number, _)| *number == attnum);
+        column.map(|(_, name)| name.clone())
+    };
+    if let Some((project, cluster)) = columns_of(table.relid) {
+        options.project_column = name(project);
+        options.cluster_column = cluster.and_then(name);
+    } else {
+        // Somebody dropped one.
+        let there = |column: &String| columns.iter().any(|(_, name)| name == column);
+        options.project_column = options.project_column.take().filter(there);
+        options.cluster_column = options.cluster_column.take().filter(there);
+    }
+}
+
+/// Rows that break the new boundary: without a project, or with one of another organization, or a cluster of another project.
+pub fn survey(table: &Facts, org: KeyColumn, options: &Options) -> pg::Result<()> {
+    let (Some(project), false) = (&options.project_column, table.is_partitioned()) else {
+        return Ok(());
+    };
+    let columns = table::columns_of(table.relid);
+    let project = number_of(&columns, project);
+    let cluster = options
+        .cluster_column
+        .as_ref()
+        .map(|c| number_of(&columns, c));
+    let all = projects::all_places();
+    let (mut homeless, mut crossing) = (0_u64, 0_u64);
+    let mut directory = super::whose::Directory::read();
+    pg::identity::as_table_owner(table.owner, || {
+        pg::scan::for_each_row(table.relid, |row| {
+            let Some(id) = row.value(project).as_uuid() else {
+                homeless += 1;
+                return;
+            };
+            let org = directory
+                .whose(org.kind, &row.value(org.attnum))
+                .and_then(|o| o.keys.id());
+            let of_org = org.is_some() && all.projects.get(&id).copied() == org;
+            let of_project = cluster
+                .and_then(|c| row.value(c).as_uuid())
+                .is_none_or(|cluster| all.clusters.get(&cluster) == Some(&id));
+            crossing += u64::from(!of_org || !of_project);
+        });
+    });
+    let refusal = |code, message: String, detail: &str| {
+        fail(code, message)
+            .set_detail(format!("{detail} Nothing was changed."))
+            .set_hint("Correct these rows, and protect the table again.")
+    };
+    if homeless > 0 {
+        return Err(refusal(
+            PgSqlErrorCode::ERRCODE_NOT_NULL_VIOLATION,
+            format!(
+                "table \"{}\" has {homeless} rows without a project",
+                table.name
+            ),
+            "Every row of a table with a project column belongs to a project.",
+        ));
+    }
+    if crossing > 0 {
+        return Err(refusal(
+            PgSqlErrorCode::ERRCODE_FOREIGN_KEY_VIOLATION,
+            format!(
+                "{crossing} rows of table \"{}\" name a project of another organization or a cluster of another project",
+                table.name
+            ),
+            "A row's project belongs to its organization, and its cluster to its project.",
+        ));
+    }
+    Ok(())
+}

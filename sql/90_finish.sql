@@ -213,6 +213,16 @@ COMMENT ON FUNCTION tenancy.drop_environment(uuid, text) IS
     'Takes an environment tag of an organization''s own away; needs org:update (spec 7)';
 COMMENT ON FUNCTION tenancy.set_production_protection(uuid, boolean) IS
     'Turns the protection of an organization''s production rows on or off; for its owner (spec 7)';
+COMMENT ON FUNCTION tenancy.submit_proposal(uuid) IS
+    'Hands a draft in for approval; for who made it (spec 8)';
+COMMENT ON FUNCTION tenancy.approve_proposal(uuid, text) IS
+    'Approves a proposal of an AI actor; needs ai:approve, as a person (spec 8)';
+COMMENT ON FUNCTION tenancy.reject_proposal(uuid, text) IS
+    'Rejects a proposal of an AI actor; needs ai:approve, as a person (spec 8)';
+COMMENT ON FUNCTION tenancy.execute_proposal(uuid) IS
+    'Makes the change of an approved proposal, once; for the AI actor of the user who made it (spec 8)';
+COMMENT ON FUNCTION tenancy.sees_proposals() IS
+    'Whether the context may see the proposals of its organization (spec 8)';
 COMMENT ON FUNCTION tenancy.confirm_production_delete(regclass, text, text) IS
     'Confirms that one production row is to be deleted in this transaction; for the owner in person (spec 7)';
 COMMENT ON FUNCTION tenancy.unprotect(regclass) IS

@@ -7,7 +7,7 @@
 //! * `access`     actions, levels, roles: the permission matrix and questions about it
 //! * `org`        users, organizations, memberships, ownership, bindings of logins
 //! * `isolation`  protect(): plan of a table, policies, write guard, foreign-key guard, drift, leakproof operators
-//! * `environment` environments of rows, production protection
+//! * `environment` environments of rows, production protection; what AI actors may write
 //! * `audit`      the log of each organization: store, capture, read, export, keep, seal, verify
 //! * `projects`   projects and clusters: the second and third boundary inside an organization
 //! * `hooks`      what runs around a statement: revocations, plans, cascades, cursors, migrations, the audit's flush
@@ -87,6 +87,14 @@ extension_sql_file!(
     "../sql/65_environments.sql",
     name = "environments",
     requires = ["policies", "triggers"]
+);
+extension_sql_file!(
+    "../sql/66_proposals.sql",
+    name = "proposals",
+    requires = [
+        "environments",
+        environment::proposals::propose::sees_proposals
+    ]
 );
 extension_sql_file!(
     "../sql/60_audit_seal.sql",

@@ -2,6 +2,7 @@
 
 use crate::context;
 use crate::context::settings::Setting;
+use crate::environment;
 use crate::pg::identity;
 use crate::pg::raw::Text;
 use pg_tenancy_audit_format::Author;
@@ -51,10 +52,14 @@ thread_local! {
 /// The author as of now: the same one, also to the pointer, until something about it changes.
 pub fn author(break_glass: bool) -> Rc<Signature> {
     let runner = identity::runner();
+    let approver = environment::approver();
     let kept = KEPT.with_borrow(|kept| {
         kept.as_ref()
             .filter(|k| k.version == context::version() && k.runner == runner)
-            .filter(|k| k.signature.author.break_glass == break_glass)
+            .filter(|k| {
+                let author = &k.signature.author;
+                author.break_glass == break_glass && author.approver == approver
+            })
             .map(|k| k.signature.clone())
     });
     if let Some(signature) = kept {
@@ -71,6 +76,7 @@ pub fn author(break_glass: bool) -> Rc<Signature> {
     let same = |kept: &Author| {
         kept.actor == now.actor()
             && kept.break_glass == break_glass
+            && kept.approver == approver
             && kept.actor_type == now.actor_type
             && kept.db_role == db_role
             && kept.client_addr == client_addr
@@ -80,7 +86,7 @@ pub fn author(break_glass: bool) -> Rc<Signature> {
     let signature = kept.filter(|k| same(&k.author)).unwrap_or_else(|| {
         Rc::new(Signature::of(Author {
             actor: now.actor(),
-            approver: None,
+            approver,
             break_glass,
             actor_type: now.actor_type.into(),
             db_role,

@@ -88,6 +88,7 @@ fn begin_migration(reason: Option<&str>) -> pg::Result<()> {
 
 fn require_right() -> pg::Result<()> {
     const NO_RIGHT: PgSqlErrorCode = PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE;
+    super::no_ai("begin a migration")?;
     if !is_administrator() {
         return Err(fail(
             NO_RIGHT,

@@ -90,7 +90,7 @@ fn confirm_production_delete(
         org,
         operation: "confirm_production_delete",
         object: &table.object,
-        key: found.json,
+        key: serde_json::from_str(&found.json).unwrap_or_default(),
         old: None,
         new: None,
     });

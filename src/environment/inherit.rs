@@ -50,6 +50,16 @@ fn at_depth(
     };
     let key = &table.foreign_keys[place];
     let values: Vec<Value> = key.columns.iter().map(|(i, _)| row.value(*i)).collect();
+    by_reference(org, key, &values, depth)
+}
+
+/// Whether a row that refers to another by these values is production by it.
+pub fn by_reference(
+    org: &Id,
+    key: &GuardedKey,
+    values: &[Value],
+    depth: usize,
+) -> pg::Result<bool> {
     // It refers to nothing, so it has no environment.
     if values.iter().any(|v| v.null) {
         return Ok(false);
@@ -57,14 +67,14 @@ fn at_depth(
     if depth == DEEPEST {
         return Err(fail(
             PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-            format!("the environment of {} comes from itself", table.object),
+            "the environment of the row comes from itself",
         )
         .set_detail("Tables that have it from one another form a circle.")
         .set_hint("unprotect() one of them and protect() it with environment_column."));
     }
-    match look(org, key, &values, depth) {
+    match look(org, key, values, depth) {
         Some(found) => found,
-        None => Ok(remembered(key, &values).unwrap_or(true)),
+        None => Ok(remembered(key, values).unwrap_or(true)),
     }
 }
 

@@ -2,7 +2,7 @@
 //! them, and one is deleted, or taken out of production, by the owner in person, who confirmed it in the same transaction.
 
 use super::inherit::{is_gone, is_production};
-use super::{RowKey, confirm, tag};
+use super::{RowKey, confirm, proposals, tag};
 use crate::context::Standing;
 use crate::context::authority::Id;
 use crate::isolation::{self, Source, Table, Way, denied};
@@ -27,15 +27,24 @@ pub fn check_row(
     if let Some(new) = new {
         require_known(&org.id, table, source, old, new)?;
     }
-    if !org.production_protection {
+    let by_ai = now.actor_type == "ai";
+    if !org.production_protection && !by_ai {
         return Ok(None);
     }
     let of = |row: Option<&RowImage>| {
         row.map_or(Ok(false), |row| is_production(&org.id, table, source, row))
     };
     let (was, will) = (of(old)?, of(new)?);
-    if now.actor_type == "ai" && (was || will) {
-        return Err(not_for_ai(now, table));
+    if by_ai && (was || will) {
+        if org.production_protection {
+            return Err(not_for_ai(now, table));
+        }
+        if !proposals::is_destructive() {
+            return Err(riskier(table));
+        }
+    }
+    if !org.production_protection {
+        return Ok(None);
     }
     let Some(old) = old else { return Ok(None) };
     let moves = new.is_none() && old.has_moved();
@@ -143,6 +152,18 @@ fn not_for_ai(now: &Standing, table: &Table) -> ErrorReport {
         ),
         org_named(now),
         "A person does it; an approved proposal does not open production.",
+    )
+}
+
+/// The row is production, which was not so, or not to be seen, when the change was proposed: others approve that.
+fn riskier(table: &Table) -> ErrorReport {
+    denied(
+        format!(
+            "permission denied: the row in table {} is production, and the change was not approved as destructive",
+            table.object
+        ),
+        "A change of production is destructive.",
+        "Propose it again, with risk => 'destructive'.",
     )
 }
 

@@ -3,16 +3,19 @@
 use super::RowKey;
 use crate::isolation::{self, Table};
 use crate::pg::query::{Arg, latest, run_as_is};
-use crate::pg::{self, catalog, fail};
+use crate::pg::{self, canonical, catalog, fail};
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
-use serde_json::{Map, Value as Json};
+use serde_json::json;
+use serde_json::value::RawValue;
+use std::collections::BTreeMap;
 
 pub struct Found {
     /// The table that the row's own table is a part of.
     pub root: pg_sys::Oid,
     pub key: RowKey,
-    pub json: Json,
+    /// A JSON object, as PostgreSQL writes it whatever the session's settings.
+    pub json: String,
 }
 
 /// A column of a primary key: its name, and quoted, as a literal, its equality operator and its type.
@@ -66,8 +69,8 @@ fn unfit(table: &Table, detail: String) -> ErrorReport {
     .set_hint("Pass the primary key as text; one of several columns as a JSON object, such as '{\"region\": \"eu\", \"id\": 7}'.")
 }
 
-/// The key as a JSON object of its columns.
-pub fn as_json(table: &Table, columns: &[KeyColumn], key: &str) -> pg::Result<Map<String, Json>> {
+/// The key as the text of a JSON object of its columns. Numbers stay as they are written.
+fn as_json(table: &Table, columns: &[KeyColumn], key: &str) -> pg::Result<String> {
     match columns {
         [] => Err(fail(
             PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
@@ -75,16 +78,13 @@ pub fn as_json(table: &Table, columns: &[KeyColumn], key: &str) -> pg::Result<Ma
         )
         .set_detail("Its rows cannot be named one by one.")
         .set_hint("ALTER TABLE ... ADD PRIMARY KEY.")),
-        [only] => Ok(Map::from_iter([(only.name.clone(), key.into())])),
+        [only] => Ok(json!({ only.name.as_str(): key }).to_string()),
         _ => {
-            let given = match serde_json::from_str(key) {
-                Ok(Json::Object(given)) => given,
-                _ => {
-                    return Err(unfit(
-                        table,
-                        "The key has several columns, and this is no JSON object.".into(),
-                    ));
-                }
+            let Ok(given) = serde_json::from_str::<BTreeMap<String, &RawValue>>(key) else {
+                return Err(unfit(
+                    table,
+                    "The key has several columns, and this is no JSON object.".into(),
+                ));
             };
             if given.len() != columns.len() || columns.iter().any(|c| !given.contains_key(&c.name))
             {
@@ -94,7 +94,7 @@ pub fn as_json(table: &Table, columns: &[KeyColumn], key: &str) -> pg::Result<Ma
                     format!("Its columns are {}.", names.join(", ")),
                 ));
             }
-            Ok(given)
+            Ok(key.to_string())
         }
     }
 }
@@ -129,24 +129,29 @@ pub fn quoted_name(relid: pg_sys::Oid) -> String {
 /// The row with this key, as the caller may see it.
 pub fn find(table: &Table, key: &str) -> pg::Result<Found> {
     let columns = columns(table.relid);
-    let json = as_json(table, &columns, key)?;
+    let text = as_json(table, &columns, key)?;
     let list: Vec<String> = columns.iter().map(|c| format!("t.{}", c.quoted)).collect();
-    let text = Json::Object(json.clone()).to_string();
-    let found = run_as_is(
-        &format!(
-            "SELECT t.tableoid, {} FROM {} AS t WHERE {}",
-            list.join(", "),
-            quoted_name(table.relid),
-            condition(&columns)
-        ),
-        &[Arg::Text(&text)],
-        |row| {
-            let relid = row.get::<pg_sys::Oid>(1).unwrap_or(pg_sys::InvalidOid);
-            let values = (0..columns.len() as i16).map(|i| row.value(i + 2).bytes());
-            (relid, values.collect::<RowKey>())
-        },
+    let named: Vec<String> = columns
+        .iter()
+        .map(|c| format!("{}, t.{}", c.literal, c.quoted))
+        .collect();
+    let sql = format!(
+        "SELECT pg_catalog.jsonb_build_object({})::pg_catalog.text, t.tableoid, {} FROM {} AS t WHERE {}",
+        named.join(", "),
+        list.join(", "),
+        quoted_name(table.relid),
+        condition(&columns)
     );
-    let (relid, key) = found.into_iter().next().ok_or_else(|| {
+    // Read and written in the same way in every session: what is stored of a key names the same row later.
+    let found = canonical::output(|| {
+        run_as_is(&sql, &[Arg::Text(&text)], |row| {
+            let json = row.get::<String>(1).unwrap_or_default();
+            let relid = row.get::<pg_sys::Oid>(2).unwrap_or(pg_sys::InvalidOid);
+            let values = (0..columns.len() as i16).map(|i| row.value(i + 3).bytes());
+            (json, relid, values.collect::<RowKey>())
+        })
+    });
+    let (json, relid, key) = found.into_iter().next().ok_or_else(|| {
         fail(
             PgSqlErrorCode::ERRCODE_NO_DATA_FOUND,
             format!("no such row in table {}", table.object),
@@ -166,6 +171,6 @@ pub fn find(table: &Table, key: &str) -> pg::Result<Found> {
     Ok(Found {
         root: own.root,
         key,
-        json: Json::Object(json),
+        json,
     })
 }

@@ -113,7 +113,12 @@ fn named(relid: pg_sys::Oid) -> String {
 fn guard_statement(call: &Call) -> pg::Result<()> {
     moved::begin()?;
     // A cascade needs the right on the parent only; the rows it reaches are still held to the organization.
-    if cascade::is_own_statement() || needs_no_right() {
+    if cascade::is_own_statement() {
+        let root = || table::protected(call.relid()).map(|table| table.root);
+        environment::note_cascade(root, call.event);
+        return Ok(());
+    }
+    if needs_no_right() {
         return Ok(());
     }
     let table = table_of(call.relid())?;
@@ -159,6 +164,9 @@ fn ask_for_right(table: &Table, event: Event) -> pg::Result<()> {
     if table.placed.is_some() || !now.may_do(action) {
         require_to_write(&now, table, action, &format!("on {}", named(table.relid)))?;
     }
+    if now.actor_type == "ai" {
+        environment::check_ai_statement(&now, table, event)?;
+    }
     mine(&now, table.org_kind, table.relid)?;
     context::pin(&now)
 }
@@ -185,6 +193,7 @@ pub fn is_held_by_policy(write: &Write, check_row: ByKind) -> bool {
                 && table.environment.is_none()
                 && table.foreign_keys.is_empty()
                 && write.is_checked_by(check_row.of(table.org_kind), table.org_attnum)
+                && context::standing().actor_type != "ai"
         })
 }
 
@@ -307,6 +316,9 @@ fn guard_row(call: &Call) -> pg::Result<()> {
         if !deleting {
             let free = cascade::is_own_statement();
             place::hold(call, &table, &now, org, free, old.as_ref(), new.as_ref())?;
+            if now.actor_type == "ai" {
+                environment::check_ai_row(&now, &table, call.event, old.as_ref(), new.as_ref())?;
+            }
         }
         let tagged = table.environment.as_ref();
         let leaving = match tagged.filter(|_| !deleting) {

@@ -1,6 +1,7 @@
 //! The only place for glue to PostgreSQL's C API: identity, catalog look-ups, snapshots, tuples, raw errors.
 //! Rooms call these functions and stay free of `unsafe`.
 
+pub mod attempt;
 pub mod bound;
 pub mod canonical;
 pub mod catalog;

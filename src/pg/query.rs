@@ -279,6 +279,11 @@ pub fn run_as_is<T>(sql: &str, args: &[Arg], mut map: impl FnMut(&Row) -> T) -> 
     perform(sql, args, || unsafe { collect(&mut map) })
 }
 
+/// `execute_as_is` with arguments.
+pub fn touch_as_is(sql: &str, args: &[Arg]) -> u64 {
+    perform(sql, args, touched)
+}
+
 /// `execute` in whatever identity is in force.
 pub fn execute_as_is(sql: &str) -> u64 {
     perform(sql, &[], touched)

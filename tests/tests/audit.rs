@@ -250,7 +250,7 @@ fn the_application_names_actor_request_and_address() {
     let world = World::new();
     let mut app = world.app();
     world.begin(&mut app, world.acme, "acme.member");
-    app.run("SET LOCAL app.actor_type = 'ai'; SET LOCAL app.request_id = 'r-7'; SET LOCAL app.client_addr = '203.0.113.7'");
+    app.run("SET LOCAL app.actor_type = 'service'; SET LOCAL app.request_id = 'r-7'; SET LOCAL app.client_addr = '203.0.113.7'");
     app.run("UPDATE sites SET visits = 1 WHERE id = 1");
     app.run("COMMIT");
     // As a service: no actor.
@@ -262,7 +262,7 @@ fn the_application_names_actor_request_and_address() {
     app.run("COMMIT");
     let rows = log(&mut world.session("acme.admin"), "sites");
     assert_eq!(rows[0]["actor_id"], world.user("acme.member").to_string());
-    assert_eq!(rows[0]["actor_type"], "ai");
+    assert_eq!(rows[0]["actor_type"], "service");
     assert_eq!(rows[0]["request_id"], "r-7");
     assert_eq!(rows[0]["client_addr"], "203.0.113.7");
     assert_eq!(rows[0]["db_role"], world.db.role("app"));

@@ -319,6 +319,13 @@ const OPEN_TO_EVERYBODY: &[&str] = &[
     "drop_environment(uuid,text)",
     "set_production_protection(uuid,boolean)",
     "confirm_production_delete(regclass,text,text)",
+    // What an AI actor may write.
+    "propose(regclass,text,text,text,jsonb,text,text,interval)",
+    "submit_proposal(uuid)",
+    "approve_proposal(uuid,text)",
+    "reject_proposal(uuid,text)",
+    "execute_proposal(uuid)",
+    "sees_proposals()",
     // Projects: what one sees and may do there, and acts that check the caller's right themselves.
     "sees_project(uuid)",
     "sees_project_member(uuid,uuid)",
@@ -510,6 +517,8 @@ fn tables_are_readable_under_row_security_and_never_writable() {
             "project_role_permissions SELECT",
             "project_settings SELECT",
             "projects SELECT",
+            "proposal_records SELECT",
+            "proposals SELECT",
             "protected_tables SELECT",
             "quotas SELECT",
             "role_permissions SELECT",

@@ -8,6 +8,7 @@ use pg_tenancy_tests::{Cluster, Db, Session, World, assert_same_error, fails, re
 const FACTS: &[(&str, &str)] = &[
     ("orgs", "SELECT o::text FROM tenancy.orgs o ORDER BY 1"),
     ("users", "SELECT u::text FROM tenancy.users u ORDER BY 1"),
+    ("proposals", "SELECT p::text FROM tenancy.proposal_records p ORDER BY 1"),
     ("environments", "SELECT e::text FROM tenancy.org_environments e ORDER BY 1"),
     ("memberships", "SELECT m::text FROM tenancy.memberships m ORDER BY 1"),
     ("invitations", "SELECT i::text FROM tenancy.invitations i ORDER BY 1"),

@@ -192,6 +192,7 @@ fn a_production_row_is_deleted_by_the_owner_in_person_who_confirmed_it() {
     }
 }
 
+/// By itself; that no approval opens production is tested in proposals.rs.
 #[test]
 fn an_ai_actor_writes_no_production_row() {
     let stage = Stage::new();
@@ -221,7 +222,10 @@ fn an_ai_actor_writes_no_production_row() {
         let mut ai = stage.acting(&format!("acme.{role}"), "ai");
         refused(ai.attempt_within(&confirm("machines", "1")), "42501");
     }
-    fails(copy_in(&mut stage.dba("ai"), "9\tproduction\n"), "42501");
+    let file = stage.world.db.cluster.file("production");
+    std::fs::write(&file, "9\tproduction\n").unwrap();
+    let copy = format!("COPY machines (id, environment) FROM '{}'", file.display());
+    refused(stage.dba("ai").attempt(&copy), "42501");
     assert_eq!(
         (
             stage.machines(),
@@ -368,7 +372,7 @@ fn a_confirmation_is_for_one_row_and_one_time() {
     owner.run("DELETE FROM machines WHERE id = 3; COMMIT");
     assert_eq!(
         owner.column("SELECT operation || ' ' || key FROM tenancy.audit_log WHERE object = 'public.machines' AND key->>'id' = '3' AND operation <> 'INSERT' ORDER BY 1 DESC"),
-        ["confirm_production_delete {\"id\": \"3\"}", "DELETE {\"id\": 3}"]
+        ["confirm_production_delete {\"id\": 3}", "DELETE {\"id\": 3}"]
     );
 }
 

@@ -13,6 +13,7 @@ pub type Made = Mutex<Vec<(String, String)>>;
 
 const NOBODYS: &str = "00000000-0000-4000-8000-000000000001";
 
+/// One of those that were made; nothing's id where there is none.
 fn one_of(made: &Made, random: &mut Random, org: &str) -> (String, String) {
     let made = made.lock().unwrap();
     match made.len() {
@@ -32,18 +33,21 @@ impl Town {
         let (org, operation, sql) = match random.next(100) {
             0..18 => {
                 let access = random.one_of(&["full", "full", "read_only", "none"]);
+                let about = format!("{user}', 'servers', '{server}");
+                self.rules.lock().unwrap().push((about, org.clone()));
                 let sql = format!(
                     "SELECT tenancy.set_scope('{org}', '{user}', 'servers', '{server}', '{access}')"
                 );
                 (org, "set_scope", sql)
             }
-            18..24 => {
-                let sql = format!(
-                    "SELECT tenancy.remove_scope('{org}', '{user}', 'servers', '{server}')"
-                );
+            18..25 => {
+                let (about, org) = one_of(&self.rules, random, &org);
+                let sql = format!("SELECT tenancy.remove_scope('{org}', '{about}')");
                 (org, "remove_scope", sql)
             }
-            24..32 => {
+            25..32 => {
+                let (about, org) = one_of(&self.rules, random, &org);
+                let user = about.split('\'').next().unwrap_or_default();
                 let sql = format!("SELECT tenancy.unscope_member('{org}', '{user}')");
                 (org, "unscope_member", sql)
             }

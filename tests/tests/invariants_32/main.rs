@@ -40,6 +40,9 @@ const BROKEN: &str = "
     SELECT 'limited owner of ' || m.org_id FROM tenancy.memberships m
     WHERE m.role = 'owner' AND (m.expires_at IS NOT NULL OR m.allowed_networks IS NOT NULL OR m.scoped)";
 
+/// What succeeds without a change, and without a line in the log, where it says what is so already.
+const IDLE: [&str; 2] = ["grant_permission", "set_quota"];
+
 /// Acts that reported success: organization and operation to how often.
 type Done = BTreeMap<(String, String), i64>;
 
@@ -53,7 +56,8 @@ struct Town {
     orgs: Mutex<Vec<String>>,
     tokens: Mutex<Vec<(String, usize)>>,
     invitations: Mutex<Vec<String>>,
-    /// Service accounts, API keys and projects, with their organizations; the next row's id.
+    /// Rules of scopes, service accounts, API keys and projects, with their organizations; the next row's id.
+    rules: Made,
     accounts: Made,
     keys: Made,
     projects: Made,
@@ -80,6 +84,7 @@ impl Town {
             orgs: Mutex::default(),
             tokens: Mutex::default(),
             invitations: Mutex::default(),
+            rules: Mutex::default(),
             accounts: Mutex::default(),
             keys: Mutex::default(),
             projects: Mutex::default(),
@@ -129,6 +134,8 @@ impl Town {
              INSERT INTO jobs (id, project_id) VALUES ({first}, '{open}'), ({first} + 1, '{closed}'); COMMIT",
             self.people[owner]
         ));
+        let about = format!("{}', 'servers', '{}", self.people[owner], first + 1);
+        self.rules.lock().unwrap().push((about, org.clone()));
         self.count(&org, "create_org");
         (0..6).for_each(|_| self.count(&org, "INSERT"));
         for (i, role) in ROLES[..4].iter().enumerate() {
@@ -376,7 +383,8 @@ impl Town {
         }
         let done = self.done.lock().unwrap();
         for key in done.keys().chain(logged.keys()) {
-            if done.get(key) != logged.get(key) {
+            let idle = IDLE.contains(&key.1.as_str()) && done.get(key) > logged.get(key);
+            if done.get(key) != logged.get(key) && !idle {
                 wrong.push(format!(
                     "log: {key:?}: done {:?}, logged {:?}",
                     done.get(key),
@@ -455,29 +463,31 @@ fn thirty_two_sessions_doing_everything_break_no_invariant() {
         .keys()
         .map(|(_, operation)| operation.as_str())
         .collect();
-    for kind in [
-        "add_member",
-        "set_member_role",
-        "remove_member",
-        "transfer_ownership",
-        "invite",
-        "accept_invitation",
-        "suspend_org",
-        "grant_permission",
-        "create_role",
-        "set_scope",
-        "remove_scope",
-        "unscope_member",
-        "create_service_account",
-        "create_api_key",
-        "revoke_api_key",
-        "create_project",
-        "delete_project",
-        "add_project_member",
-        "set_production_protection",
-        "set_quota",
-        "INSERT",
+    for any in [
+        &["add_member"][..],
+        &["set_member_role"],
+        &["remove_member"],
+        &["transfer_ownership"],
+        &["invite"],
+        &["accept_invitation"],
+        &["suspend_org"],
+        &["grant_permission"],
+        &["set_scope"],
+        &["remove_scope", "unscope_member"],
+        &["create_project"],
+        &[
+            "set_project_role",
+            "remove_project_member",
+            "set_project_access",
+        ],
+        &["set_production_protection"],
+        &["set_quota"],
+        &["revoke_api_key", "drop_service_account", "set_service_role"],
     ] {
-        assert!(kinds.contains(kind), "no {kind} succeeded: {kinds:?}");
+        assert!(
+            any.iter().any(|kind| kinds.contains(kind)),
+            "no {any:?} succeeded: {kinds:?}"
+        );
     }
+    assert!(town.keys.lock().unwrap().len() > 4, "no key was made");
 }

@@ -169,8 +169,10 @@ impl Town {
         }
         // What is counted is what is there.
         for row in glass.rows(
-            "SELECT q.org_id, c.used, (SELECT count(*) FROM servers s WHERE s.org_id = q.org_id)
-             FROM tenancy.quota_limits q, LATERAL (SELECT used::bigint FROM tenancy.list_quotas(q.org_id)) c",
+            "WITH q AS MATERIALIZED (SELECT q.org_id FROM tenancy.quota_limits q JOIN tenancy.orgs o ON o.id = q.org_id
+                                     WHERE o.deleting_at IS NULL)
+             SELECT q.org_id, c.used, (SELECT count(*) FROM servers s WHERE s.org_id = q.org_id)
+             FROM q, LATERAL (SELECT used::bigint FROM tenancy.list_quotas(q.org_id)) c",
         ) {
             if row[1] != row[2] {
                 wrong.push(format!("quota: {row:?}"));

@@ -159,6 +159,8 @@ pub fn hold(
     };
     let before = old.map(|row| place_of(placed, row));
     let after = new.map(|row| place_of(placed, row));
+    // A row of before the table was protected may name no project, and goes all the same.
+    let free = free || context::deletion::org().is_some();
     if !free && !scope::is_of_cascade(old, new) {
         let action = &marked(table, action_for(call.event, table, old), true);
         let allowed = with_places(action, |places| {

@@ -816,6 +816,62 @@ fn triggers_run_in_the_organization_and_in_no_other() {
     assert_eq!(world.seen(&mut world.break_glass(), "sites"), (0, 0));
 }
 
+/// Whatever keeps a member from rows, or from removing them, keeps no deletion from them.
+#[test]
+fn rows_of_projects_resources_and_production_go_too() {
+    for acme_has_projects in [true, false] {
+        let world = World::people();
+        let mut dba = world.superuser();
+        dba.run(
+            "CREATE TABLE racks (id int PRIMARY KEY, org_id uuid);
+             CREATE TABLE jobs (id int PRIMARY KEY, org_id uuid, project_id uuid, rack int REFERENCES racks);
+             CREATE TABLE machines (id int PRIMARY KEY, org_id uuid, environment text DEFAULT 'production');
+             GRANT ALL ON racks, jobs, machines TO PUBLIC;
+             SELECT tenancy.protect('racks', resource_type => 'rack');
+             SELECT tenancy.protect('jobs', project_column => 'project_id');
+             SELECT tenancy.protect('machines', environment_column => 'environment')",
+        );
+        for (org, first) in [(world.acme, 0), (world.globex, 100)] {
+            let id = org.id;
+            let mut sql = format!(
+                "INSERT INTO racks VALUES ({first}, '{id}'); INSERT INTO machines VALUES ({first}, '{id}');
+                 SELECT tenancy.set_production_protection('{id}', true);
+                 SELECT tenancy.set_quota('{id}', 'racks', 1), tenancy.set_quota('{id}', 'jobs', 9);
+                 SELECT tenancy.set_scope('{id}', '{}', 'racks', '{first}', 'none');",
+                world.user(&format!("{}.member", org.slug))
+            );
+            for (i, access) in ["open", "restricted"].iter().enumerate() {
+                if acme_has_projects || org.slug != "acme" {
+                    sql += &format!(
+                        "SELECT tenancy.create_project('{id}', '{access}', '{access}');
+                         INSERT INTO jobs SELECT {first} + {i}, '{id}', id, {first} FROM tenancy.projects WHERE org_id = '{id}' AND name = '{access}';"
+                    );
+                }
+            }
+            sql += &format!("SELECT tenancy.set_strict_project_access('{id}', true)");
+            dba.run(&format!(
+                "BEGIN; SET LOCAL app.current_org = '{id}'; {sql}; COMMIT"
+            ));
+        }
+        let mut owner = world.session("acme.owner");
+        owner.run(&delete(world.acme));
+        owner.run(&finish(world.acme.id));
+        let mut glass = world.break_glass();
+        for (table, theirs) in [("racks", 1), ("jobs", 2), ("machines", 1)] {
+            let left = glass.column(&format!("SELECT DISTINCT org_id FROM {table}"));
+            assert_eq!(left, [world.globex.id.to_string()], "{table}");
+            assert_eq!(
+                glass.count(&format!("SELECT count(*) FROM {table}")),
+                theirs
+            );
+        }
+        for table in ["projects", "quota_limits", "membership_scopes"] {
+            let left = glass.column(&format!("SELECT DISTINCT org_id FROM tenancy.{table}"));
+            assert_eq!(left, [world.globex.id.to_string()], "{table}");
+        }
+    }
+}
+
 #[test]
 fn an_applications_own_policy_hides_no_row() {
     let world = World::new();

@@ -193,6 +193,10 @@ fn a12_every_token_that_cannot_be_used_answers_alike() {
     // Its hash is not it.
     let hash = dba.text("SELECT encode(token_hash, 'hex') FROM tenancy.invitations LIMIT 1");
     all.push(attempt(&hash));
+    // Another's to an organization that takes nobody at present, as its own invited would be told.
+    let (_, token) = invite(&mut owner, acme, &address("globex.owner"), "viewer");
+    dba.run(&format!("SELECT tenancy.suspend_org('{acme}', 'unpaid')"));
+    all.push(attempt(&token));
     for error in &all {
         assert_same_error(&never, error, &[]);
     }

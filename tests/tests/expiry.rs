@@ -214,3 +214,35 @@ fn nobody_gives_a_later_end_than_his_own() {
         "42501",
     );
 }
+
+#[test]
+fn nobody_lets_a_member_back_in_with_rights_that_he_does_not_hold() {
+    let world = World::new();
+    let (org, admin) = (world.acme.id, world.user("acme.admin"));
+    let mut owner = world.session("acme.owner");
+    owner.run(&format!(
+        "SELECT tenancy.create_role('{org}', 'people');
+         SELECT tenancy.grant_permission('{org}', 'people', 'team:role');
+         SELECT tenancy.set_member_role('{org}', '{}', 'people');
+         SELECT tenancy.set_member_expiry('{org}', '{admin}', now() + interval '1 hour');
+         SELECT tenancy.set_member_networks('{org}', '{admin}', '{{10.0.0.0/8}}')",
+        world.user("acme.member")
+    ));
+    let mut people = world.session("acme.member");
+    for loosen in [
+        format!("SELECT tenancy.set_member_expiry('{org}', '{admin}')"),
+        format!("SELECT tenancy.set_member_expiry('{org}', '{admin}', now() + interval '1 day')"),
+        format!("SELECT tenancy.set_member_networks('{org}', '{admin}')"),
+        format!("SELECT tenancy.set_member_networks('{org}', '{admin}', '{{0.0.0.0/0}}')"),
+    ] {
+        refused(people.attempt(&loosen), "42501");
+    }
+    // To hold somebody in gives him nothing.
+    people.run(&format!(
+        "SELECT tenancy.set_member_expiry('{org}', '{admin}', now() + interval '10 minutes');
+         SELECT tenancy.set_member_networks('{org}', '{admin}', '{{10.1.0.0/16}}')"
+    ));
+    owner.run(&format!(
+        "SELECT tenancy.set_member_expiry('{org}', '{admin}')"
+    ));
+}

@@ -629,3 +629,31 @@ fn thirty_two_clients_make_one_project_of_a_name_and_keep_no_member_who_left() {
         SELECT FROM tenancy.memberships m WHERE m.org_id = pm.org_id AND m.user_id = pm.user_id)";
     assert_eq!(p.world.superuser().count(orphans), 0);
 }
+
+/// team:role by a role of the organization's own is no way to a role in a project with rights that one does not hold.
+#[test]
+fn who_manages_people_gives_no_project_role_above_himself() {
+    let world = World::people();
+    let (org, member) = (world.acme.id, world.user("acme.member"));
+    let mut owner = world.session("acme.owner");
+    let project = owner.text(&format!(
+        "SELECT tenancy.create_project('{org}', 'closed', 'restricted')"
+    ));
+    owner.run(&format!(
+        "SELECT tenancy.create_role('{org}', 'people');
+         SELECT tenancy.grant_permission('{org}', 'people', a) FROM unnest('{{team:role,team:read,org:read,org:update}}'::text[]) a;
+         SELECT tenancy.set_member_role('{org}', '{member}', 'people')"
+    ));
+    let mut people = world.session("acme.member");
+    for role in ["project_admin", "project_operator", "project_viewer"] {
+        refused(
+            people.attempt(&format!(
+                "SELECT tenancy.add_project_member('{project}', '{member}', '{role}')"
+            )),
+            "42501",
+        );
+    }
+    owner.run(&format!(
+        "SELECT tenancy.add_project_member('{project}', '{member}', 'project_viewer')"
+    ));
+}

@@ -1065,3 +1065,55 @@ fn f_many_approvers_rejecters_and_executors_at_once() {
     }
     assert!(some.0 > 0 && some.1 > 0, "{some:?}");
 }
+
+/// A membership that is limited to resources decides nothing for the organization, and sees none of its proposals.
+#[test]
+fn a_limited_membership_sees_and_approves_none() {
+    let world = World::unprotected();
+    world.superuser().run(
+        "SELECT tenancy.protect('servers', resource_type => 'server'); SELECT tenancy.protect('sites')",
+    );
+    let stage = Stage { world };
+    let id = stage.pending("acme.owner", RENAME);
+    stage.world.superuser().run(&format!(
+        "SELECT tenancy.set_scope('{}', '{}', 'servers', '1')",
+        stage.world.acme.id,
+        stage.world.user("acme.admin")
+    ));
+    let mut admin = stage.world.session("acme.admin");
+    assert_eq!(admin.count("SELECT count(*) FROM tenancy.proposals"), 0);
+    refused(admin.attempt(&approve(&id)), "42501");
+    assert_eq!(stage.state(&id), "pending");
+}
+
+/// Rows of a restricted project are no more in a proposal than in their table, and its approval is not the org role's to give.
+#[test]
+fn proposals_about_a_hidden_projects_rows_are_hidden() {
+    let stage = Stage::new();
+    let org = stage.world.acme.id;
+    let mut dba = stage.world.superuser();
+    let project = dba.text(&format!(
+        "SELECT tenancy.create_project('{org}', 'closed', 'restricted')"
+    ));
+    dba.run(
+        "CREATE TABLE jobs (id int PRIMARY KEY, org_id uuid, project_id uuid, title text); GRANT ALL ON jobs TO PUBLIC;
+         SELECT tenancy.protect('jobs', project_column => 'project_id')",
+    );
+    let id = stage.pending(
+        "acme.admin",
+        &format!("'jobs', 'insert', 'new', payload => '{{\"id\": 70, \"project_id\": \"{project}\", \"title\": \"secret\"}}'"),
+    );
+    let seen = "SELECT count(*) FROM tenancy.proposals";
+    assert_eq!(stage.world.session("acme.admin").count(seen), 1);
+    let mut member = stage.world.session("acme.member");
+    assert_eq!(member.count(seen), 0);
+    fails(member.attempt(&approve(&id)), "P0002");
+    // In the project he sees nothing of the others, and approves by a limited right nothing whose rows have projects.
+    dba.run(&format!(
+        "SELECT tenancy.add_project_member('{project}', '{}', 'project_viewer')",
+        stage.world.user("acme.member")
+    ));
+    assert_eq!(member.count(seen), 1);
+    refused(member.attempt(&approve(&id)), "42501");
+    assert_eq!(stage.state(&id), "pending");
+}

@@ -82,7 +82,7 @@ pub fn locked(org: &Id, id: &Id) -> pg::Result<Proposal> {
         },
     );
     // A wait for a row takes no news in by itself.
-    context::refresh();
+    standing("go on with a proposal")?;
     found
         .into_iter()
         .next()

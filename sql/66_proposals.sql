@@ -32,7 +32,7 @@ COMMENT ON TABLE tenancy.proposal_records IS
 ALTER TABLE tenancy.proposal_records ENABLE ROW LEVEL SECURITY;
 GRANT SELECT ON tenancy.proposal_records TO PUBLIC;
 CREATE POLICY current_org ON tenancy.proposal_records FOR SELECT
-    USING (org_id = tenancy.current_org() AND tenancy.sees_proposals());
+    USING (org_id = tenancy.current_org() AND tenancy.sees_proposal(table_name, created_by));
 SELECT pg_catalog.pg_extension_config_dump(
     'tenancy.proposal_records', 'WHERE EXISTS (SELECT FROM pg_catalog.pg_class AS c WHERE c.oid = table_name)');
 

@@ -221,7 +221,7 @@ COMMENT ON FUNCTION tenancy.reject_proposal(uuid, text) IS
     'Rejects a proposal of an AI actor; needs ai:approve, as a person (spec 8)';
 COMMENT ON FUNCTION tenancy.execute_proposal(uuid) IS
     'Makes the change of an approved proposal, once; for the AI actor of the user who made it (spec 8)';
-COMMENT ON FUNCTION tenancy.sees_proposals() IS
+COMMENT ON FUNCTION tenancy.sees_proposal(oid, uuid) IS
     'Whether the context may see the proposals of its organization (spec 8)';
 COMMENT ON FUNCTION tenancy.confirm_production_delete(regclass, text, text) IS
     'Confirms that one production row is to be deleted in this transaction; for the owner in person (spec 7)';

@@ -93,7 +93,7 @@ extension_sql_file!(
     name = "proposals",
     requires = [
         "environments",
-        environment::proposals::propose::sees_proposals
+        environment::proposals::propose::sees_proposal
     ]
 );
 extension_sql_file!(

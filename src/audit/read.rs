@@ -49,6 +49,9 @@ pub fn may(action: &str, doing: &str) -> pg::Result<Id> {
     if !now.may(crate::access::action(&now.matrix, action)?) {
         return Err(context::no_right(&now, action, "on the audit log"));
     }
+    if !action.starts_with("org:audit") {
+        context::no_ai(doing)?;
+    }
     // A suspended organization's log is read and exported; how it is kept is a change.
     if now.is_suspended() && !action.starts_with("org:audit") {
         return Err(context::suspended(&org, doing));

@@ -47,7 +47,7 @@ pub use asked::asked;
 pub use foreign_key::{before_subtransaction_commit, hides, hides_any, is_held};
 pub use guard::{denied, guard_write, guard_written, is_held_by_policy, refused_row};
 pub use held::any as holds_any;
-pub use place::holding;
+pub use place::{holding, reads_every_project};
 pub use reading::{
     any_protected, check_inside_cascade, check_locking_read, check_reading, check_unread_merge,
     pin_for,

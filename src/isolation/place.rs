@@ -14,7 +14,7 @@ use super::plan::Options;
 use super::table::{self, GuardedKey, Table};
 use super::{moved, scope, tree};
 use crate::context::authority::Id;
-use crate::context::places::{places, with_places};
+use crate::context::places::{Places, places, with_places};
 use crate::context::projects;
 use crate::context::{self, Standing};
 use crate::org::id_text;
@@ -352,6 +352,15 @@ fn marked(table: &Table, action: &str, to_write: bool) -> String {
 pub fn may_somewhere(table: &Table, action: &str, to_write: bool) -> bool {
     let action = marked(table, action, to_write);
     with_places(&action, |places| !places.is_none())
+}
+
+/// Whether the context reads the table's rows in every project, or they belong to none.
+pub fn reads_every_project(relid: pg_sys::Oid) -> bool {
+    table::protected(relid).is_some_and(|table| {
+        let reading =
+            |now: &Standing| places(now, &marked(&table, &table.options.select, false), true);
+        table.placed.is_none() || matches!(reading(&context::standing()), Places::All)
+    })
 }
 
 /// Whether it may write so in a row's project.

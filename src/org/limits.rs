@@ -4,6 +4,7 @@
 use super::members::{member_key, not_a_member};
 use super::{invalid, lock_org, owner_rule};
 use crate::access;
+use crate::access::rights::Rights;
 use crate::audit::{self, Act};
 use crate::context::authority::{self, Id, Membership};
 use crate::context::{self, network};
@@ -59,6 +60,13 @@ fn beyond_ones_own(detail: &str) -> pgrx::pg_sys::panic::ErrorReport {
     .set_hint("Ask the organization's owner.")
 }
 
+/// Refuses to loosen what a membership is held to, for whoever could not give its role: a member that is shut out would come
+/// back with rights that nobody here holds.
+fn require_may_loosen(org: &Id, user: &Id) -> pg::Result<()> {
+    let role = authority::membership(org, user).map(|m| m.role.clone());
+    access::require_may_assign(org, &role.unwrap_or_default(), &Rights::default())
+}
+
 /// The membership's present value of a column, as text, its row locked.
 fn present(org: &Id, user: &Id, sql: &str) -> pg::Result<Option<String>> {
     run(sql, &[Arg::Uuid(org), Arg::Uuid(user)], |row| {
@@ -70,7 +78,7 @@ fn present(org: &Id, user: &Id, sql: &str) -> pg::Result<Option<String>> {
 
 /// Says when a membership ends by itself (spec 3.7). `expires_at`: NULL is never. It holds from the next statement of
 /// every open session of that member; one that has ended comes back with a later end. Needs team:role there (or the
-/// DBA), and to have no earlier end oneself.
+/// DBA), and to have no earlier end oneself; for a later end than there is, all that the member's role gives.
 /// Errors: 42501 no right, or unknown organization; 22023 an end in the past; P0002 not a member; 23514 the owner.
 #[pg_extern(volatile, parallel_unsafe)]
 fn set_member_expiry(
@@ -102,6 +110,12 @@ fn set_member_expiry(
          FROM tenancy.memberships
          WHERE org_id OPERATOR(pg_catalog.=) $1 AND user_id OPERATOR(pg_catalog.=) $2 FOR NO KEY UPDATE",
     )?;
+    let loosened = authority::membership(org, user)
+        .and_then(|m| m.expires_at)
+        .is_some_and(|end| expires.is_none_or(|at| at > end));
+    if loosened {
+        require_may_loosen(org, user)?;
+    }
     let new = run(
         "UPDATE tenancy.memberships SET expires_at = $3
          WHERE org_id OPERATOR(pg_catalog.=) $1 AND user_id OPERATOR(pg_catalog.=) $2
@@ -125,7 +139,7 @@ fn set_member_expiry(
 /// Says from which networks a membership may be used (spec 3.7). `networks`: NULL is from anywhere; IPv4 written as IPv6
 /// counts as IPv4. It holds from the next statement of every open session of that member. Where the client's address is
 /// not known, a membership with networks is of no use: on a unix socket, or by a trusted application that does not name
-/// the address in app.client_addr. Needs team:role there (or the DBA), and to be held to no narrower networks oneself.
+/// the address in app.client_addr. Needs team:role there (or the DBA), and to be held to no narrower networks oneself; for wider ones than there are, all that the member's role gives.
 /// Errors: 42501 no right, or unknown organization; 22023 an empty list or a NULL in it; P0002 not a member; 23514 the
 /// owner.
 #[pg_extern(volatile, parallel_unsafe)]
@@ -146,6 +160,12 @@ fn set_member_networks(
         "SELECT allowed_networks::pg_catalog.text FROM tenancy.memberships
          WHERE org_id OPERATOR(pg_catalog.=) $1 AND user_id OPERATOR(pg_catalog.=) $2 FOR NO KEY UPDATE",
     )?;
+    let before = authority::membership(org, user).and_then(|m| m.allowed.clone());
+    let within =
+        |wide: &Vec<ipnet::IpNet>| ranges.as_ref().is_some_and(|r| network::is_within(r, wide));
+    if before.is_some_and(|wide| !within(&wide)) {
+        require_may_loosen(org, user)?;
+    }
     let new = networks.map(|n| n.0);
     execute(
         "UPDATE tenancy.memberships SET allowed_networks = $3::pg_catalog.cidr[]

@@ -37,7 +37,7 @@ enum Power {
     Admin,
     /// He runs the organization's projects.
     Runs,
-    /// He says who belongs to the organization, or is the DBA.
+    /// He owns the organization, or is the DBA: what he gives he holds.
     Gives,
 }
 
@@ -103,10 +103,10 @@ fn power(place: &Place) -> pg::Result<Power> {
             access::action(&matrix, action)?,
         ))
     };
-    if holds("team:role")? {
+    if access::role_in(&place.org, &user).as_deref() == Some("owner") {
         return Ok(Power::Gives);
     }
-    if holds(RUN_PROJECTS)? {
+    if holds("team:role")? || holds(RUN_PROJECTS)? {
         return Ok(Power::Runs);
     }
     let reach = Reach::of_user(&place.org, &user);

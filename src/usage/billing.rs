@@ -76,6 +76,7 @@ fn exists(account: &Id) -> bool {
 /// Locks an account against other changes of it and of what it pays for, and asks again: a wait may have been one for a
 /// change of who may.
 fn lock_account(account: &Id) -> pg::Result<()> {
+    context::no_ai("change a billing account")?;
     require_manager(account)?;
     run(
         "SELECT 1 FROM tenancy.billing_accounts WHERE id OPERATOR(pg_catalog.=) $1 FOR NO KEY UPDATE",
@@ -146,6 +147,7 @@ fn create_billing_account(
     org: default!(Option<Uuid>, "NULL"),
 ) -> pg::Result<Uuid> {
     let name = pg::given(name, "name")?;
+    context::no_ai("create a billing account")?;
     let for_nobody =
         org.is_none() && context::standing().org.is_none() && context::is_administrator();
     let org = match for_nobody {
@@ -222,6 +224,7 @@ fn link(org: &Id, account: Option<&Id>, name: Option<&str>) {
 #[pg_extern(volatile, parallel_unsafe)]
 fn set_billing_account(org: Option<Uuid>, account: Option<Uuid>) -> pg::Result<()> {
     let org = pg::given(org, "org")?;
+    context::no_ai("set a billing account")?;
     let org = allowed(Some(org), MANAGE, "on billing", "set a billing account")?;
     let account = account.map(|a| *a.as_bytes());
     // The account first, as everywhere: two of these wait for each other in one order.

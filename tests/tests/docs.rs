@@ -325,7 +325,7 @@ const OPEN_TO_EVERYBODY: &[&str] = &[
     "approve_proposal(uuid,text)",
     "reject_proposal(uuid,text)",
     "execute_proposal(uuid)",
-    "sees_proposals()",
+    "sees_proposal(oid,uuid)",
     // Projects: what one sees and may do there, and acts that check the caller's right themselves.
     "sees_project(uuid)",
     "sees_project_member(uuid,uuid)",

@@ -11,6 +11,7 @@ const FACTS: &[(&str, &str)] = &[
     ("proposals", "SELECT p::text FROM tenancy.proposal_records p ORDER BY 1"),
     ("environments", "SELECT e::text FROM tenancy.org_environments e ORDER BY 1"),
     ("memberships", "SELECT m::text FROM tenancy.memberships m ORDER BY 1"),
+    ("scopes", "SELECT s::text FROM tenancy.membership_scopes s ORDER BY 1"),
     ("invitations", "SELECT i::text FROM tenancy.invitations i ORDER BY 1"),
     ("service accounts", "SELECT a::text FROM tenancy.service_accounts a ORDER BY 1"),
     ("API keys", "SELECT k::text FROM tenancy.api_keys k ORDER BY 1"),
@@ -94,6 +95,23 @@ fn world_with_a_past() -> World {
         world.user("acme.member"),
         world.acme.id,
         world.acme.id
+    ));
+    dba.run(&format!(
+        "CREATE TABLE racks (id int PRIMARY KEY, org_id uuid);
+         CREATE TABLE trays (id int PRIMARY KEY, org_id uuid, rack_id int REFERENCES racks, label text);
+         GRANT ALL ON racks, trays TO PUBLIC;
+         INSERT INTO racks SELECT i, '{acme}' FROM generate_series(1, 3) i;
+         INSERT INTO trays SELECT i * 10 + j, '{acme}', i, 't' FROM generate_series(1, 3) i, generate_series(0, 1) j;
+         SELECT tenancy.protect('racks', resource_type => 'rack');
+         SELECT tenancy.protect('trays', resource_type => 'tray', resource_parent => 'rack_id');
+         SELECT tenancy.set_scope('{acme}', '{limited}', 'racks', '1'),
+                tenancy.set_scope('{acme}', '{limited}', 'racks', '2', 'read_only'),
+                tenancy.set_scope('{acme}', '{limited}', 'trays', '11', 'none');
+         SELECT tenancy.set_scope('{globex}', '{limited}', 'racks', '4');
+         SELECT tenancy.remove_scope('{globex}', '{limited}', 'racks', '4')",
+        acme = world.acme.id,
+        globex = world.globex.id,
+        limited = world.user("agency"),
     ));
     let mut admin = world.session("acme.admin");
     admin.run("INSERT INTO servers (id, name) VALUES (10, 'acme-server-10'); UPDATE sites SET visits = visits + 1; DELETE FROM sites WHERE id = 6");
@@ -193,6 +211,7 @@ fn behaves(world: &World) {
         )),
         "42501",
     );
+    is_limited(world);
     // Owners.
     let mut dba = world.superuser();
     refused(
@@ -222,6 +241,40 @@ fn behaves(world: &World) {
          CREATE TABLE later (id int, org_id uuid); SELECT tenancy.protect('later'); SELECT tenancy.unprotect('sites')",
         world.user("stranger")
     ));
+}
+
+/// The rules of who is limited to resources, and that who has none left sees nothing.
+fn is_limited(world: &World) {
+    let (racks, trays) = (
+        "SELECT id FROM racks ORDER BY 1",
+        "SELECT id FROM trays ORDER BY 1",
+    );
+    let mut without_rules = world.bound("agency");
+    without_rules.run(&format!("SET app.current_org = '{}'", world.globex.id));
+    assert_eq!(world.seen(&mut without_rules, "sites"), (0, 0));
+    let mut limited = world.session("agency");
+    assert_eq!(limited.column(racks), ["1", "2"]);
+    assert_eq!(limited.column(trays), ["10", "20", "21"]);
+    assert_eq!(world.seen(&mut limited, "servers"), (0, 0));
+    assert_eq!(
+        limited.run("UPDATE trays SET label = 'x' WHERE id IN (10, 11)"),
+        1
+    );
+    refused(
+        limited.attempt("UPDATE trays SET label = 'x' WHERE id = 20"),
+        "42501",
+    );
+    let new = |rack: &str| format!("INSERT INTO trays (id, rack_id) VALUES (99, {rack})");
+    let hidden = refused(limited.attempt(&new("3")), "42501");
+    let missing = refused(limited.attempt(&new("999")), "42501");
+    assert_same_error(&hidden, &missing, &[("999", "3")]);
+    world.superuser().run(&format!(
+        "SELECT tenancy.unscope_member('{}', '{}')",
+        world.acme.id,
+        world.user("agency")
+    ));
+    assert_eq!(limited.column(racks), ["1", "2", "3"], "the open session");
+    assert_eq!(world.seen(&mut without_rules, "sites"), (0, 0));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! A proposal as it is stored, and what is written down when it moves on.
 
 use super::change::{Change, Payload, Risk, event_named, object};
+use super::propose::sees;
 use crate::audit::{self, Act};
 use crate::context::authority::Id;
 use crate::context::{self, Standing};
@@ -31,6 +32,9 @@ pub fn standing(doing: &str) -> pg::Result<std::rc::Rc<Standing>> {
     let now = context::standing();
     if now.org.is_none() {
         return Err(context::without_context(&now, doing));
+    }
+    if now.is_suspended() {
+        return Err(context::suspended(&now.org_id().unwrap_or_default(), doing));
     }
     Ok(now)
 }
@@ -79,7 +83,11 @@ pub fn locked(org: &Id, id: &Id) -> pg::Result<Proposal> {
     );
     // A wait for a row takes no news in by itself.
     context::refresh();
-    found.into_iter().next().ok_or_else(|| no_such(id))
+    found
+        .into_iter()
+        .next()
+        .filter(|proposal| sees(proposal.table, proposal.created_by.as_ref()))
+        .ok_or_else(|| no_such(id))
 }
 
 impl Proposal {

@@ -348,13 +348,13 @@ impl Change {
         .pop()
     }
 
-    /// Whether the caller sees the row now; a new one need not be there.
-    pub fn is_seen(&self) -> bool {
+    /// Whether the row is one that the caller may write now: a locking read answers that. A new one need not be there.
+    pub fn is_writable(&self) -> bool {
         let Some(key) = &self.key else { return true };
         canonical::output(|| {
             !run_as_is(
                 &format!(
-                    "SELECT 1 FROM {} AS t WHERE {}",
+                    "SELECT 1 FROM {} AS t WHERE {} FOR UPDATE",
                     self.name,
                     row_key::condition(&self.columns)
                 ),

@@ -7,7 +7,7 @@ use crate::access::matrix::Level;
 use crate::access::{self, level_of};
 use crate::context::authority::{self, Id};
 use crate::context::{self, Standing};
-use crate::isolation::denied;
+use crate::isolation::{self, denied};
 use crate::org::id_text;
 use crate::pg;
 use crate::pg::query::{Arg, execute};
@@ -16,7 +16,7 @@ use pgrx::prelude::*;
 use serde_json::json;
 
 /// Approves a proposal (spec 8), which may be executed once from then on, until it expires. `reason`: for the log. Needs
-/// ai:approve, as a person; where one has it limited, also what the change itself needs, on a row that one sees, and it must
+/// ai:approve, as a person; where one has it limited, also what the change itself needs, on a row that one may write and that belongs to no project, and it must
 /// not be destructive. Errors: 42501 no right, or no person, P0002 no such proposal, 55000 it is not pending, or has expired.
 #[pg_extern(volatile, parallel_unsafe)]
 fn approve_proposal(id: Option<Uuid>, reason: default!(Option<&str>, "NULL")) -> pg::Result<()> {
@@ -29,7 +29,7 @@ fn approve_proposal(id: Option<Uuid>, reason: default!(Option<&str>, "NULL")) ->
     let user = now.user.unwrap_or_default();
     proposal.require("pending", doing)?;
     may_approve(&org, &user, &proposal).map_err(|lack| lack.refusal(&now, &proposal))?;
-    if level(&org, &user, "ai:approve")? == Level::Limited && !proposal.change()?.is_seen() {
+    if level(&org, &user, "ai:approve")? == Level::Limited && !proposal.change()?.is_writable() {
         return Err(Lack::Row.refusal(&now, &proposal));
     }
     decide(&org, proposal, user, "approved", reason, "approve_proposal");
@@ -98,7 +98,8 @@ fn in_person(doing: &str) -> pg::Result<std::rc::Rc<Standing>> {
         ));
     }
     let approve = access::action(&now.matrix, "ai:approve")?;
-    if now.level(approve) == Level::Deny {
+    // A membership that is limited to resources decides nothing for the organization.
+    if now.scopes.is_some() || now.level(approve) == Level::Deny {
         return Err(context::no_right(&now, "ai:approve", "in the organization"));
     }
     Ok(now)
@@ -111,6 +112,7 @@ pub enum Lack {
     Destructive,
     Action(String),
     Row,
+    Project,
 }
 
 impl Lack {
@@ -121,6 +123,7 @@ impl Lack {
             Lack::Action(action) => format!(
                 "With ai:approve limited one approves only what one may do, and {action} is not."
             ),
+            Lack::Project => "With ai:approve limited one approves nothing in tables whose rows belong to projects: rights differ from one to the other.".into(),
             Lack::Row => "With ai:approve limited one approves only what one may do, and the row is none that one sees.".into(),
         }
     }
@@ -142,6 +145,9 @@ impl Lack {
 
 fn level(org: &Id, user: &Id, action: &str) -> pg::Result<Level> {
     let action = access::action(&authority::matrix(), action)?;
+    if access::is_scoped(org, user) {
+        return Ok(Level::Deny);
+    }
     Ok(level_of(org, user, action, None))
 }
 
@@ -154,6 +160,9 @@ pub fn may_approve(org: &Id, user: &Id, proposal: &Proposal) -> Result<(), Lack>
     }
     if proposal.risk == Risk::Destructive {
         return Err(Lack::Destructive);
+    }
+    if isolation::protected(proposal.table).is_none_or(|table| table.placed.is_some()) {
+        return Err(Lack::Project);
     }
     let lacking = proposal
         .actions

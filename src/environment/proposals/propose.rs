@@ -4,7 +4,9 @@ use super::act::{locked, standing};
 use super::change::{Change, Risk, event_named, invalid, object};
 use crate::access;
 use crate::audit::{self, Act};
+use crate::context::authority::Id;
 use crate::context::{self, Standing};
+use crate::isolation;
 use crate::org::id_text;
 use crate::pg::query::{Arg, execute, run};
 use crate::pg::value::{self, Value};
@@ -219,10 +221,17 @@ pub fn others(now: &Standing) -> pgrx::pg_sys::panic::ErrorReport {
     .set_hint("Who made a proposal submits it, and the AI that acts for the same user executes it.")
 }
 
-/// Whether the context may see the proposals of its organization: with ai:use, or where ai:approve is not denied (spec 8).
-/// The policy of that table; anyone may call it.
+/// Whether the context may see a proposal of its organization (spec 8): with ai:use, or where ai:approve is not denied, and where
+/// the membership is not limited to resources; about rows that belong to projects, one's own and, who reads them in every
+/// project, all. `table_id`: the table it is about. `created_by`: for whom it was made. The policy of that table; anyone may
+/// call it.
 #[pg_extern(stable, parallel_restricted)]
-fn sees_proposals() -> bool {
+fn sees_proposal(table_id: Option<pg_sys::Oid>, created_by: Option<Uuid>) -> bool {
+    let user = created_by.map(|id| *id.as_bytes());
+    table_id.is_some_and(|table| sees(table, user.as_ref()))
+}
+
+pub fn sees(table: pg_sys::Oid, created_by: Option<&Id>) -> bool {
     let now = context::standing();
     let level = |action: &str| {
         now.matrix
@@ -230,6 +239,9 @@ fn sees_proposals() -> bool {
             .map_or_else(Default::default, |action| now.level(action))
     };
     now.org.is_some()
+        && now.scopes.is_none()
         && (level("ai:use") == access::matrix::Level::Allow
             || level("ai:approve") != access::matrix::Level::Deny)
+        && (isolation::reads_every_project(table)
+            || created_by.is_some() && created_by == now.user.as_ref())
 }

@@ -160,6 +160,43 @@ fn d2_a_reference_to_a_hidden_row_fails_like_one_to_a_missing_row() {
         .run("UPDATE pairs SET other_id = 1");
 }
 
+/// A unique key knows hidden rows as well, and tells no more than that the value is taken.
+#[test]
+fn a_key_that_a_hidden_row_has_is_taken_and_that_is_all() {
+    let world = world();
+    world
+        .break_glass()
+        .run("ALTER TABLE sites ADD COLUMN domain text; UPDATE sites SET domain = 'd' || id; CREATE UNIQUE INDEX ON sites (org_id, domain)");
+    world.scope("acme.member", "servers", "1", "full");
+    let before = world.hash("sites", world.acme);
+    let mut session = world.session("acme.member");
+    let new = |id, domain| {
+        format!("INSERT INTO sites (id, server_id, name, domain) VALUES ({id}, 1, 'x', '{domain}')")
+    };
+    for (id, domain) in [(1, "free"), (101, "free"), (70, "d1")] {
+        let error = fails(session.attempt(&new(id, domain)), "23505");
+        assert_eq!(error.detail(), None, "{error:?}");
+        let skip = new(id, domain) + " ON CONFLICT DO NOTHING";
+        assert_eq!(session.run(&skip), 0);
+    }
+    let onto = |target| format!(" ON CONFLICT ({target}) DO UPDATE SET name = 'mine'");
+    for sql in [
+        new(1, "free") + &onto("id"),
+        new(101, "free") + &onto("id"),
+        new(70, "d1") + &onto("org_id, domain"),
+    ] {
+        let error = fails(session.attempt(&sql), "42501");
+        assert_eq!(error.detail(), None, "{error:?}");
+    }
+    fails(
+        session.attempt("UPDATE sites SET domain = 'd1' WHERE id = 3"),
+        "23505",
+    );
+    assert_eq!(world.hash("sites", world.acme), before);
+    // Another organization's value is free where the key has the organization in it.
+    session.run(&new(70, "d101"));
+}
+
 #[test]
 fn a_resource_does_not_leave_the_scope() {
     let world = world();

@@ -151,21 +151,24 @@ fn the_owner_is_never_limited_by_whatever_way() {
         "23514",
     );
     refused(set(&world, &mut dba, "acme.owner", "1"), "23514");
+    refused(
+        dba.attempt(&format!(
+            "UPDATE tenancy.memberships SET scoped = true WHERE user_id = '{owner}'"
+        )),
+        "23514",
+    );
+    world.scope("acme.member", "servers", "1", "full");
     for sql in [
         format!(
             "INSERT INTO tenancy.membership_scopes VALUES ('{org}', '{owner}', 'server', '1', 'full')"
         ),
-        format!("UPDATE tenancy.memberships SET scoped = true WHERE user_id = '{owner}'"),
+        format!("UPDATE tenancy.membership_scopes SET user_id = '{owner}'"),
     ] {
-        refused(dba.attempt(&sql), "23514");
+        // By the rule itself, before the mark on the membership would be.
+        let error = refused(dba.attempt(&sql), "23514");
+        let said = "cannot be limited to resources";
+        assert!(error.message().ends_with(said), "{error:?}");
     }
-    world.scope("acme.member", "servers", "1", "full");
-    refused(
-        dba.attempt(&format!(
-            "UPDATE tenancy.membership_scopes SET user_id = '{owner}'"
-        )),
-        "23514",
-    );
     // A limited member becomes no owner.
     refused(
         world.session("acme.owner").attempt(&format!(

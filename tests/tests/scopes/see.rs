@@ -252,8 +252,9 @@ fn estimates_are_right_with_and_without_a_scope() {
         for _ in 0..2 {
             let (estimated, actual) = session.estimate("SELECT * FROM servers");
             assert_eq!(actual, rows, "{who}");
+            // Nearer than the factor of 2 that is asked for: the default share of a function's would pass that.
             assert!(
-                estimated <= actual * 2.0 && estimated * 2.0 >= actual,
+                estimated <= actual * 1.25 && estimated * 1.25 >= actual,
                 "{who}: {estimated} for {actual}"
             );
         }

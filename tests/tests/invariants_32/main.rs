@@ -145,6 +145,29 @@ impl Town {
             ));
             self.count(&org, "add_member");
         }
+        // An admin's account is left above him who answers for it.
+        let admin = &self.people[(owner + 1) % PEOPLE];
+        dba.run(&format!(
+            "BEGIN; SET LOCAL app.current_org = '{org}'; SET LOCAL app.current_user_id = '{admin}'"
+        ));
+        let account = dba.text(&format!(
+            "SELECT tenancy.create_service_account('{org}', 'second', 'admin')"
+        ));
+        let key = dba.text(&format!("SELECT tenancy.create_api_key('{account}')"));
+        for (operation, made) in [("create_service_account", account), ("create_api_key", key)] {
+            self.count(&org, operation);
+            self.keep(operation, &made, &org);
+        }
+        dba.run(&format!(
+            "COMMIT; SELECT tenancy.set_member_role('{org}', '{admin}', 'viewer'),
+                            tenancy.add_member('{org}', '{}', 'admin'),
+                            tenancy.set_production_protection('{org}', {})",
+            self.people[(owner + 5) % PEOPLE],
+            owner.is_multiple_of(2)
+        ));
+        for operation in ["set_member_role", "add_member", "set_production_protection"] {
+            self.count(&org, operation);
+        }
         self.orgs.lock().unwrap().push(org);
     }
 
@@ -468,9 +491,8 @@ fn thirty_two_sessions_doing_everything_break_no_invariant() {
         &["set_member_role"],
         &["remove_member"],
         &["transfer_ownership"],
-        &["invite"],
-        &["accept_invitation"],
-        &["suspend_org"],
+        &["invite", "accept_invitation"],
+        &["suspend_org", "delete_org"],
         &["grant_permission"],
         &["set_scope"],
         &["remove_scope", "unscope_member"],

@@ -302,7 +302,14 @@ fn user_and_actor_type_are_the_tokens() {
         begin(&mut session, &token);
         session.run("SET LOCAL app.actor_type = 'human'");
         assert_eq!(session.whoami()["actor_type"], acts);
-        session.run("UPDATE servers SET cpus = 9 WHERE id = 1");
+        let write = "UPDATE servers SET cpus = 9 WHERE id = 1";
+        if acts == "ai" {
+            // An AI by its token, too, writes nothing that was not approved.
+            refused(session.attempt(write), "42501");
+            session.run("ROLLBACK");
+            continue;
+        }
+        session.run(write);
         let logged = session.text(
             "SELECT actor_type FROM tenancy.read_audit(operation => 'UPDATE', object => 'public.servers')",
         );

@@ -210,7 +210,7 @@ fn my_orgs() -> TableIterator<
             |row| {
                 let text = |n| row.get::<String>(n).unwrap_or_default();
                 let reachable =
-                    authority::networks(row, 6).is_none_or(|n| network::admits(&n, from));
+                    super::people::networks(row, 6).is_none_or(|n| network::admits(&n, from));
                 reachable.then(|| {
                     (
                     Uuid::from_bytes(row.uuid(1).unwrap_or_default()),

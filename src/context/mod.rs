@@ -6,14 +6,18 @@
 
 pub mod api;
 pub mod authority;
+mod credentials;
 pub mod cursors;
 pub mod deletion;
 mod denial;
+mod entitle;
 mod entry;
 pub mod keys;
 pub mod ledger;
 pub mod migration;
 pub mod network;
+mod orgs;
+mod people;
 pub mod places;
 mod principal;
 pub mod projects;
@@ -29,15 +33,13 @@ pub use denial::{
     lasting_change, no_ai, no_right, no_service, outside_scope, owner_only, refused,
     sealed_statistics, stranger, suspended, without_context, without_key,
 };
+pub use entitle::{admits_from_here, honoured, login, names_a_user};
 pub use entry::{form_for_number, number_of};
 pub use ledger::note_break_glass;
 pub use principal::{Principal, is_administrator, is_administrators, is_superuser};
 pub use scope_entry::UNSCOPED;
 pub use seal::{before_transaction_control, check as check_seal, is_on as may_be_sealed};
-pub use standing::{
-    Standing, admits_from_here, honoured, login, names_a_user, pin, refresh, standing, stays_here,
-    version, watch_the_clock,
-};
+pub use standing::{Standing, pin, refresh, standing, stays_here, version, watch_the_clock};
 
 /// Who the session acts as, whether or not an organization is in effect.
 pub fn principal() -> Principal {

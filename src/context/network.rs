@@ -3,9 +3,9 @@
 //! The address is the connection's, or the one that a trusted application names for its user. An application's own
 //! address says nothing about its users, so for the access of one that it leaves without address there is none.
 
+use super::entitle::honoured;
 use super::principal::Principal;
 use super::settings::Setting;
-use super::standing::honoured;
 use crate::pg::identity;
 use ipnet::{IpNet, Ipv4Net};
 use std::cell::OnceCell;

@@ -2,9 +2,10 @@
 //! one the session narrows itself. Pure answers from what the tables say, remembered until they change.
 
 use super::authority::{self, Id};
+use super::entitle::honoured;
 use super::principal::Principal;
 use super::settings::Setting;
-use super::standing::{Reason, Standing, honoured};
+use super::standing::{Reason, Standing};
 use crate::access;
 use crate::pg::query::{Arg, latest};
 use std::collections::{HashMap, HashSet};

@@ -23,7 +23,7 @@ pub unsafe extern "C-unwind" fn tenancy_after_table_ddl(
     unsafe {
         if event::is_event_trigger(fcinfo) && !protect::is_own_ddl() {
             after(event::detached(fcinfo)).unwrap_or_report();
-            crate::usage::quotas::after_ddl();
+            crate::usage::quota_ddl::after_ddl();
         }
     }
     pg_sys::Datum::from(0)

@@ -136,7 +136,7 @@ pub unsafe extern "C-unwind" fn tenancy_after_drop(
                AND d.objsubid OPERATOR(pg_catalog.=) 0 AND d.objid OPERATOR(pg_catalog.=) e.table_name::pg_catalog.oid",
             &[],
         );
-        crate::usage::quotas::after_drop();
+        crate::usage::quota_ddl::after_drop();
     }
     pg_sys::Datum::from(0)
 }

@@ -18,7 +18,8 @@ use super::table::{self, GuardedKey, Table};
 use crate::pg;
 use crate::pg::key::Keys;
 use crate::pg::local::Backend;
-use crate::pg::probe::{self, Parent};
+use crate::pg::open_parent;
+use crate::pg::probe::Parent;
 use crate::pg::reference;
 use crate::pg::trigger::RowImage;
 use crate::pg::value::{self, Value};
@@ -217,7 +218,7 @@ fn text_of(key: &GuardedKey, values: &[Value], row: &RowImage) -> String {
 
 /// Before commit and PREPARE: whoever turned up as parent since must be of the row's organization.
 pub fn before_commit() {
-    probe::close_all();
+    open_parent::close_all();
     if PENDING.with_borrow(Vec::is_empty) {
         return;
     }
@@ -252,12 +253,12 @@ pub fn before_commit() {
             );
         }
     }
-    probe::close_all();
+    open_parent::close_all();
 }
 
 pub fn forget_all() {
     held::clear();
-    probe::forget(0);
+    open_parent::forget(0);
     // Most transactions owe nothing.
     if !PENDING.with_borrow(Vec::is_empty) || !OWED.with_borrow(BTreeMap::is_empty) {
         PENDING.take();
@@ -272,7 +273,7 @@ pub fn forget_all() {
 /// A rolled-back subtransaction gave its locks up and took its rows along.
 pub fn at_subtransaction_abort(level: i32) {
     held::clear();
-    probe::forget(level);
+    open_parent::forget(level);
     settle(|one| one.level >= level);
 }
 
@@ -283,7 +284,7 @@ pub fn parents_changed() {
 
 /// Before a subtransaction commits: what it opened is its own to close.
 pub fn before_subtransaction_commit() {
-    probe::close_from(pg::transaction::nest_level());
+    open_parent::close_from(pg::transaction::nest_level());
 }
 
 pub fn at_subtransaction_commit(level: i32) {

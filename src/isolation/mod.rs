@@ -17,15 +17,18 @@ mod held;
 pub mod leakproof;
 mod moved;
 mod newcomer;
+mod options;
 mod paths;
 mod place;
 mod place_columns;
 mod place_plan;
+mod place_setup;
 mod plan;
 mod progress;
 mod protect;
 mod reading;
 mod resource;
+mod right;
 mod route;
 mod schema;
 mod scope;
@@ -45,13 +48,14 @@ use pgrx::pg_sys::panic::ErrorReportable;
 
 pub use asked::asked;
 pub use foreign_key::{before_subtransaction_commit, hides, hides_any, is_held};
-pub use guard::{denied, guard_write, guard_written, is_held_by_policy, refused_row};
+pub use guard::{denied, refused_row};
 pub use held::any as holds_any;
 pub use place::{holding, reads_every_project};
 pub use reading::{
     any_protected, check_inside_cascade, check_locking_read, check_reading, check_unread_merge,
     pin_for,
 };
+pub use right::{guard_write, guard_written, is_held_by_policy};
 pub use scope::note_cascade;
 pub use scope_key::{reach_by_key, resource_key, resource_type};
 pub use table::{GuardedKey, Table, keyed_by_external_keys, protected};
@@ -71,7 +75,7 @@ pub fn is_protected(relid: pgrx::pg_sys::Oid) -> bool {
 }
 
 /// The end of a statement, or the start of one that may change tables: no parent stays open.
-pub use crate::pg::probe::close_all as close_parents;
+pub use crate::pg::open_parent::close_all as close_parents;
 
 pub fn before_commit() {
     moved::before_commit().unwrap_or_report();

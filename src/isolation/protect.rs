@@ -8,7 +8,7 @@ use super::facts::{
 use super::plan::{self, Before, Options, Permissions, Quoted};
 use super::resource;
 use super::survey::{Target, survey};
-use super::{exempt, place, table, tagged, tree};
+use super::{exempt, place_setup, table, tagged, tree};
 use crate::access;
 use crate::context::authority;
 use crate::pg::key::{KeyColumn, KeyType};
@@ -156,7 +156,7 @@ pub fn plan_tree<'a>(tree: &'a [Facts], wanted: &Options) -> pg::Result<Vec<Plan
     for table in tree.iter().rev() {
         let column = facts::org_column(table, &wanted.org_column)?;
         check_action_columns(table, wanted)?;
-        place::check(table, wanted)?;
+        place_setup::check(table, wanted)?;
         tagged::check(table, wanted)?;
         if let Some(present) = current_options(table.relid) {
             if !present.same_protection(wanted) {
@@ -168,8 +168,8 @@ pub fn plan_tree<'a>(tree: &'a [Facts], wanted: &Options) -> pg::Result<Vec<Plan
             before: column.before.clone(),
             ..wanted.clone()
         };
-        options.before.project = place::before(table, wanted.project_column.as_ref());
-        options.before.cluster = place::before(table, wanted.cluster_column.as_ref());
+        options.before.project = place_setup::before(table, wanted.project_column.as_ref());
+        options.before.cluster = place_setup::before(table, wanted.cluster_column.as_ref());
         planned.push(Planned {
             table,
             column,
@@ -267,14 +267,14 @@ pub fn apply(planned: &Planned) {
         literal: &literal,
         partitioned: table.is_partitioned(),
         scope: options.resource.as_ref().map(resource::Resource::arguments),
-        place: place::quoted(&options),
+        place: place_setup::quoted(&options),
     };
     with_own_ddl(|| {
         // An index on a partitioned table would take those that its partitions have into its possession, and drop them
         // with itself. Each partition has its own.
         let (indexed, columns) = match &quoted.place {
             Some(place) => (
-                place::is_indexed(table, column.attnum, &options),
+                place_setup::is_indexed(table, column.attnum, &options),
                 format!("{}, {}", column.quoted, place.project),
             ),
             None => (column.indexed, column.quoted.clone()),
@@ -290,7 +290,7 @@ pub fn apply(planned: &Planned) {
     });
     exempt::lift(table);
     // Nothing was counted while it was not protected.
-    crate::usage::quotas::begin_anew(table.relid);
+    crate::usage::quota_ddl::begin_anew(table.relid);
     error::server_log(
         "table protected",
         &format!("Table {name}, organization column {}.", column.quoted),
@@ -402,7 +402,7 @@ fn take_away(table: &Facts, mut options: Options) {
         literal: &literal,
         partitioned: table.is_partitioned(),
         scope: None,
-        place: place::quoted(&options),
+        place: place_setup::quoted(&options),
     };
     let present = |sql: &str| {
         run(sql, &[Arg::Oid(table.relid)], |row| {
@@ -444,7 +444,7 @@ pub fn as_it_stands(table: &Facts, mut options: Options) -> Options {
         })
         .or_else(|| column_exists(table, &options.org_column).then(|| options.org_column.clone()))
         .unwrap_or_default();
-    place::as_it_stands(table, &mut options);
+    place_setup::as_it_stands(table, &mut options);
     options.before.index = options.before.index.filter(|index| {
         !run(
             "SELECT 1 FROM pg_catalog.pg_index WHERE indrelid OPERATOR(pg_catalog.=) $1

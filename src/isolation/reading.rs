@@ -1,7 +1,8 @@
 //! What reads of protected tables are held to beyond their policies: a locking read without the right, a cursor after a
 //! revocation, a MERGE that reads no column, a trigger inside a cascade. hooks/statement.rs asks here.
 
-use super::guard::{denied, require, require_to_write};
+use super::guard::denied;
+use super::right::{require, require_to_write};
 use super::table;
 use crate::context;
 use crate::pg::{self, identity};

@@ -3,7 +3,7 @@
 //! checks and casts, with our rights (attack A-1).
 
 use super::facts::{Facts, current_options, facts};
-use super::place;
+use super::place_setup;
 use super::protect::Planned;
 use super::route;
 use super::table::{self, GuardedKey};
@@ -164,7 +164,7 @@ fn look_at(
 /// The survey of one tree: the first rule that its rows break is an error. `root` is the table that was named.
 pub fn survey(root: &Facts, planned: &[Planned]) -> pg::Result<()> {
     for one in planned {
-        place::survey(one.table, one.target().org, &one.options)?;
+        place_setup::survey(one.table, one.target().org, &one.options)?;
     }
     let targets: Vec<Target> = planned.iter().map(Planned::target).collect();
     let findings = look(&targets, || {})?;

@@ -1,6 +1,7 @@
 //! Reading the row that a foreign key leads to, without a query: planning one on somebody else's table evaluates what its
 //! owner wrote.
 
+use super::open_parent;
 use super::probe::{self, Probe};
 use super::trigger::RowImage;
 use super::value::Value;
@@ -51,14 +52,14 @@ pub fn row<T>(
             .iter()
             .zip(key)
             .map(|(k, value)| {
-                let mut entry = probe::scan_key(index, k);
+                let mut entry = open_parent::scan_key(index, k);
                 entry.sk_argument = probe::converted(k.cast, value.datum);
                 entry
             })
             .collect();
         keys.sort_by_key(|k| k.sk_attno);
         let scan = pg_sys::ffi::pg_guard_ffi_boundary(|| {
-            probe::begin(relation, index, snapshot, keys.len() as i32)
+            open_parent::begin(relation, index, snapshot, keys.len() as i32)
         });
         pg_sys::index_rescan(
             scan,

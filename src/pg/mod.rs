@@ -21,6 +21,7 @@ pub mod local;
 pub mod lookup;
 pub mod lookup_row;
 pub mod modify;
+pub mod open_parent;
 pub mod partition;
 pub mod paths;
 pub mod plan;

@@ -6,6 +6,7 @@ mod count;
 mod measure;
 mod metric_quota;
 pub mod quota;
+pub mod quota_ddl;
 pub mod quotas;
 pub mod records;
 mod reference;

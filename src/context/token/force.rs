@@ -63,7 +63,7 @@ impl Token {
         if self.login != identity::session_user() {
             return Some(Lapsed::OtherLogin);
         }
-        if self.session_scope && !super::session_allowed(&standing::login()) {
+        if self.session_scope && !super::session_allowed(&super::super::login()) {
             return Some(Lapsed::Scope);
         }
         match &self.bearer {

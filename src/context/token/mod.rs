@@ -101,7 +101,7 @@ fn may_authenticate(session_scope: bool) -> pg::Result<()> {
         .set_detail("The workers would not know of it.")
         .set_hint("Call tenancy.authenticate() in a statement of its own."));
     }
-    let login = standing::login();
+    let login = super::login();
     if let Some(Binding::User { .. }) = authority::binding(&login) {
         return Err(fail(
             PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,

@@ -110,9 +110,9 @@ fn find<T>(
     org: &Keys,
     read: impl Fn(&Table, &RowImage) -> T,
 ) -> Option<T> {
-    let (index, columns) = primary_key(table.relid)?;
+    let (probe, columns) = probe_of(table)?;
     let mut values = vec![];
-    for (column, _) in &columns {
+    for column in &columns {
         values.push(if *column == attnum {
             *key
         } else {
@@ -120,6 +120,30 @@ fn find<T>(
             table.org_kind.value(datum, false)
         });
     }
+    let leaves = Leaves::of(&probe);
+    let when = When::OfStatement;
+    scope::read_row(&probe, leaves.as_ref(), &values, org, when, read)
+}
+
+/// What `read` makes of the organization's row with this primary key, whose values are of the columns' own types, as the
+/// newest snapshot has it: whoever asks, and whatever he sees.
+pub fn read_by_key<T>(
+    table: &Table,
+    key: &[Value],
+    org: &Keys,
+    read: impl Fn(&Table, &RowImage) -> T,
+) -> Option<T> {
+    let (probe, columns) = probe_of(table)?;
+    if columns.len() != key.len() || key.iter().any(|value| value.null) {
+        return None;
+    }
+    let leaves = Leaves::of(&probe);
+    scope::read_row(&probe, leaves.as_ref(), key, org, When::Newest, read)
+}
+
+/// How a row is looked up by the primary key, and the key's columns.
+fn probe_of(table: &Table) -> Option<(Probe, Vec<i16>)> {
+    let (index, columns) = primary_key(table.relid)?;
     let name = |column: i16| {
         let found = table.columns.iter().find(|(n, _)| *n == column);
         found.map_or_else(String::new, |(_, name)| name.clone())
@@ -141,9 +165,8 @@ fn find<T>(
         org: table::org_column_of(table.relid),
         keys: keys.collect(),
     };
-    let leaves = Leaves::of(&probe);
-    let when = When::OfStatement;
-    scope::read_row(&probe, leaves.as_ref(), &values, org, when, read)
+    let columns = columns.iter().map(|(column, _)| *column).collect();
+    Some((probe, columns))
 }
 
 /// The index of the primary key, and for each of its columns the operator that says equal.

@@ -16,6 +16,7 @@ mod errors;
 mod matrix;
 mod pooler;
 mod session;
+pub mod stage;
 pub mod token;
 mod world;
 

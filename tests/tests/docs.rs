@@ -322,10 +322,11 @@ const OPEN_TO_EVERYBODY: &[&str] = &[
     // What an AI actor may write.
     "propose(regclass,text,text,text,jsonb,text,text,interval)",
     "submit_proposal(uuid)",
-    "approve_proposal(uuid,text)",
+    "approve_proposal(uuid,text,text)",
+    "show_proposal(uuid)",
     "reject_proposal(uuid,text)",
     "execute_proposal(uuid)",
-    "sees_proposal(oid,uuid)",
+    "sees_proposal(oid,uuid,uuid[])",
     // Projects: what one sees and may do there, and acts that check the caller's right themselves.
     "sees_project(uuid)",
     "sees_project_member(uuid,uuid)",
@@ -517,7 +518,6 @@ fn tables_are_readable_under_row_security_and_never_writable() {
             "project_role_permissions SELECT",
             "project_settings SELECT",
             "projects SELECT",
-            "proposal_records SELECT",
             "proposals SELECT",
             "protected_tables SELECT",
             "quotas SELECT",

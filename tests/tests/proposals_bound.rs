@@ -131,7 +131,9 @@ fn a_row_that_changes_while_the_change_waits_for_it_is_another() {
             let state = if accepts { "completed" } else { "failed" };
             assert_eq!(waiting.join().unwrap(), state);
         });
-        assert_eq!(stage.why(&id).contains("has changed since"), !accepts);
+        if !accepts {
+            assert!(stage.why(&id).contains("has changed since"));
+        }
     }
     // Under a snapshot of before, PostgreSQL refuses by itself, and it may be tried again.
     let id = stage.approved_whatever("acme.admin", RENAME);
@@ -180,7 +182,7 @@ fn an_approval_is_for_the_table_as_it_was_proposed() {
         ),
         ("ALTER TABLE bound DROP CONSTRAINT bound_pkey", changed),
         (
-            "SELECT tenancy.protect('bound', permissions => '{\"update\": \"server:update\"}')",
+            "SELECT tenancy.unprotect('bound'); SELECT tenancy.protect('bound', permissions => '{\"update\": \"server:update\"}')",
             changed,
         ),
         (

@@ -2,14 +2,11 @@
 
 use super::layout::Layout;
 use crate::context::Standing;
-use crate::context::authority::Id;
 use crate::environment::row_key::{self, KeyColumn, quoted_name};
-use crate::environment::{RowKey, inherit, tag::Tag};
-use crate::isolation::{self, Table, Way, Whereabouts};
-use crate::pg::key::Keys;
-use crate::pg::query::{Arg, Row, latest, run_as_is};
-use crate::pg::trigger::{Event, RowImage};
-use crate::pg::value::Value;
+
+use crate::isolation::{self, Table};
+use crate::pg::query::{Arg, latest, run_as_is};
+use crate::pg::trigger::Event;
 use crate::pg::{self, canonical, catalog, fail};
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;

@@ -7,7 +7,6 @@
 use crate::isolation::Options;
 use crate::isolation::Table;
 use crate::pg::query::{Arg, latest};
-use pgrx::prelude::*;
 use serde::{Deserialize, Serialize};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

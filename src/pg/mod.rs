@@ -25,6 +25,7 @@ pub mod open_parent;
 pub mod partition;
 pub mod paths;
 pub mod plan;
+pub mod primary_key;
 pub mod probe;
 pub mod procedure;
 pub mod process;

@@ -2,7 +2,8 @@
 //! resources, which are most. In a finished plan it is a parameter (pg/bound.rs), so that such a membership pays two steps
 //! of the expression per row and no call.
 
-use super::entry::{answer, remember, remembered};
+use super::entry::answer;
+use super::remembered::{remember, remembered};
 use super::standing;
 use crate::pg::{identity, transaction};
 use pgrx::prelude::*;

@@ -3,6 +3,7 @@
 
 pub mod attempt;
 pub mod bound;
+pub mod call_site;
 pub mod canonical;
 pub mod catalog;
 pub mod cidr;

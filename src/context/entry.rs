@@ -44,7 +44,7 @@ pub(super) unsafe fn answer(
 unsafe fn org_if(fcinfo: pg_sys::FunctionCallInfo, kind: KeyType) -> pg_sys::Datum {
     // SAFETY: as the function's own. This frame owns nothing, so an error may jump over it.
     unsafe {
-        if let Some(form) = remembered(fcinfo) {
+        if let Some(form) = remembered::<pg_sys::NullableDatum>(fcinfo) {
             return answer(fcinfo, form);
         }
         // A row that was waited for is checked again by a plan of its own, whose call sites come here: what was revoked
@@ -157,7 +157,7 @@ unsafe fn check_row(fcinfo: pg_sys::FunctionCallInfo, kind: KeyType) -> pg_sys::
     unsafe {
         let [table, org, action] = [0, 1, 2].map(|i| *(*fcinfo).args.as_ptr().add(i));
         if !org.isnull
-            && let Some(form) = remembered(fcinfo)
+            && let Some(form) = remembered::<pg_sys::NullableDatum>(fcinfo)
             && !form.isnull
             && is_the_same(kind, form.value, org.value)
         {
@@ -228,7 +228,7 @@ unsafe extern "C-unwind" fn checked_org(
 unsafe fn current_org(fcinfo: pg_sys::FunctionCallInfo, kind: KeyType) -> pg_sys::Datum {
     // SAFETY: as `org_if`.
     unsafe {
-        if let Some(form) = remembered(fcinfo) {
+        if let Some(form) = remembered::<pg_sys::NullableDatum>(fcinfo) {
             return answer(fcinfo, form);
         }
         let (version, runner) = (standing::version(), identity::runner());

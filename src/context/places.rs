@@ -167,7 +167,7 @@ pub unsafe extern "C-unwind" fn tenancy_in_projects(
         if project.isnull || action.isnull {
             return pg_sys::Datum::from(false);
         }
-        let places = match remembered(fcinfo) {
+        let places = match remembered::<*const Places>(fcinfo) {
             Some(places) => places,
             None => {
                 transaction::accept_invalidations_unguarded();

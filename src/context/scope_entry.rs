@@ -23,7 +23,7 @@ pub unsafe extern "C-unwind" fn tenancy_is_unscoped(
 ) -> pg_sys::Datum {
     // SAFETY: as the function's own.
     unsafe {
-        if let Some(form) = remembered(fcinfo) {
+        if let Some(form) = remembered::<pg_sys::NullableDatum>(fcinfo) {
             return answer(fcinfo, form);
         }
         // A row that was waited for is checked again by call sites that come here: what was taken away meanwhile counts.

@@ -161,7 +161,7 @@ fn current() -> (Option<Rc<Scopes>>, Option<&'static Keys>) {
 unsafe fn forms(fcinfo: pg_sys::FunctionCallInfo) -> [Form; 2] {
     // SAFETY: as the function's own; this frame owns nothing.
     unsafe {
-        if let Some(forms) = call_site::left(fcinfo) {
+        if let Some(forms) = call_site::left::<[Form; 2]>(fcinfo) {
             return *forms;
         }
         // A row that was waited for is checked again by a plan of its own, whose call sites come here.

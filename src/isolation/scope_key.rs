@@ -120,13 +120,15 @@ fn find<T>(
             table.org_kind.value(datum, false)
         });
     }
-    let keys = (1..).zip(primary.columns).map(|(index_column, column)| ProbeKey {
-        index_column,
-        operator: column.equals,
-        parent_column: column.name,
-        cast: Cast::None,
-        resolved: Slot::new(None),
-    });
+    let keys = (1..)
+        .zip(primary.columns)
+        .map(|(index_column, column)| ProbeKey {
+            index_column,
+            operator: column.equals,
+            parent_column: column.name,
+            cast: Cast::None,
+            resolved: Slot::new(None),
+        });
     let probe = Probe {
         constraint: pg_sys::InvalidOid,
         parent: table.relid,

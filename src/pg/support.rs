@@ -82,9 +82,7 @@ impl Share {
         // SAFETY: the request is being answered; the column was found among the query's tables.
         unsafe {
             let root = (*self.0).root;
-            let rel = *(*root)
-                .simple_rel_array
-                .add((*column.node).varno as usize);
+            let rel = *(*root).simple_rel_array.add((*column.node).varno as usize);
             if rel.is_null() {
                 return None;
             }

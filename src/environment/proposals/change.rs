@@ -2,12 +2,11 @@
 
 use super::layout::Layout;
 use crate::context::Standing;
-use crate::environment::row_key::{self, KeyColumn, quoted_name};
-
+use crate::environment::row_key::{self, quoted_name};
 use crate::isolation::{self, Table};
 use crate::pg::query::{Arg, latest, run_as_is};
 use crate::pg::trigger::Event;
-use crate::pg::{self, canonical, catalog, fail};
+use crate::pg::{self, canonical, catalog, fail, primary_key};
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 use pgrx::spi;
@@ -97,7 +96,7 @@ pub struct Change {
     /// The table's own name, quoted.
     pub(super) name: String,
     /// Those of the primary key.
-    pub(super) columns: Vec<KeyColumn>,
+    pub(super) columns: Vec<primary_key::Column>,
 }
 
 /// A protected table by a name of itself or of one of its partitions.
@@ -129,7 +128,7 @@ impl Change {
         let table = whole_table(relid)?;
         Ok(Change {
             name: quoted_name(table.relid),
-            columns: row_key::columns(table.relid),
+            columns: primary_key::columns(table.relid),
             table,
             event,
             key,
@@ -320,7 +319,7 @@ impl Change {
         let name = &self.name;
         let record =
             format!("pg_catalog.jsonb_populate_record(NULL::{name}, $2::pg_catalog.jsonb) AS r");
-        let condition = row_key::condition(&self.columns);
+        let condition = primary_key::condition(&self.columns);
         let sql = match self.event {
             Event::Insert if columns.is_empty() => format!("INSERT INTO {name} DEFAULT VALUES"),
             Event::Insert => format!(

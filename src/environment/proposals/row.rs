@@ -3,14 +3,13 @@
 use super::change::{Change, Risk};
 use crate::context::Standing;
 use crate::context::authority::Id;
-use crate::environment::row_key;
 use crate::environment::{RowKey, inherit, tag::Tag};
 use crate::isolation::{self, Way, Whereabouts};
 use crate::pg::key::Keys;
 use crate::pg::query::{Arg, Row, latest, run_as_is};
 use crate::pg::trigger::{Event, RowImage};
 use crate::pg::value::Value;
-use crate::pg::{self, canonical};
+use crate::pg::{self, canonical, primary_key};
 use pgrx::spi;
 
 impl Change {
@@ -100,7 +99,7 @@ impl Change {
         read: impl Fn(&Row) -> T,
     ) -> Vec<T> {
         let mut found = vec![];
-        let condition = || row_key::condition(&self.columns);
+        let condition = || primary_key::condition(&self.columns);
         let name = &self.name;
         canonical::output(|| {
             if let Some(key) = &self.key {
@@ -205,7 +204,7 @@ impl Change {
                 &format!(
                     "SELECT 1 FROM {} AS t WHERE {} FOR UPDATE",
                     self.name,
-                    row_key::condition(&self.columns)
+                    primary_key::condition(&self.columns)
                 ),
                 &[Arg::Text(key)],
                 |_| (),

@@ -3,10 +3,9 @@
 use super::act::find;
 use super::change::Change;
 use crate::context;
-use crate::environment::row_key;
 use crate::pg::query::{Arg, run_as_is};
 use crate::pg::trigger::Event;
-use crate::pg::{self, canonical};
+use crate::pg::{self, canonical, primary_key};
 use pgrx::datum::Uuid;
 use pgrx::iter::TableIterator;
 use pgrx::prelude::*;
@@ -80,7 +79,7 @@ fn current(change: &Change) -> Texts {
         "SELECT {} FROM {} AS t WHERE {}",
         readable.join(", "),
         change.name,
-        row_key::condition(&change.columns)
+        primary_key::condition(&change.columns)
     );
     texts(&row, key)
 }

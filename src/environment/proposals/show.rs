@@ -11,14 +11,6 @@ use pgrx::iter::TableIterator;
 use pgrx::prelude::*;
 use std::collections::BTreeMap;
 
-/// A column: what it holds, what it would hold, whether the proposal says so.
-type Line = (
-    name!(column_name, String),
-    name!(current, Option<String>),
-    name!(proposed, Option<String>),
-    name!(changes, bool),
-);
-
 type Texts = BTreeMap<String, Option<String>>;
 
 /// What a proposal would change of its row (spec 8), a row for each column in the table's order: what it holds now, what it
@@ -26,7 +18,20 @@ type Texts = BTreeMap<String, Option<String>>;
 /// that he may not read, there is only what the proposal itself says. For whom the proposal shows. Errors: P0002 no such
 /// proposal, 55000 its table is not protected any more, 42501 no organization in effect.
 #[pg_extern(volatile, parallel_unsafe)]
-fn show_proposal(id: Option<Uuid>) -> pg::Result<TableIterator<'static, Line>> {
+#[allow(clippy::type_complexity, reason = "pgrx reads the columns here")]
+fn show_proposal(
+    id: Option<Uuid>,
+) -> pg::Result<
+    TableIterator<
+        'static,
+        (
+            name!(column_name, String),
+            name!(current, Option<String>),
+            name!(proposed, Option<String>),
+            name!(changes, bool),
+        ),
+    >,
+> {
     let id = pg::given(id, "id")?;
     let now = context::standing();
     let Some(org) = now.org_id() else {

@@ -13,6 +13,7 @@ use pgrx::prelude::*;
 /// user tables, their rows and the schema tenancy_audit stay (spec 13). For superusers. Errors: 42501.
 #[pg_extern(volatile, parallel_unsafe)]
 fn uninstall() -> pg::Result<()> {
+    crate::context::no_ai("uninstall pg_tenancy")?;
     if !crate::context::is_superuser() {
         return Err(fail(
             PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,

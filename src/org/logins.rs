@@ -199,6 +199,7 @@ fn forget(login: &str, kind: &str, doing: &str) -> pg::Result<()> {
 }
 
 fn require_superuser(doing: &str) -> pg::Result<()> {
+    context::no_ai(doing)?;
     if context::is_superuser() {
         return Ok(());
     }

@@ -35,6 +35,7 @@ pub struct Record<'a> {
 
 /// Whose usage is recorded: the organization in effect, by a service or trusted application; any, by the DBA.
 fn recorded_org(org: Option<Uuid>) -> pg::Result<Id> {
+    context::no_ai("record usage")?;
     let now = context::standing();
     let dba = context::is_administrator();
     if let Some(org) = org.map(|o| *o.as_bytes())

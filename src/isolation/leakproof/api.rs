@@ -25,6 +25,7 @@ enum Named {
 }
 
 fn require_superuser() -> pg::Result<()> {
+    context::no_ai("vouch for operators")?;
     if context::is_superuser() {
         return Ok(());
     }

@@ -167,7 +167,7 @@ fn cluster(org: &Id, project: Option<&Id>, claim: &str) -> Option<(Id, Id)> {
 
 /// The project of a cluster of the organization.
 pub fn project_of_cluster(org: &Id, id: &Id) -> Option<Id> {
-    let claim = uuid::Uuid::from_bytes(*id).hyphenated().to_string();
+    let claim = authority::id_text(id);
     cluster(org, None, &claim).map(|(_, project)| project)
 }
 

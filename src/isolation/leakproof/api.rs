@@ -25,15 +25,10 @@ enum Named {
 }
 
 fn require_superuser() -> pg::Result<()> {
-    if context::is_superuser() {
-        return Ok(());
-    }
-    Err(fail(
-        PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
-        "permission denied: only a superuser may vouch for operators",
+    context::require_superuser(
+        "vouch for operators",
+        "It decides which indexes may be read across organizations before rows are shown.",
     )
-    .set_detail("It decides which indexes may be read across organizations before rows are shown.")
-    .set_hint("Ask a superuser."))
 }
 
 fn named(text: &str) -> pg::Result<Named> {

@@ -82,7 +82,7 @@ fn seal_context() -> pg::Result<()> {
 
 /// Unsets the context: organization, user, project, cluster and token (spec 4). Anyone may call it. After it no protected row is visible.
 /// A login that could do more without the token (a trusted application's) does not get that back by it: it is nobody
-/// until the transaction ends, or after a token of scope session until DISCARD ALL or another token.
+/// until the transaction ends, or after a token of scope session until DISCARD ALL or another token. Errors: 42501 under a seal.
 #[pg_extern(volatile, parallel_unsafe)]
 fn leave() {
     let local = transaction::in_block();

@@ -56,7 +56,9 @@ impl Reason {
             Reason::Void => {
                 "Set app.current_org with SET LOCAL, or call tenancy.enter(), after BEGIN in the same transaction."
             }
-            Reason::Stranger => "SELECT * FROM tenancy.my_orgs() lists where you may go.",
+            Reason::Stranger => {
+                "SELECT * FROM tenancy.my_orgs() lists where you may go. An organization is named by its id or its external key, not by its slug."
+            }
             Reason::UnknownUser => {
                 "Set app.current_user_id to the id or external key of a user that tenancy.create_user() made."
             }

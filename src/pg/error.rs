@@ -23,11 +23,7 @@ pub fn fail(code: PgSqlErrorCode, message: impl Into<String>) -> ErrorReport {
 }
 
 /// The report of an argument that is not what it should be.
-pub fn invalid(
-    message: impl Into<String>,
-    detail: impl Into<String>,
-    hint: &str,
-) -> ErrorReport {
+pub fn invalid(message: impl Into<String>, detail: impl Into<String>, hint: &str) -> ErrorReport {
     fail(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, message)
         .set_detail(detail)
         .set_hint(hint)

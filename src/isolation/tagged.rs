@@ -122,7 +122,9 @@ pub fn check(table: &Facts, options: &Options) -> pg::Result<()> {
         .set_hint("Name one of them.")),
         (Some(column), None) => check_column(table, column),
         // What the column holds, place_setup.rs asks.
-        (None, Some(_)) if options.environment_from_place() => Ok(()),
+        (None, Some(column)) if options.environment_from_place() => {
+            require_column(table, column, "It is named as environment_from.")
+        }
         (None, Some(column)) => check_from(table, column),
     }
 }

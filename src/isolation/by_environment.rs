@@ -42,13 +42,20 @@ pub fn may_somewhere(now: &Standing, action: &str, table: &Table) -> pg::Result<
     Ok(now.org.is_some() && level(now, index, table) == Level::Allow)
 }
 
-/// The environment that a row names, or its project does.
-fn environment(now: &Standing, table: &Table, row: &RowImage) -> Option<String> {
+/// The environment that a row names.
+pub(super) fn environment(table: &Table, row: &RowImage) -> Option<String> {
     match table.environment.as_ref()?.way {
         Way::Column { attnum, is_enum } => Tag::text(row, attnum, is_enum),
+        Way::Place { .. } | Way::Key(_) => None,
+    }
+}
+
+/// The environment that a row names, or its project does.
+fn environment_of(now: &Standing, table: &Table, row: &RowImage) -> Option<String> {
+    match table.environment.as_ref()?.way {
         Way::Place { by_cluster } => environment::of_place(&now.org_id()?, table, by_cluster, row)?
             .map(|tag| tag.to_string()),
-        Way::Key(_) => None,
+        _ => environment(table, row),
     }
 }
 
@@ -67,7 +74,7 @@ pub fn require(
     }
     for row in rows.iter().copied().flatten() {
         // Where it is going is another table of the tree: what holds everywhere holds there.
-        let name = environment(now, table, row).filter(|_| !row.has_moved());
+        let name = environment_of(now, table, row).filter(|_| !row.has_moved());
         if now.level_in(index, name.as_deref()) != Level::Allow
             && !place::gives(now, table, action, row)
         {

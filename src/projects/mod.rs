@@ -9,6 +9,8 @@ mod recommend;
 pub mod see;
 mod settings;
 
+pub use clusters::unknown_cluster;
+
 use crate::access;
 use crate::context::authority::Id;
 use crate::context::projects::{RUN_PROJECTS, Reach};
@@ -48,7 +50,7 @@ fn invalid(message: impl Into<String>, detail: impl Into<String>, hint: &str) ->
 }
 
 /// One answer for a project that does not exist, for another organization's, and for one that the caller may not see.
-fn unknown_project(project: &Id) -> ErrorReport {
+pub fn unknown_project(project: &Id) -> ErrorReport {
     let project = id_text(project);
     server_log(
         "permission denied: project not seen",

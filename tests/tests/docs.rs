@@ -422,7 +422,7 @@ const OPEN_TO_EVERYBODY: &[&str] = &[
     "drop_billing_account(uuid)",
     "list_billed_orgs(uuid)",
     "record_usage(text,numeric,uuid,uuid,text,timestamp with time zone,text,uuid)",
-    "usage_report(uuid,timestamp with time zone,timestamp with time zone,text)",
+    "usage_report(uuid,timestamp with time zone,timestamp with time zone,text,text[])",
     "measure_usage(uuid,boolean)",
     "set_quota(uuid,regclass,bigint,text,text)",
     "list_quotas(uuid)",

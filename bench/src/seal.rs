@@ -17,8 +17,8 @@ const PART: &str = "seal";
 const OFF: &str = "protected, no audit";
 const OURS: &str = "pg_tenancy, sealed meanwhile";
 const WRITERS: usize = 16;
-/// Of each writer and round.
-const COMMITS: usize = 300;
+/// How long each side writes in a round.
+const ROUND: Duration = Duration::from_millis(1500);
 /// Above the other parts' ids.
 static ID: AtomicI64 = AtomicI64::new(100_000_000);
 
@@ -54,16 +54,15 @@ fn throughput(world: &World, scale: &Scale, report: &mut Report) -> Result<()> {
     let mut off = writers(world, "z.off")?;
     let mut ours = writers(world, "z.ours")?;
     let mut sealer = world.superuser()?;
-    let commits = WRITERS * COMMITS;
     let samples = interleave(
-        scale.bulk_rounds.max(5),
+        scale.bulk_rounds.max(9),
         vec![
-            Side::bulk(OFF, commits, || all(&mut off)),
-            Side::bulk(OURS, commits, || {
+            Side::bulk(OFF, 1, || commit_for(ROUND, &mut off)),
+            Side::bulk(OURS, 1, || {
                 let done = AtomicBool::new(false);
                 std::thread::scope(|scope| {
                     let sealing = scope.spawn(|| seal_until(&mut sealer, &done));
-                    let time = all(&mut ours);
+                    let time = commit_for(ROUND, &mut ours);
                     done.store(true, Ordering::Relaxed);
                     sealing.thread().unpark();
                     sealing.join().expect("it does not panic")?;
@@ -90,27 +89,32 @@ fn writers(world: &World, table: &str) -> Result<Vec<(Client, Statement)>> {
         .collect()
 }
 
-/// Every writer's commits, at once.
-fn all(writers: &mut [(Client, Statement)]) -> Result<Duration> {
+/// All writers at once for a while; answers the time of a commit.
+fn commit_for(while_: Duration, writers: &mut [(Client, Statement)]) -> Result<Duration> {
     let start = Instant::now();
-    std::thread::scope(|scope| {
+    let commits = std::thread::scope(|scope| {
         let running: Vec<_> = writers
             .iter_mut()
             .map(|(client, insert)| {
-                scope.spawn(move || -> Result<()> {
-                    for _ in 0..COMMITS {
+                scope.spawn(move || -> Result<u32> {
+                    let mut commits = 0;
+                    while start.elapsed() < while_ {
                         let id = ID.fetch_add(1, Ordering::Relaxed);
                         client.execute(&*insert, &[&id, &None::<i64>])?;
+                        commits += 1;
                     }
-                    Ok(())
+                    Ok(commits)
                 })
             })
             .collect();
-        running
-            .into_iter()
-            .try_for_each(|w| w.join().expect("it does not panic"))
+        running.into_iter().try_fold(0, |sum, writer| {
+            writer
+                .join()
+                .expect("it does not panic")
+                .map(|commits| sum + commits)
+        })
     })?;
-    Ok(start.elapsed())
+    Ok(start.elapsed() / commits.max(1))
 }
 
 /// Once a second: ten times as often as the sealer does by itself. A pass looks into the log of every organization.

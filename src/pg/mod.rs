@@ -3,6 +3,7 @@
 
 pub mod attempt;
 pub mod bound;
+pub mod call_site;
 pub mod canonical;
 pub mod catalog;
 pub mod cidr;
@@ -25,6 +26,7 @@ pub mod open_parent;
 pub mod partition;
 pub mod paths;
 pub mod plan;
+pub mod primary_key;
 pub mod probe;
 pub mod procedure;
 pub mod process;

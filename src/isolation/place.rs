@@ -23,7 +23,7 @@ use crate::pg::probe::{self, Parent, Probe, ProbeKey};
 use crate::pg::query::{Arg, latest, latest_of};
 use crate::pg::trigger::{Call, Event, RowImage};
 use crate::pg::value::Value;
-use crate::pg::{self, fail};
+use crate::pg::{self, fail, transaction};
 use pgrx::datum::Uuid;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
@@ -173,6 +173,12 @@ pub fn hold(
                 require(table, now, action, project, cluster)?;
             }
         }
+    }
+    if let Some((Some(project), _)) = before
+        && table.options.environment_from_place()
+    {
+        // Its tag says what may be done to the row. Held, it does not change before this transaction ends.
+        is_held(&placed.projects, org, &project);
     }
     match after {
         Some(place) if before != Some(place) => hold_place(table, placed, org, place),
@@ -333,6 +339,8 @@ fn is_held(probe: &Probe, org: &'static Keys, id: &Id) -> bool {
         return true;
     }
     let found = probe::find(probe, &[value], org) == Parent::Held;
+    // Whoever held it may have changed it while we waited.
+    transaction::accept_invalidations();
     if let Some(name) = name.filter(|_| found) {
         held::insert(&name);
     }
@@ -341,7 +349,7 @@ fn is_held(probe: &Probe, org: &'static Keys, id: &Id) -> bool {
 
 /// The action as the table's policies ask for it.
 fn marked(table: &Table, action: &str, to_write: bool) -> String {
-    let anywhere = to_write && table.options.environment_column.is_some();
+    let anywhere = to_write && table.options.names_environment();
     asked::marked(action, (anywhere, table.scoped.is_some(), false))
 }
 
@@ -358,6 +366,23 @@ pub fn reads_every_project(relid: pg_sys::Oid) -> bool {
             |now: &Standing| places(now, &marked(&table, &table.options.select, false), true);
         table.placed.is_none() || matches!(reading(&context::standing()), Places::All)
     })
+}
+
+/// Whether it reads the table's rows in each of these projects, or they belong to none.
+pub fn reads_projects(relid: pg_sys::Oid, projects: &[Id]) -> bool {
+    table::protected(relid).is_some_and(|table| {
+        let now = context::standing();
+        let where_it_reads = || places(&now, &marked(&table, &table.options.select, false), true);
+        table.placed.is_none() || {
+            let places = where_it_reads();
+            projects.iter().all(|id| places.have(id, Some(id)))
+        }
+    })
+}
+
+/// The project that a row names.
+pub(super) fn project_of(placed: &Placed, row: &RowImage) -> Option<Id> {
+    place_of(placed, row).0
 }
 
 /// Whether it may write so in a row's project.

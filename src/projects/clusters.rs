@@ -3,6 +3,7 @@
 use super::{Place, Power, checked_environment, checked_name, lock, taken, unknown_project};
 use crate::audit::{self, Act};
 use crate::context::authority::Id;
+use crate::environment::retag;
 use crate::org::id_text;
 use crate::pg::query::{Arg, execute, latest, run};
 use crate::pg::{self, fail};
@@ -49,6 +50,7 @@ fn create_cluster(
     .pop()
     .flatten()
     .ok_or_else(|| taken("cluster", "project"))?;
+    retag::tell_of_unknown(&place.org, environment);
     audit::record(&Act {
         org: place.org,
         operation: "create_cluster",
@@ -72,7 +74,7 @@ fn project_of(cluster: &Id) -> pg::Result<Id> {
     .ok_or_else(|| unknown_cluster(cluster))
 }
 
-fn unknown_cluster(cluster: &Id) -> pgrx::pg_sys::panic::ErrorReport {
+pub fn unknown_cluster(cluster: &Id) -> pgrx::pg_sys::panic::ErrorReport {
     fail(
         PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
         format!("cluster \"{}\" does not exist or you may not see it", id_text(cluster)),

@@ -9,12 +9,14 @@ mod recommend;
 pub mod see;
 mod settings;
 
+pub use clusters::unknown_cluster;
+
 use crate::access;
 use crate::context::authority::Id;
 use crate::context::projects::{RUN_PROJECTS, Reach};
 use crate::context::{self, authority};
 use crate::org::{id_text, lock_org};
-use crate::pg::error::server_log;
+use crate::pg::error::{invalid, server_log};
 use crate::pg::query::{Arg, latest, run};
 use crate::pg::{self, fail};
 use pgrx::pg_sys::panic::ErrorReport;
@@ -41,14 +43,8 @@ enum Power {
     Gives,
 }
 
-fn invalid(message: impl Into<String>, detail: impl Into<String>, hint: &str) -> ErrorReport {
-    fail(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, message)
-        .set_detail(detail)
-        .set_hint(hint)
-}
-
 /// One answer for a project that does not exist, for another organization's, and for one that the caller may not see.
-fn unknown_project(project: &Id) -> ErrorReport {
+pub fn unknown_project(project: &Id) -> ErrorReport {
     let project = id_text(project);
     server_log(
         "permission denied: project not seen",

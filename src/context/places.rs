@@ -54,13 +54,34 @@ impl Places {
         }
     }
 
+    /// Where one of two is enough; both are of one standing, so one project is the same in both.
+    fn or(self, other: Places) -> Places {
+        match (self, other) {
+            (Places::None, other) => other,
+            (this, Places::None) => this,
+            (Places::Some(mut all), Places::Some(more)) => {
+                all.extend(more);
+                Places::Some(all)
+            }
+            (one @ Places::One(..), _) | (_, one @ Places::One(..)) => one,
+            (Places::All, _) | (_, Places::All) => Places::All,
+        }
+    }
+
     pub fn is_none(&self) -> bool {
         matches!(self, Places::None)
     }
 }
 
-/// Where the standing may do the action. What narrows the session is left out where `anywhere` says so.
+/// Where the standing may do the action, or one of several. What narrows the session is left out where `anywhere` says so.
 pub fn places(now: &Standing, action: &str, anywhere: bool) -> Places {
+    crate::isolation::parts(action)
+        .map(|part| places_of(now, part, anywhere))
+        .reduce(Places::or)
+        .unwrap_or(Places::None)
+}
+
+fn places_of(now: &Standing, action: &str, anywhere: bool) -> Places {
     // What removes the organization removes the rows of every project, also where none is left to ask about.
     if super::deletion::org().is_some() {
         return Places::All;
@@ -255,8 +276,7 @@ pub fn number_of_bound(action: &[u8], upper: bool) -> Option<u16> {
     let known = |all: &Vec<Box<[u8]>>| all.iter().position(|a| **a == *action);
     let index = NUMBERED.with_borrow(known).or_else(|| {
         let room = NUMBERED.with_borrow(Vec::len) < MOST;
-        let name = std::str::from_utf8(action).map_or("", |a| crate::isolation::asked(a).name);
-        (room && crate::access::action_is_known(name.as_bytes())).then(|| {
+        (room && crate::access::action_is_known(action)).then(|| {
             NUMBERED.with_borrow_mut(|all| {
                 all.push(action.into());
                 all.len() - 1

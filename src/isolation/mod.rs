@@ -22,6 +22,7 @@ mod paths;
 mod place;
 mod place_columns;
 mod place_plan;
+mod place_refusal;
 mod place_setup;
 mod plan;
 mod progress;
@@ -46,11 +47,12 @@ mod whose;
 
 use pgrx::pg_sys::panic::ErrorReportable;
 
-pub use asked::asked;
+pub use asked::{asked, either, parts};
 pub use foreign_key::{before_subtransaction_commit, hides, hides_any, is_held};
 pub use guard::{denied, refused_row};
 pub use held::any as holds_any;
 pub use place::{holding, reads_every_project};
+pub use place_refusal::asked_of;
 pub use reading::{
     any_protected, check_inside_cascade, check_locking_read, check_reading, check_unread_merge,
     pin_for,

@@ -24,6 +24,7 @@ pub mod modify;
 pub mod open_parent;
 pub mod partition;
 pub mod paths;
+pub mod placed_query;
 pub mod plan;
 pub mod probe;
 pub mod procedure;

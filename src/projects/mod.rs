@@ -48,7 +48,7 @@ fn invalid(message: impl Into<String>, detail: impl Into<String>, hint: &str) ->
 }
 
 /// One answer for a project that does not exist, for another organization's, and for one that the caller may not see.
-fn unknown_project(project: &Id) -> ErrorReport {
+pub fn unknown_project(project: &Id) -> ErrorReport {
     let project = id_text(project);
     server_log(
         "permission denied: project not seen",

@@ -15,14 +15,6 @@ GRANT SELECT ON tenancy.org_environments TO PUBLIC;
 CREATE POLICY current_org ON tenancy.org_environments FOR SELECT USING (org_id = tenancy.current_org());
 SELECT pg_catalog.pg_extension_config_dump('tenancy.org_environments', '');
 
--- What a tag means decides what may be written: the guards remember it.
-CREATE TRIGGER authority_changed AFTER INSERT OR UPDATE OR DELETE ON tenancy.org_environments
-    FOR EACH ROW EXECUTE FUNCTION tenancy.authority_changed();
-CREATE TRIGGER authority_truncated AFTER TRUNCATE ON tenancy.org_environments
-    FOR EACH STATEMENT EXECUTE FUNCTION tenancy.authority_changed();
-ALTER TABLE tenancy.org_environments ENABLE ALWAYS TRIGGER authority_changed;
-ALTER TABLE tenancy.org_environments ENABLE ALWAYS TRIGGER authority_truncated;
-
 CREATE VIEW tenancy.environments WITH (security_invoker = true) AS
 SELECT o.id AS org_id, b.name, b.name AS kind, true AS built_in
 FROM tenancy.orgs AS o

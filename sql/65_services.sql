@@ -54,21 +54,6 @@ COMMENT ON TABLE tenancy.api_keys IS
 SELECT pg_catalog.pg_extension_config_dump('tenancy.service_accounts', '');
 SELECT pg_catalog.pg_extension_config_dump('tenancy.api_keys', '');
 
-DO $$
-DECLARE
-    t text;
-BEGIN
-    FOREACH t IN ARRAY ARRAY['service_accounts', 'api_keys'] LOOP
-        EXECUTE format('CREATE TRIGGER authority_changed AFTER INSERT OR UPDATE OR DELETE ON tenancy.%I
-                        FOR EACH ROW EXECUTE FUNCTION tenancy.authority_changed()', t);
-        EXECUTE format('CREATE TRIGGER authority_truncated AFTER TRUNCATE ON tenancy.%I
-                        FOR EACH STATEMENT EXECUTE FUNCTION tenancy.authority_changed()', t);
-        EXECUTE format('ALTER TABLE tenancy.%I ENABLE ALWAYS TRIGGER authority_changed', t);
-        EXECUTE format('ALTER TABLE tenancy.%I ENABLE ALWAYS TRIGGER authority_truncated', t);
-    END LOOP;
-END
-$$;
-
 COMMENT ON FUNCTION tenancy.create_service_account(uuid, text, text, text) IS
     'Makes an account for a program, with a role of its own, for which the caller answers; needs team:role (spec 4)';
 COMMENT ON FUNCTION tenancy.set_service_role(uuid, text) IS

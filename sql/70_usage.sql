@@ -86,14 +86,6 @@ ALTER TABLE tenancy.quota_counters ALTER COLUMN counter SET STATISTICS 0;
 COMMENT ON TABLE tenancy.quota_counters IS 'The counts behind quotas, in the extension''s own form; see tenancy.quotas (spec 10)';
 ALTER TABLE tenancy.quota_counters ENABLE ROW LEVEL SECURITY;
 
--- Every session knows the tables with quotas: a change rings the bell.
-CREATE TRIGGER authority_changed AFTER INSERT OR UPDATE OR DELETE ON tenancy.quota_limits
-    FOR EACH ROW EXECUTE FUNCTION tenancy.authority_changed();
-CREATE TRIGGER authority_truncated AFTER TRUNCATE ON tenancy.quota_limits
-    FOR EACH STATEMENT EXECUTE FUNCTION tenancy.authority_changed();
-ALTER TABLE tenancy.quota_limits ENABLE ALWAYS TRIGGER authority_changed;
-ALTER TABLE tenancy.quota_limits ENABLE ALWAYS TRIGGER authority_truncated;
-
 CREATE VIEW tenancy.quotas AS
 SELECT org_id, table_name, metric, period, maximum, used, held, remaining FROM tenancy.list_quotas();
 COMMENT ON VIEW tenancy.quotas IS

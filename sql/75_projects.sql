@@ -139,14 +139,6 @@ DO $$
 DECLARE
     t text;
 BEGIN
-    FOREACH t IN ARRAY ARRAY['projects', 'clusters', 'project_members', 'project_role_permissions', 'project_settings'] LOOP
-        EXECUTE format('CREATE TRIGGER authority_changed AFTER INSERT OR UPDATE OR DELETE ON tenancy.%I
-                        FOR EACH ROW EXECUTE FUNCTION tenancy.authority_changed()', t);
-        EXECUTE format('CREATE TRIGGER authority_truncated AFTER TRUNCATE ON tenancy.%I
-                        FOR EACH STATEMENT EXECUTE FUNCTION tenancy.authority_changed()', t);
-        EXECUTE format('ALTER TABLE tenancy.%I ENABLE ALWAYS TRIGGER authority_changed', t);
-        EXECUTE format('ALTER TABLE tenancy.%I ENABLE ALWAYS TRIGGER authority_truncated', t);
-    END LOOP;
     FOREACH t IN ARRAY ARRAY['projects', 'clusters'] LOOP
         EXECUTE format('CREATE TRIGGER check_place BEFORE UPDATE OR DELETE ON tenancy.%I
                         FOR EACH ROW EXECUTE FUNCTION tenancy.check_place()', t);

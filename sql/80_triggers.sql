@@ -1,13 +1,17 @@
 -- Row triggers, and ALWAYS: a logical subscriber applies rows without firing statement triggers, and a replica
 -- session (session_replication_role) must neither miss a revocation nor slip a second owner in.
 
+-- The bell: the tables on which authority rests, and those that every session knows by heart (what an environment's tag
+-- means, which tables have quotas). A change of any of them makes all sessions look anew.
 DO $$
 DECLARE
     t text;
 BEGIN
     FOREACH t IN ARRAY ARRAY['users', 'orgs', 'memberships', 'membership_scopes', 'roles', 'actions', 'role_permissions',
                              'custom_roles', 'custom_role_permissions',
-                             'login_bindings', 'signing_keys', 'administrators', 'leakproof_vouched'] LOOP
+                             'login_bindings', 'signing_keys', 'administrators', 'leakproof_vouched',
+                             'org_environments', 'service_accounts', 'api_keys', 'quota_limits',
+                             'projects', 'clusters', 'project_members', 'project_role_permissions', 'project_settings'] LOOP
         EXECUTE format('CREATE TRIGGER authority_changed AFTER INSERT OR UPDATE OR DELETE ON tenancy.%I
                         FOR EACH ROW EXECUTE FUNCTION tenancy.authority_changed()', t);
         EXECUTE format('CREATE TRIGGER authority_truncated AFTER TRUNCATE ON tenancy.%I

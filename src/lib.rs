@@ -80,13 +80,17 @@ extension_sql_file!(
         org::invariants::check_membership_scope,
         org::invariants::check_org,
         org::invariants::mirror_owner,
-        "policies"
+        "policies",
+        "environments",
+        "services",
+        "projects",
+        "usage"
     ]
 );
 extension_sql_file!(
     "../sql/65_environments.sql",
     name = "environments",
-    requires = ["policies", "triggers"]
+    requires = ["policies"]
 );
 extension_sql_file!(
     "../sql/66_proposals.sql",
@@ -110,7 +114,6 @@ extension_sql_file!(
     name = "services",
     requires = [
         "policies",
-        org::invariants::authority_changed,
         org::services::create_service_account,
         org::services::set_service_role,
         org::services::adopt_service_account,
@@ -127,7 +130,6 @@ extension_sql_file!(
     "../sql/75_projects.sql",
     name = "projects",
     requires = [
-        org::invariants::authority_changed,
         projects::check::check_place,
         projects::see::sees_project,
         projects::see::sees_project_member,
@@ -139,7 +141,6 @@ extension_sql_file!(
     name = "usage",
     requires = [
         "policies",
-        "triggers",
         usage::billing::sees_billing_account,
         usage::records::guard_usage,
         usage::quotas::list_quotas

@@ -3,6 +3,7 @@
 
 mod audit;
 mod context;
+mod crowd;
 mod estimates;
 mod growth;
 mod guards;

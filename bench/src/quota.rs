@@ -1,13 +1,10 @@
 //! What a quota that is far away costs those who write under it (spec 10), against the same table without one: one writer
 //! in bulk and row by row, and 16 at once, whom a counter must not make wait for each other's commits.
 
-use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::{Duration, Instant};
-
-use postgres::{Client, Statement};
 use serde_json::Value;
 
 use crate::Result;
+use crate::crowd::{CROWD, crowd, together};
 use crate::items::{self, Writer};
 use crate::report::Report;
 use crate::rounds::{Side, interleave, sittings};
@@ -17,11 +14,8 @@ use crate::world::World;
 const PART: &str = "quota";
 const FREE: &str = "protected, no quota";
 const OURS: &str = "pg_tenancy, quota far away";
-const WRITERS: usize = 16;
 /// Of each writer and round.
 const COMMITS: usize = 100;
-/// Above the other parts' ids.
-static ID: AtomicI64 = AtomicI64::new(1_000_000_000);
 
 pub fn measure(world: &World, scale: &Scale, report: &mut Report) -> Result<()> {
     let mut admin = world.superuser()?;
@@ -73,50 +67,17 @@ pub fn measure(world: &World, scale: &Scale, report: &mut Report) -> Result<()> 
 
 /// 16 writers on one organization.
 fn many(world: &World, scale: &Scale, report: &mut Report) -> Result<()> {
-    let (mut free, mut ours) = (writers(world, "q.free")?, writers(world, "q.ours")?);
-    let commits = WRITERS * COMMITS;
+    let (mut free, mut ours) = (crowd(world, "q", "q.free")?, crowd(world, "q", "q.ours")?);
+    let commits = CROWD * COMMITS;
     let samples = interleave(
         scale.bulk_rounds.max(5),
         vec![
-            Side::bulk(FREE, commits, || all(&mut free)),
-            Side::bulk(OURS, commits, || all(&mut ours)),
+            Side::bulk(FREE, commits, || together(&mut free, COMMITS)),
+            Side::bulk(OURS, commits, || together(&mut ours, COMMITS)),
         ],
     )?;
-    let name = format!("{WRITERS} writers on one organization");
+    let name = format!("{CROWD} writers on one organization");
     report.samples(PART, &name, &samples, Value::Null);
     report.bound(PART, &name, FREE, samples.ratio(OURS, FREE), 1.10);
     Ok(())
-}
-
-fn writers(world: &World, table: &str) -> Result<Vec<(Client, Statement)>> {
-    (0..WRITERS)
-        .map(|_| {
-            let mut client = world.app("q", &world.large())?;
-            let statement = client.prepare(&items::insert_one(table, &world.large()))?;
-            Ok((client, statement))
-        })
-        .collect()
-}
-
-/// Every writer's commits, at once.
-fn all(writers: &mut [(Client, Statement)]) -> Result<Duration> {
-    let start = Instant::now();
-    std::thread::scope(|scope| {
-        let running: Vec<_> = writers
-            .iter_mut()
-            .map(|(client, insert)| {
-                scope.spawn(move || -> Result<()> {
-                    for _ in 0..COMMITS {
-                        let id = ID.fetch_add(1, Ordering::Relaxed);
-                        client.execute(&*insert, &[&id, &None::<i64>])?;
-                    }
-                    Ok(())
-                })
-            })
-            .collect();
-        running
-            .into_iter()
-            .try_for_each(|w| w.join().expect("it does not panic"))
-    })?;
-    Ok(start.elapsed())
 }

@@ -1,12 +1,13 @@
 //! Sealing: what it costs the writers of one busy organization where commits are slow (spec 6.4: nothing may wait for the
 //! chain), and how fast it goes.
 
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use postgres::{Client, Statement};
+use postgres::Client;
 use serde_json::Value;
 
+use crate::crowd::{CROWD, crowd, together};
 use crate::report::Report;
 use crate::rounds::{Side, Stat, interleave};
 use crate::scale::Scale;
@@ -16,11 +17,8 @@ use crate::{Result, items};
 const PART: &str = "seal";
 const OFF: &str = "protected, no audit";
 const OURS: &str = "pg_tenancy, sealed meanwhile";
-const WRITERS: usize = 16;
 /// Of each writer and round.
 const COMMITS: usize = 300;
-/// Above the other parts' ids.
-static ID: AtomicI64 = AtomicI64::new(100_000_000);
 
 pub fn measure(world: &World, scale: &Scale, report: &mut Report) -> Result<()> {
     let mut admin = world.superuser()?;
@@ -51,19 +49,19 @@ fn throughput(world: &World, scale: &Scale, report: &mut Report) -> Result<()> {
         Ok(())
     };
     slow(true)?;
-    let mut off = writers(world, "z.off")?;
-    let mut ours = writers(world, "z.ours")?;
+    let mut off = crowd(world, "z", "z.off")?;
+    let mut ours = crowd(world, "z", "z.ours")?;
     let mut sealer = world.superuser()?;
-    let commits = WRITERS * COMMITS;
+    let commits = CROWD * COMMITS;
     let samples = interleave(
         scale.bulk_rounds.max(5),
         vec![
-            Side::bulk(OFF, commits, || all(&mut off)),
+            Side::bulk(OFF, commits, || together(&mut off, COMMITS)),
             Side::bulk(OURS, commits, || {
                 let done = AtomicBool::new(false);
                 std::thread::scope(|scope| {
                     let sealing = scope.spawn(|| seal_until(&mut sealer, &done));
-                    let time = all(&mut ours);
+                    let time = together(&mut ours, COMMITS);
                     done.store(true, Ordering::Relaxed);
                     sealing.thread().unpark();
                     sealing.join().expect("it does not panic")?;
@@ -73,44 +71,11 @@ fn throughput(world: &World, scale: &Scale, report: &mut Report) -> Result<()> {
         ],
     )?;
     slow(false)?;
-    let name = format!("{WRITERS} writers on one organization, commits of 3 ms");
+    let name = format!("{CROWD} writers on one organization, commits of 3 ms");
     report.samples(PART, &name, &samples, Value::Null);
     // 95 percent of the throughput.
     report.bound(PART, &name, OFF, samples.ratio(OURS, OFF), 1.0 / 0.95);
     Ok(())
-}
-
-fn writers(world: &World, table: &str) -> Result<Vec<(Client, Statement)>> {
-    (0..WRITERS)
-        .map(|_| {
-            let mut client = world.app("z", &world.large())?;
-            let statement = client.prepare(&items::insert_one(table, &world.large()))?;
-            Ok((client, statement))
-        })
-        .collect()
-}
-
-/// Every writer's commits, at once.
-fn all(writers: &mut [(Client, Statement)]) -> Result<Duration> {
-    let start = Instant::now();
-    std::thread::scope(|scope| {
-        let running: Vec<_> = writers
-            .iter_mut()
-            .map(|(client, insert)| {
-                scope.spawn(move || -> Result<()> {
-                    for _ in 0..COMMITS {
-                        let id = ID.fetch_add(1, Ordering::Relaxed);
-                        client.execute(&*insert, &[&id, &None::<i64>])?;
-                    }
-                    Ok(())
-                })
-            })
-            .collect();
-        running
-            .into_iter()
-            .try_for_each(|w| w.join().expect("it does not panic"))
-    })?;
-    Ok(start.elapsed())
 }
 
 /// Once a second: ten times as often as the sealer does by itself. A pass looks into the log of every organization.

@@ -110,8 +110,12 @@ impl Matrix {
     }
 }
 
+/// A longer name is no slip, and comparing takes time and memory of both lengths multiplied.
+const COMPARED: usize = 64;
+
 /// The known name closest to `name` (Damerau-Levenshtein), first in the alphabet where several are.
 pub fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let name: String = name.chars().take(COMPARED).collect();
     let name = name.to_lowercase();
     known.min_by_key(|candidate| {
         (

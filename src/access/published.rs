@@ -1,10 +1,17 @@
 //! The published roles, actions and levels are every organization's, so nobody changes them, superusers included: what an
 //! application adds comes through `define_action()`.
 
-use crate::pg::{fail, identity};
+use crate::pg::{fail, identity, trigger};
 use pgrx::heap_tuple::PgHeapTuple;
 use pgrx::prelude::*;
 use pgrx::{AllocatedByPostgres, WhoAllocated};
+
+trigger::entry!(
+    pg_finfo_tenancy_keep_published,
+    tenancy_keep_published,
+    keep_published,
+    keep_published_wrapper
+);
 
 fn is_system<A: WhoAllocated>(row: &PgHeapTuple<'_, A>) -> bool {
     row.get_by_name::<bool>("is_system")
@@ -15,7 +22,10 @@ fn is_system<A: WhoAllocated>(row: &PgHeapTuple<'_, A>) -> bool {
 
 /// Refuses changes of the rows that came with the extension, and roles beside the four. What a restore brings in
 /// break-glass, a publisher sent, or an upgrade of the extension does, passes.
-#[pg_trigger]
+#[pg_trigger(sql = r#"
+CREATE FUNCTION tenancy.keep_published() RETURNS trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', 'tenancy_keep_published';
+"#)]
 fn keep_published<'a>(
     trigger: &'a PgTrigger<'a>,
 ) -> Result<Option<PgHeapTuple<'a, AllocatedByPostgres>>, PgTriggerError> {

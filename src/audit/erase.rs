@@ -7,10 +7,10 @@ use super::history::{About, object};
 use super::read::{for_each_chunk, may, require_primary};
 use super::retention::require_no_hold;
 use super::seal;
+use crate::pg::json::Document;
 use crate::pg::{self, fail, heap, raw};
 use pg_tenancy_audit_format::erase::erase;
 use pg_tenancy_audit_format::{Moment, iso_time};
-use pgrx::JsonB;
 use pgrx::prelude::*;
 use serde_json::{Value as Json, json};
 
@@ -29,11 +29,11 @@ const NAMED: usize = 1000;
 #[pg_extern(volatile, parallel_unsafe)]
 fn erase_audit(
     table_name: Option<&str>,
-    key: Option<JsonB>,
+    key: Option<Document>,
     reason: Option<&str>,
 ) -> pg::Result<i64> {
     let table = object(pg::given(table_name, "table_name")?);
-    let key = pg::given(key, "key")?.0.to_string();
+    let key = pg::given(key, "key")?.0;
     let reason = pg::given(reason, "reason")?.trim();
     if reason.is_empty() {
         return Err(fail(

@@ -6,25 +6,17 @@
 //! statement may hold the values of two organizations at once.
 
 use super::authority::Id;
+use super::remembered::{remember, remembered};
 use super::settings::{MISSING_CONTEXT, MissingContext};
 use super::{denial, scope_entry, standing};
-use crate::pg::identity::{self, Runner};
+use crate::pg::identity;
 use crate::pg::key::{KeyType, Keys};
 use crate::pg::local::Backend;
-use crate::pg::{transaction, value};
+use crate::pg::{call_site, transaction, value};
 use pgrx::pg_guard;
 use pgrx::pg_sys::panic::ErrorReportable;
 use pgrx::prelude::*;
 use std::cell::RefCell;
-
-/// What a call site in a plan remembers between rows.
-#[repr(C)]
-struct CallSite {
-    version: u64,
-    runner: Runner,
-    /// The organization's key as the call site's type has it.
-    form: pg_sys::NullableDatum,
-}
 
 /// NULL where the organization has no such key, or there is none.
 pub(super) fn nullable(form: Option<pg_sys::Datum>) -> pg_sys::NullableDatum {
@@ -47,57 +39,12 @@ pub(super) unsafe fn answer(
     form.value
 }
 
-/// What the call site remembers, as long as nothing that it rests on changed.
-///
-/// SAFETY: fn_extra is NULL or the call site that `remember` left there, in memory that lives with flinfo.
-#[inline(always)]
-pub(super) unsafe fn remembered(fcinfo: pg_sys::FunctionCallInfo) -> Option<pg_sys::NullableDatum> {
-    // SAFETY: as the function's own.
-    unsafe {
-        let site = (*(*fcinfo).flinfo).fn_extra.cast::<CallSite>();
-        (!site.is_null()
-            && (*site).version == standing::version()
-            && (*site).runner == identity::runner())
-        .then(|| (*site).form)
-    }
-}
-
-unsafe extern "C-unwind" {
-    // Without pgrx's guard: it reads the call's expression; and an allocation, by frames that own nothing.
-    fn get_fn_expr_arg_stable(flinfo: *mut pg_sys::FmgrInfo, argument: i32) -> bool;
-    fn MemoryContextAlloc(context: pg_sys::MemoryContext, size: usize) -> *mut std::ffi::c_void;
-}
-
-/// SAFETY: flinfo lives as long as its plan; the call site is allocated beside it. May jump.
-#[inline]
-pub(super) unsafe fn remember(
-    fcinfo: pg_sys::FunctionCallInfo,
-    version: u64,
-    runner: Runner,
-    form: pg_sys::NullableDatum,
-) {
-    // SAFETY: as the function's own.
-    unsafe {
-        let flinfo = (*fcinfo).flinfo;
-        let mut site = (*flinfo).fn_extra.cast::<CallSite>();
-        if site.is_null() {
-            site = MemoryContextAlloc((*flinfo).fn_mcxt, size_of::<CallSite>()).cast();
-            (*flinfo).fn_extra = site.cast();
-        }
-        *site = CallSite {
-            version,
-            runner,
-            form,
-        };
-    }
-}
-
 /// SAFETY: called by PostgreSQL's function manager with one text argument, STRICT.
 #[inline(always)]
 unsafe fn org_if(fcinfo: pg_sys::FunctionCallInfo, kind: KeyType) -> pg_sys::Datum {
     // SAFETY: as the function's own. This frame owns nothing, so an error may jump over it.
     unsafe {
-        if let Some(form) = remembered(fcinfo) {
+        if let Some(form) = remembered::<pg_sys::NullableDatum>(fcinfo) {
             return answer(fcinfo, form);
         }
         // A row that was waited for is checked again by a plan of its own, whose call sites come here: what was revoked
@@ -106,7 +53,7 @@ unsafe fn org_if(fcinfo: pg_sys::FunctionCallInfo, kind: KeyType) -> pg_sys::Dat
         let (version, runner) = (standing::version(), identity::runner());
         let form = form_for(fcinfo, kind);
         // An action that varies from row to row is not remembered.
-        if get_fn_expr_arg_stable((*fcinfo).flinfo, 0) {
+        if call_site::is_stable(fcinfo, 0) {
             remember(fcinfo, version, runner, form);
         }
         answer(fcinfo, form)
@@ -210,7 +157,7 @@ unsafe fn check_row(fcinfo: pg_sys::FunctionCallInfo, kind: KeyType) -> pg_sys::
     unsafe {
         let [table, org, action] = [0, 1, 2].map(|i| *(*fcinfo).args.as_ptr().add(i));
         if !org.isnull
-            && let Some(form) = remembered(fcinfo)
+            && let Some(form) = remembered::<pg_sys::NullableDatum>(fcinfo)
             && !form.isnull
             && is_the_same(kind, form.value, org.value)
         {
@@ -219,7 +166,7 @@ unsafe fn check_row(fcinfo: pg_sys::FunctionCallInfo, kind: KeyType) -> pg_sys::
         // No news is taken in here: the statement did when it started, and the row trigger does after each row.
         let (version, runner) = (standing::version(), identity::runner());
         let mine = checked_org(table, org, action, kind);
-        if get_fn_expr_arg_stable((*fcinfo).flinfo, 2) {
+        if call_site::is_stable(fcinfo, 2) {
             remember(fcinfo, version, runner, mine);
         }
         pg_sys::Datum::from(true)
@@ -281,7 +228,7 @@ unsafe extern "C-unwind" fn checked_org(
 unsafe fn current_org(fcinfo: pg_sys::FunctionCallInfo, kind: KeyType) -> pg_sys::Datum {
     // SAFETY: as `org_if`.
     unsafe {
-        if let Some(form) = remembered(fcinfo) {
+        if let Some(form) = remembered::<pg_sys::NullableDatum>(fcinfo) {
             return answer(fcinfo, form);
         }
         let (version, runner) = (standing::version(), identity::runner());

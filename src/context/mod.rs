@@ -21,6 +21,7 @@ mod people;
 pub mod places;
 mod principal;
 pub mod projects;
+mod remembered;
 mod scope_entry;
 mod seal;
 pub mod settings;

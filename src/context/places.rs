@@ -9,10 +9,11 @@
 use super::authority::Id;
 use super::entry::{answer, nullable};
 use super::projects::Project;
+use super::remembered::{remember, remembered};
 use super::standing::{self, Standing};
 use crate::pg::identity::{self, Runner};
 use crate::pg::local::Backend;
-use crate::pg::{transaction, value};
+use crate::pg::{call_site, transaction, value};
 use pgrx::pg_guard;
 use pgrx::prelude::*;
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -169,20 +170,6 @@ pub fn with_places<T>(action: &str, use_them: impl FnOnce(&Places) -> T) -> T {
     use_them(unsafe { &*kept(action.as_bytes()) })
 }
 
-/// What a call site of in_projects() remembers between rows.
-#[repr(C)]
-struct Site {
-    version: u64,
-    runner: Runner,
-    places: *const Places,
-}
-
-unsafe extern "C-unwind" {
-    // Without pgrx's guard, as in entry.rs.
-    fn get_fn_expr_arg_stable(flinfo: *mut pg_sys::FmgrInfo, argument: i32) -> bool;
-    fn MemoryContextAlloc(context: pg_sys::MemoryContext, size: usize) -> *mut std::ffi::c_void;
-}
-
 crate::pg::finfo!(pg_finfo_tenancy_in_projects);
 
 /// `tenancy.in_projects(project uuid, cluster uuid, action text) -> boolean` (spec 9): whether the context may do the action
@@ -201,28 +188,16 @@ pub unsafe extern "C-unwind" fn tenancy_in_projects(
         if project.isnull || action.isnull {
             return pg_sys::Datum::from(false);
         }
-        let flinfo = (*fcinfo).flinfo;
-        let mut site = (*flinfo).fn_extra.cast::<Site>();
-        let places = if !site.is_null()
-            && (*site).version == standing::version()
-            && (*site).runner == identity::runner()
-        {
-            (*site).places
-        } else {
-            transaction::accept_invalidations_unguarded();
-            let places = places_for(action);
-            if get_fn_expr_arg_stable(flinfo, 2) {
-                if site.is_null() {
-                    site = MemoryContextAlloc((*flinfo).fn_mcxt, size_of::<Site>()).cast();
-                    (*flinfo).fn_extra = site.cast();
+        let places = match remembered::<*const Places>(fcinfo) {
+            Some(places) => places,
+            None => {
+                transaction::accept_invalidations_unguarded();
+                let places: *const Places = places_for(action);
+                if call_site::is_stable(fcinfo, 2) {
+                    remember(fcinfo, standing::version(), identity::runner(), places);
                 }
-                *site = Site {
-                    version: standing::version(),
-                    runner: identity::runner(),
-                    places,
-                };
+                places
             }
-            places
         };
         let cluster = (!cluster.isnull).then(|| &*cluster.value.cast_mut_ptr::<Id>());
         let project = &*project.value.cast_mut_ptr::<Id>();
@@ -296,6 +271,7 @@ pub fn bound_for_number(number: u16) -> Option<pg_sys::NullableDatum> {
     Some(bound(&action, number & 1 == 1))
 }
 
+/// SAFETY: the call of project_from() or project_to().
 #[pg_guard]
 unsafe extern "C-unwind" fn bound_guarded(
     fcinfo: pg_sys::FunctionCallInfo,

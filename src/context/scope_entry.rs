@@ -2,7 +2,8 @@
 //! resources, which are most. In a finished plan it is a parameter (pg/bound.rs), so that such a membership pays two steps
 //! of the expression per row and no call.
 
-use super::entry::{answer, remember, remembered};
+use super::entry::answer;
+use super::remembered::{remember, remembered};
 use super::standing;
 use crate::pg::{identity, transaction};
 use pgrx::prelude::*;
@@ -22,7 +23,7 @@ pub unsafe extern "C-unwind" fn tenancy_is_unscoped(
 ) -> pg_sys::Datum {
     // SAFETY: as the function's own.
     unsafe {
-        if let Some(form) = remembered(fcinfo) {
+        if let Some(form) = remembered::<pg_sys::NullableDatum>(fcinfo) {
             return answer(fcinfo, form);
         }
         // A row that was waited for is checked again by call sites that come here: what was taken away meanwhile counts.

@@ -3,7 +3,7 @@
 use super::RowKey;
 use crate::isolation::{self, Table};
 use crate::pg::query::{Arg, latest, run_as_is};
-use crate::pg::{self, canonical, catalog, fail};
+use crate::pg::{self, canonical, catalog, fail, primary_key};
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 use serde_json::json;
@@ -18,48 +18,6 @@ pub struct Found {
     pub json: String,
 }
 
-/// A column of a primary key: its name, and quoted, as a literal, its equality operator and its type.
-pub struct KeyColumn {
-    pub name: String,
-    pub quoted: String,
-    pub literal: String,
-    pub operator: String,
-    pub type_name: String,
-}
-
-/// The primary key of a table, in the key's order.
-pub fn columns(relid: pg_sys::Oid) -> Vec<KeyColumn> {
-    latest(
-        "SELECT a.attname::pg_catalog.text, pg_catalog.quote_ident(a.attname), pg_catalog.quote_literal(a.attname),
-                pg_catalog.quote_ident(ns.nspname) OPERATOR(pg_catalog.||) '.' OPERATOR(pg_catalog.||) o.oprname,
-                pg_catalog.format_type(a.atttypid, a.atttypmod)
-         FROM pg_catalog.pg_index AS i,
-              ROWS FROM (pg_catalog.unnest(i.indkey::pg_catalog.int2[]), pg_catalog.unnest(i.indclass::pg_catalog.oid[]))
-                  WITH ORDINALITY AS k (attnum, class, n)
-              JOIN pg_catalog.pg_opclass AS c ON c.oid OPERATOR(pg_catalog.=) k.class
-              JOIN pg_catalog.pg_amop AS m ON m.amopfamily OPERATOR(pg_catalog.=) c.opcfamily
-                   AND m.amopstrategy OPERATOR(pg_catalog.=) 3::pg_catalog.int2
-                   AND m.amoplefttype OPERATOR(pg_catalog.=) c.opcintype AND m.amoprighttype OPERATOR(pg_catalog.=) c.opcintype
-              JOIN pg_catalog.pg_operator AS o ON o.oid OPERATOR(pg_catalog.=) m.amopopr
-              JOIN pg_catalog.pg_namespace AS ns ON ns.oid OPERATOR(pg_catalog.=) o.oprnamespace,
-              pg_catalog.pg_attribute AS a
-         WHERE i.indrelid OPERATOR(pg_catalog.=) $1 AND i.indisprimary
-           AND a.attrelid OPERATOR(pg_catalog.=) i.indrelid AND a.attnum OPERATOR(pg_catalog.=) k.attnum
-         ORDER BY k.n",
-        &[Arg::Oid(relid)],
-        |row| {
-            let text = |n| row.get::<String>(n).unwrap_or_default();
-            KeyColumn {
-                name: text(1),
-                quoted: text(2),
-                literal: text(3),
-                operator: text(4),
-                type_name: text(5),
-            }
-        },
-    )
-}
-
 fn unfit(table: &Table, detail: String) -> ErrorReport {
     fail(
         PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
@@ -70,7 +28,7 @@ fn unfit(table: &Table, detail: String) -> ErrorReport {
 }
 
 /// The key as the text of a JSON object of its columns. Numbers stay as they are written.
-fn as_json(table: &Table, columns: &[KeyColumn], key: &str) -> pg::Result<String> {
+fn as_json(table: &Table, columns: &[primary_key::Column], key: &str) -> pg::Result<String> {
     match columns {
         [] => Err(fail(
             PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
@@ -99,20 +57,6 @@ fn as_json(table: &Table, columns: &[KeyColumn], key: &str) -> pg::Result<String
     }
 }
 
-/// The condition by which a row `t` is the one with the key in parameter `$1`, a JSON object as text.
-pub fn condition(columns: &[KeyColumn]) -> String {
-    let parts: Vec<String> = columns
-        .iter()
-        .map(|c| {
-            format!(
-                "t.{} OPERATOR({}) ($1::pg_catalog.jsonb OPERATOR(pg_catalog.->>) {})::{}",
-                c.quoted, c.operator, c.literal, c.type_name
-            )
-        })
-        .collect();
-    parts.join(" AND ")
-}
-
 pub fn quoted_name(relid: pg_sys::Oid) -> String {
     latest(
         "SELECT pg_catalog.quote_ident(n.nspname) OPERATOR(pg_catalog.||) '.' OPERATOR(pg_catalog.||) pg_catalog.quote_ident(c.relname)
@@ -128,7 +72,7 @@ pub fn quoted_name(relid: pg_sys::Oid) -> String {
 
 /// The row with this key, as the caller may see it.
 pub fn find(table: &Table, key: &str) -> pg::Result<Found> {
-    let columns = columns(table.relid);
+    let columns = primary_key::columns(table.relid);
     let text = as_json(table, &columns, key)?;
     let list: Vec<String> = columns.iter().map(|c| format!("t.{}", c.quoted)).collect();
     let named: Vec<String> = columns
@@ -140,7 +84,7 @@ pub fn find(table: &Table, key: &str) -> pg::Result<Found> {
         named.join(", "),
         list.join(", "),
         quoted_name(table.relid),
-        condition(&columns)
+        primary_key::condition(&columns)
     );
     // Read and written in the same way in every session: what is stored of a key names the same row later.
     let found = canonical::output(|| {

@@ -4,8 +4,9 @@ use super::tag;
 use crate::access;
 use crate::audit::{self, Act};
 use crate::context;
-use crate::context::authority::{self, Id};
+use crate::context::authority;
 use crate::isolation;
+use crate::org::owner_alone::{lock_as_owner, require_owner};
 use crate::org::{id_text, lock_org};
 use crate::pg::query::{Arg, execute, run};
 use crate::pg::{self, fail};
@@ -21,23 +22,8 @@ fn invalid(message: &str, detail: String, hint: &str) -> ErrorReport {
 }
 
 /// What lessens the protection of production is for the owner in person, as taking a row out of production is.
-fn require_owner_in_person(org: &Id, owner: &Id, doing: &str) -> pg::Result<()> {
+fn require_in_person(doing: &str) -> pg::Result<()> {
     let now = context::standing();
-    let known = context::known_org(org)?;
-    let administrator = context::is_administrator();
-    let caller = now.user.and_then(|user| access::role_in(org, &user));
-    if !administrator && caller.is_none() {
-        return Err(context::stranger(org));
-    }
-    if !administrator && now.user != Some(*owner) {
-        return Err(context::owner_only(
-            caller.as_deref().unwrap_or("none"),
-            doing,
-            &format!("\"{}\" ({})", known.name, id_text(org)),
-            &now.user
-                .map_or("no user".into(), |u| format!("user {}", id_text(&u))),
-        ));
-    }
     if now.actor_type != "human" {
         return Err(isolation::denied(
             format!(
@@ -83,7 +69,9 @@ fn create_environment(org: Option<Uuid>, name: Option<&str>, kind: Option<&str>)
         && known.production_protection
         && isolation::is_tag_in_use(org, name).is_some()
     {
-        require_owner_in_person(org, &owner, "take rows out of production")?;
+        let doing = "take rows out of production";
+        require_owner(org, &owner, doing)?;
+        require_in_person(doing)?;
     }
     let added = execute(
         "INSERT INTO tenancy.org_environments (org_id, name, kind) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
@@ -175,25 +163,16 @@ fn set_production_protection(org: Option<Uuid>, enabled: Option<bool>) -> pg::Re
     let org = pg::given(org, "org")?;
     let org = org.as_bytes();
     let enabled = pg::given(enabled, "enabled")?;
-    let known = context::known_org(org)?;
+    context::known_org(org)?;
     context::no_ai("set production protection")?;
-    let owner = lock_org(org, true)?;
-    let now = context::standing();
-    let administrator = context::is_administrator();
-    let caller = now.user.and_then(|user| access::role_in(org, &user));
-    if !administrator && caller.is_none() {
-        return Err(context::stranger(org));
-    }
+    let doing = if enabled {
+        "turn production protection on"
+    } else {
+        "turn production protection off"
+    };
+    lock_as_owner(org, doing)?;
     if !enabled {
-        require_owner_in_person(org, &owner, "turn production protection off")?;
-    } else if !administrator && now.user != Some(owner) {
-        return Err(context::owner_only(
-            caller.as_deref().unwrap_or("none"),
-            "turn production protection on",
-            &format!("\"{}\" ({})", known.name, id_text(org)),
-            &now.user
-                .map_or("no user".into(), |u| format!("user {}", id_text(&u))),
-        ));
+        require_in_person(doing)?;
     }
     let before = authority::org_by_id(org).is_some_and(|o| o.production_protection);
     execute(

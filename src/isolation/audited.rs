@@ -5,8 +5,7 @@ use super::facts::{Facts, column_exists, current_options, facts, require_column,
 use super::plan::{self, Options, Quoted};
 use super::protect::{as_it_stands, change, not_protected, require_root, with_own_ddl};
 use super::{table, tree};
-use crate::pg::query::{Arg, run};
-use crate::pg::{self, error, fail};
+use crate::pg::{self, error, fail, primary_key};
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 use pgrx::spi;
@@ -91,18 +90,11 @@ fn set_audit(
 }
 
 fn check<'a>(table: &Facts, columns: impl Iterator<Item = &'a String>) -> pg::Result<()> {
-    let of_key = run(
-        "SELECT a.attname::pg_catalog.text FROM pg_catalog.pg_index AS i
-              JOIN pg_catalog.pg_attribute AS a ON a.attrelid OPERATOR(pg_catalog.=) i.indrelid
-                   AND a.attnum OPERATOR(pg_catalog.=) ANY (i.indkey::pg_catalog.int2[])
-         WHERE i.indrelid OPERATOR(pg_catalog.=) $1 AND i.indisprimary",
-        &[Arg::Oid(table.relid)],
-        |row| row.get::<String>(1).unwrap_or_default(),
-    );
+    let of_key = primary_key::columns(table.relid);
     let org = table::org_column_of(table.relid);
     for column in columns {
         require_column(table, column, "Nothing was changed.")?;
-        if of_key.contains(column) {
+        if of_key.iter().any(|c| c.name == *column) {
             return Err(invalid(
                 column,
                 "is of the primary key, by which the log names rows",

@@ -21,7 +21,8 @@ pub unsafe extern "C-unwind" fn tenancy_after_table_ddl(
 ) -> pg_sys::Datum {
     // SAFETY: as the function's own.
     unsafe {
-        if event::is_event_trigger(fcinfo) && !protect::is_own_ddl() {
+        event::require(fcinfo, "after_table_ddl");
+        if !protect::is_own_ddl() {
             after(event::detached(fcinfo)).unwrap_or_report();
             crate::usage::quota_ddl::after_ddl();
         }
@@ -42,7 +43,8 @@ pub unsafe extern "C-unwind" fn tenancy_before_table_ddl(
 ) -> pg_sys::Datum {
     // SAFETY: as the function's own.
     let (detached, evaluated) = unsafe {
-        if !event::is_event_trigger(fcinfo) || protect::is_own_ddl() {
+        event::require(fcinfo, "before_table_ddl");
+        if protect::is_own_ddl() {
             return pg_sys::Datum::from(0);
         }
         (event::detached(fcinfo), evaluated::evaluated(fcinfo))

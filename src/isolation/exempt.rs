@@ -129,7 +129,8 @@ pub unsafe extern "C-unwind" fn tenancy_after_drop(
     fcinfo: pg_sys::FunctionCallInfo,
 ) -> pg_sys::Datum {
     // SAFETY: as the function's own.
-    if unsafe { event::is_event_trigger(fcinfo) } && catalog::find_house().is_some() {
+    unsafe { event::require(fcinfo, "after_drop") };
+    if catalog::find_house().is_some() {
         execute(
             "DELETE FROM tenancy.exemptions AS e USING pg_catalog.pg_event_trigger_dropped_objects() AS d
              WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass

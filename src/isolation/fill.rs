@@ -45,7 +45,7 @@ pub unsafe extern "C-unwind" fn tenancy_fill_org(
         match trigger::call(fcinfo) {
             Some(call) if call.before && call.for_row && call.event != Event::Delete => fill(&call),
             _ => {
-                super::guard::not_a_trigger("fill_org").report(PgLogLevel::ERROR);
+                trigger::not_a_trigger("fill_org").report(PgLogLevel::ERROR);
                 pg_sys::Datum::from(0)
             }
         }

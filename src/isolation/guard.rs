@@ -47,7 +47,7 @@ macro_rules! trigger_function {
             // SAFETY: as the function's own.
             match unsafe { trigger::call(fcinfo) } {
                 Some(call) => $body(&call).unwrap_or_report(),
-                None => not_a_trigger(stringify!($body)).report(PgLogLevel::ERROR),
+                None => trigger::not_a_trigger(stringify!($body)).report(PgLogLevel::ERROR),
             }
         }
     };
@@ -77,15 +77,6 @@ trigger_function!(
     guard_audit
 );
 
-pub fn not_a_trigger(name: &str) -> ErrorReport {
-    fail(
-        PgSqlErrorCode::ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED,
-        format!("tenancy.{name}() is a trigger function"),
-    )
-    .set_detail("It was called as a plain function.")
-    .set_hint("tenancy.protect() creates the triggers that call it.")
-}
-
 pub fn denied(message: impl Into<String>, detail: impl Into<String>, hint: &str) -> ErrorReport {
     let (message, detail) = (message.into(), detail.into());
     pg::error::server_log(&message, &detail);
@@ -112,7 +103,7 @@ pub(super) fn named(relid: pg_sys::Oid) -> String {
 
 fn guard_row(call: &Call) -> pg::Result<()> {
     if call.before || !call.for_row || call.event == Event::Truncate {
-        return Err(not_a_trigger("guard_row"));
+        return Err(trigger::not_a_trigger("guard_row"));
     }
     let (old, new) = (call.old_row(), call.new_row());
     // The publisher checked and logged it.

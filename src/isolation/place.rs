@@ -96,7 +96,6 @@ pub fn is_placed(relid: pg_sys::Oid) -> bool {
 
 /// How a project or a cluster is looked up by its id.
 fn probe_of(name: &str) -> Option<Probe> {
-    const UUID_EQUALS: u32 = 2972;
     latest(
         "SELECT k.oid, k.conrelid, k.conindid, a.attnum
          FROM pg_catalog.pg_constraint AS k
@@ -108,7 +107,7 @@ fn probe_of(name: &str) -> Option<Probe> {
            AND k.contype OPERATOR(pg_catalog.=) 'p'",
         &[Arg::Name(name)],
         |row| {
-            let operator = pg_sys::Oid::from(UUID_EQUALS);
+            let operator = KeyType::Uuid.equals();
             Some(Probe {
                 constraint: row.get(1)?,
                 parent: row.get(2)?,

@@ -37,15 +37,6 @@ pub unsafe extern "C-unwind" fn tenancy_in_projects_support(
     }
 }
 
-fn equals(kind: KeyType) -> u32 {
-    match kind {
-        KeyType::Uuid => 2972,
-        KeyType::Text => 98,
-        KeyType::Integer => 96,
-        KeyType::Bigint => 410,
-    }
-}
-
 /// How many of the organization's rows are in the projects where the context may do the action. The policy's other
 /// condition holds the rows to the organization, and a project's rows are all of one: so its share of the table is divided
 /// by the organization's.
@@ -57,12 +48,11 @@ fn share(asked: &Share) -> Option<f64> {
     let of_org = || {
         let table = table::protected(column.table)?;
         let key = now.keys()?.datum(table.org_kind)?;
-        let operator = pg_sys::Oid::from(equals(table.org_kind));
         let share = asked.of_rows_with(
             column,
             table.org_attnum,
             table.org_kind.type_id(),
-            operator,
+            table.org_kind.equals(),
             key,
         );
         Some(share.max(1e-10))
@@ -72,7 +62,7 @@ fn share(asked: &Share) -> Option<f64> {
             column,
             asked.number(column),
             pg_sys::UUIDOID,
-            pg_sys::Oid::from(equals(KeyType::Uuid)),
+            KeyType::Uuid.equals(),
             pg_sys::Datum::from(id.as_ptr()),
         )
     };

@@ -11,17 +11,18 @@ use super::survey::{Target, survey};
 use super::{exempt, place_setup, table, tagged, tree};
 use crate::access;
 use crate::context::authority;
+use crate::pg::json::Document;
 use crate::pg::key::{KeyColumn, KeyType};
 use crate::pg::query::{self, Arg, execute, run};
 use crate::pg::{self, error, fail, identity};
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
-use pgrx::{JsonB, spi};
+use pgrx::spi;
 use std::cell::Cell;
 
 /// The `permissions` argument, read.
-pub fn given_permissions(given: JsonB) -> pg::Result<Permissions> {
-    serde_json::from_value(given.0).map_err(|problem| {
+pub fn given_permissions(given: Document) -> pg::Result<Permissions> {
+    serde_json::from_str(&given.0).map_err(|problem| {
         fail(
             PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
             "permissions is not what protect() understands",
@@ -64,7 +65,7 @@ RETURNS void VOLATILE PARALLEL UNSAFE LANGUAGE c AS 'MODULE_PATHNAME', '@FUNCTIO
 fn protect(
     table_name: Option<pg_sys::Oid>,
     org_column: Option<&str>,
-    permissions: Option<JsonB>,
+    permissions: Option<Document>,
     audit: Option<bool>,
     environment_column: Option<&str>,
     environment_from: Option<&str>,

@@ -5,8 +5,7 @@ use super::facts::{Facts, current_options, require_column};
 use super::plan::Options;
 use super::table;
 use super::tree;
-use crate::pg::query::{Arg, run};
-use crate::pg::{self, fail};
+use crate::pg::{self, fail, primary_key};
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 use pgrx::spi;
@@ -119,26 +118,10 @@ fn require_name(kind: &str) -> pg::Result<()> {
 
 /// The column of the primary key that names a row within its organization.
 fn key_column(table: &Facts, org_column: &str) -> pg::Result<String> {
-    let columns: Vec<(String, bool)> = run(
-        "SELECT a.attname::pg_catalog.text,
-                COALESCE((SELECT c.collisdeterministic FROM pg_catalog.pg_collation AS c
-                          WHERE c.oid OPERATOR(pg_catalog.=) a.attcollation), true)
-         FROM pg_catalog.pg_index AS i,
-              pg_catalog.unnest(i.indkey::pg_catalog.int2[]) WITH ORDINALITY AS k (attnum, n),
-              pg_catalog.pg_attribute AS a
-         WHERE i.indrelid OPERATOR(pg_catalog.=) $1 AND i.indisprimary
-           AND k.n OPERATOR(pg_catalog.<=) i.indnkeyatts
-           AND a.attrelid OPERATOR(pg_catalog.=) i.indrelid AND a.attnum OPERATOR(pg_catalog.=) k.attnum
-         ORDER BY k.n",
-        &[Arg::Oid(table.relid)],
-        |row| {
-            (
-                row.get::<String>(1).unwrap_or_default(),
-                row.get::<bool>(2).unwrap_or(false),
-            )
-        },
-    );
-    let mut rest = columns.into_iter().filter(|(name, _)| name != org_column);
+    let columns = primary_key::columns(table.relid).into_iter();
+    let mut rest = columns
+        .filter(|c| c.name != org_column)
+        .map(|c| (c.name, c.deterministic));
     match (rest.next(), rest.next()) {
         (Some((name, true)), None) => Ok(name),
         (Some((name, false)), None) => Err(fail(

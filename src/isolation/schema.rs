@@ -9,9 +9,9 @@ use super::progress::Progress;
 use super::protect::{Planned, apply, given_permissions, plan_tree};
 use super::survey::{Finding, Problem, Target, look};
 use super::tree;
+use crate::pg::json::Document;
 use crate::pg::query::{Arg, run};
 use crate::pg::{self, fail};
-use pgrx::JsonB;
 use pgrx::iter::TableIterator;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
@@ -71,7 +71,7 @@ VOLATILE PARALLEL UNSAFE LANGUAGE c AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';
 fn protect_schema(
     schema_name: Option<&str>,
     org_column: Option<&str>,
-    permissions: Option<JsonB>,
+    permissions: Option<Document>,
     audit: Option<bool>,
     dry_run: Option<bool>,
 ) -> pg::Result<

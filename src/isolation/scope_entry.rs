@@ -12,8 +12,8 @@ use crate::pg::identity::{self, Runner};
 use crate::pg::key::Keys;
 use crate::pg::local::Backend;
 use crate::pg::lookup::When;
-use crate::pg::transaction;
 use crate::pg::value::Value;
+use crate::pg::{call_site, transaction};
 use pgrx::pg_sys::panic::ErrorReportable;
 use pgrx::prelude::*;
 use std::cell::RefCell;
@@ -28,12 +28,6 @@ struct Current {
 }
 
 static CURRENT: Backend<RefCell<Option<Current>>> = Backend::new(RefCell::new(None));
-
-/// The types of the arguments at a call site.
-#[repr(C)]
-struct CallSite {
-    forms: [Form; 2],
-}
 
 crate::pg::finfo!(pg_finfo_tenancy_in_scope);
 
@@ -161,21 +155,20 @@ fn current() -> (Option<Rc<Scopes>>, Option<&'static Keys>) {
     })
 }
 
-/// SAFETY: the call of one of the two. What is remembered lives as long as the call site does.
+/// The types of the arguments, remembered at the call site.
+///
+/// SAFETY: the call of one of the two.
 unsafe fn forms(fcinfo: pg_sys::FunctionCallInfo) -> [Form; 2] {
-    // SAFETY: as the function's own; fn_extra is NULL or what was left there.
+    // SAFETY: as the function's own; this frame owns nothing.
     unsafe {
-        let flinfo = (*fcinfo).flinfo;
-        let mut site = (*flinfo).fn_extra.cast::<CallSite>();
-        if site.is_null() {
-            // A row that was waited for is checked again by a plan of its own, whose call sites come here.
-            transaction::accept_invalidations();
-            let form = |n| Form::of(pg_sys::get_fn_expr_argtype(flinfo, n));
-            let forms = [form(1), form(2)];
-            site = pg_sys::MemoryContextAlloc((*flinfo).fn_mcxt, size_of::<CallSite>()).cast();
-            *site = CallSite { forms };
-            (*flinfo).fn_extra = site.cast();
+        if let Some(forms) = call_site::left::<[Form; 2]>(fcinfo) {
+            return *forms;
         }
-        (*site).forms
+        // A row that was waited for is checked again by a plan of its own, whose call sites come here.
+        transaction::accept_invalidations();
+        let form = |n| Form::of(pg_sys::get_fn_expr_argtype((*fcinfo).flinfo, n));
+        let forms = [form(1), form(2)];
+        call_site::leave(fcinfo, forms);
+        forms
     }
 }

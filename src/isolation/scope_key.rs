@@ -11,7 +11,7 @@ use crate::pg::probe::{Cast, Probe, ProbeKey};
 use crate::pg::query::{Arg, latest};
 use crate::pg::trigger::RowImage;
 use crate::pg::value::{self, Value};
-use crate::pg::{self, canonical, catalog, fail};
+use crate::pg::{self, canonical, catalog, fail, primary_key};
 use pgrx::prelude::*;
 use std::cell::Cell as Slot;
 use std::rc::Rc;
@@ -110,68 +110,33 @@ fn find<T>(
     org: &Keys,
     read: impl Fn(&Table, &RowImage) -> T,
 ) -> Option<T> {
-    let (index, columns) = primary_key(table.relid)?;
+    let primary = primary_key::of(table.relid)?;
     let mut values = vec![];
-    for (column, _) in &columns {
-        values.push(if *column == attnum {
+    for column in &primary.columns {
+        values.push(if column.attnum == attnum {
             *key
         } else {
             let datum = org.datum(table.org_kind)?;
             table.org_kind.value(datum, false)
         });
     }
-    let name = |column: i16| {
-        let found = table.columns.iter().find(|(n, _)| *n == column);
-        found.map_or_else(String::new, |(_, name)| name.clone())
-    };
-    let keys = columns.iter().enumerate().map(|(n, (column, operator))| {
-        let index_column = n as i16 + 1;
-        ProbeKey {
+    let keys = (1..)
+        .zip(primary.columns)
+        .map(|(index_column, column)| ProbeKey {
             index_column,
-            operator: *operator,
-            parent_column: name(*column),
+            operator: column.equals,
+            parent_column: column.name,
             cast: Cast::None,
             resolved: Slot::new(None),
-        }
-    });
+        });
     let probe = Probe {
         constraint: pg_sys::InvalidOid,
         parent: table.relid,
-        index,
+        index: primary.index,
         org: table::org_column_of(table.relid),
         keys: keys.collect(),
     };
     let leaves = Leaves::of(&probe);
     let when = When::OfStatement;
     scope::read_row(&probe, leaves.as_ref(), &values, org, when, read)
-}
-
-/// The index of the primary key, and for each of its columns the operator that says equal.
-fn primary_key(relid: pg_sys::Oid) -> Option<(pg_sys::Oid, Vec<(i16, pg_sys::Oid)>)> {
-    let columns = latest(
-        "SELECT i.indexrelid, k.attnum, m.amopopr
-         FROM pg_catalog.pg_index AS i,
-              ROWS FROM (pg_catalog.unnest(i.indkey::pg_catalog.int2[]), pg_catalog.unnest(i.indclass::pg_catalog.oid[]))
-                  WITH ORDINALITY AS k (attnum, class, n)
-              JOIN pg_catalog.pg_opclass AS c ON c.oid OPERATOR(pg_catalog.=) k.class
-              JOIN pg_catalog.pg_amop AS m ON m.amopfamily OPERATOR(pg_catalog.=) c.opcfamily
-                   AND m.amopstrategy OPERATOR(pg_catalog.=) 3::pg_catalog.int2
-                   AND m.amoplefttype OPERATOR(pg_catalog.=) c.opcintype AND m.amoprighttype OPERATOR(pg_catalog.=) c.opcintype
-         WHERE i.indrelid OPERATOR(pg_catalog.=) $1 AND i.indisprimary
-           AND k.n OPERATOR(pg_catalog.<=) i.indnkeyatts::pg_catalog.int8
-         ORDER BY k.n",
-        &[Arg::Oid(relid)],
-        |row| {
-            (
-                row.get::<pg_sys::Oid>(1).unwrap_or(pg_sys::InvalidOid),
-                row.get::<i16>(2).unwrap_or_default(),
-                row.get::<pg_sys::Oid>(3).unwrap_or(pg_sys::InvalidOid),
-            )
-        },
-    );
-    let index = columns.first()?.0;
-    let keys = columns
-        .into_iter()
-        .map(|(_, column, operator)| (column, operator));
-    Some((index, keys.collect()))
 }

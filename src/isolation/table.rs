@@ -10,11 +10,11 @@ use super::route::Leaves;
 use super::scope::Scoped;
 use super::tagged::{self, Source};
 use crate::audit::Captured;
-use crate::pg::catalog;
 use crate::pg::key::{KeyColumn, KeyType};
 use crate::pg::local::Backend;
 use crate::pg::probe::{self, Cast, Probe, ProbeKey};
 use crate::pg::query::{Arg, latest};
+use crate::pg::{catalog, primary_key};
 use pgrx::pg_sys;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -176,14 +176,8 @@ fn read(relid: pg_sys::Oid) -> Option<Table> {
     .pop()?;
     let options = Options::parse(&arguments);
     let columns = columns_of(relid);
-    let key = latest(
-        "SELECT k.attnum FROM pg_catalog.pg_index AS i,
-              pg_catalog.unnest(i.indkey::pg_catalog.int2[]) WITH ORDINALITY AS k (attnum, n)
-         WHERE i.indrelid OPERATOR(pg_catalog.=) $1 AND i.indisprimary
-           AND k.n OPERATOR(pg_catalog.<=) i.indnkeyatts ORDER BY k.n",
-        &[Arg::Oid(relid)],
-        |row| row.get::<i16>(1).unwrap_or_default(),
-    );
+    let key = primary_key::columns(relid);
+    let key = key.iter().map(|column| column.attnum).collect();
     let number = |name: &str| columns.iter().find(|(_, n)| n == name).map(|(i, _)| *i);
     let column_actions: Vec<_> = options
         .columns

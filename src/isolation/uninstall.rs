@@ -40,7 +40,11 @@ pub unsafe extern "C-unwind" fn tenancy_guard_drop(
     fcinfo: pg_sys::FunctionCallInfo,
 ) -> pg_sys::Datum {
     // SAFETY: as the function's own.
-    let ours = match unsafe { event::dropped(fcinfo) } {
+    let dropped = unsafe {
+        event::require(fcinfo, "guard_drop");
+        event::dropped(fcinfo)
+    };
+    let ours = match dropped {
         Dropped::Extensions(names) => names.iter().any(|n| n == "pg_tenancy"),
         Dropped::Schemas(names) => names.iter().any(|n| n == "tenancy"),
         Dropped::OwnedBy(roles) => {

@@ -2,15 +2,49 @@
 //! truth; the triggers here keep the membership rows its mirror.
 
 use super::{external_key, id_text, owner_rule};
-use crate::pg::identity;
 use crate::pg::query::{Arg, execute, run};
+use crate::pg::{identity, trigger};
 use pgrx::datum::Uuid;
 use pgrx::heap_tuple::PgHeapTuple;
 use pgrx::prelude::*;
 use pgrx::{AllocatedByPostgres, WhoAllocated};
 
+trigger::entry!(
+    pg_finfo_tenancy_authority_changed,
+    tenancy_authority_changed,
+    authority_changed,
+    authority_changed_wrapper
+);
+trigger::entry!(
+    pg_finfo_tenancy_check_membership,
+    tenancy_check_membership,
+    check_membership,
+    check_membership_wrapper
+);
+trigger::entry!(
+    pg_finfo_tenancy_check_membership_scope,
+    tenancy_check_membership_scope,
+    check_membership_scope,
+    check_membership_scope_wrapper
+);
+trigger::entry!(
+    pg_finfo_tenancy_check_org,
+    tenancy_check_org,
+    check_org,
+    check_org_wrapper
+);
+trigger::entry!(
+    pg_finfo_tenancy_mirror_owner,
+    tenancy_mirror_owner,
+    mirror_owner,
+    mirror_owner_wrapper
+);
+
 /// Tells every session that users, organizations, roles, memberships or bindings changed: what a revocation rides on.
-#[pg_trigger]
+#[pg_trigger(sql = r#"
+CREATE FUNCTION tenancy.authority_changed() RETURNS trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', 'tenancy_authority_changed';
+"#)]
 fn authority_changed<'a>(
     trigger: &'a PgTrigger<'a>,
 ) -> Result<Option<PgHeapTuple<'a, AllocatedByPostgres>>, PgTriggerError> {
@@ -45,7 +79,10 @@ fn owner_of(org: &[u8; 16]) -> Option<[u8; 16]> {
 }
 
 /// Refuses a membership row that says owner for anyone but orgs.owner_id, or something else for him.
-#[pg_trigger]
+#[pg_trigger(sql = r#"
+CREATE FUNCTION tenancy.check_membership() RETURNS trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', 'tenancy_check_membership';
+"#)]
 fn check_membership<'a>(
     trigger: &'a PgTrigger<'a>,
 ) -> Result<Option<PgHeapTuple<'a, AllocatedByPostgres>>, PgTriggerError> {
@@ -108,7 +145,10 @@ fn check_membership<'a>(
 
 /// Refuses a rule for the owner, and marks the membership of any other: whoever writes the first rule limits it, and taking
 /// the last away leaves it limited (spec 3.8).
-#[pg_trigger]
+#[pg_trigger(sql = r#"
+CREATE FUNCTION tenancy.check_membership_scope() RETURNS trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', 'tenancy_check_membership_scope';
+"#)]
 fn check_membership_scope<'a>(
     trigger: &'a PgTrigger<'a>,
 ) -> Result<Option<PgHeapTuple<'a, AllocatedByPostgres>>, PgTriggerError> {
@@ -141,7 +181,10 @@ fn raise(message: &str) {
 }
 
 /// Keeps an organization's id and slug as they were made (spec 3.1), and its external key while rows go by it (spec 5).
-#[pg_trigger]
+#[pg_trigger(sql = r#"
+CREATE FUNCTION tenancy.check_org() RETURNS trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', 'tenancy_check_org';
+"#)]
 fn check_org<'a>(
     trigger: &'a PgTrigger<'a>,
 ) -> Result<Option<PgHeapTuple<'a, AllocatedByPostgres>>, PgTriggerError> {
@@ -167,7 +210,10 @@ fn check_org<'a>(
 }
 
 /// Makes the membership rows follow orgs.owner_id: the new owner's says owner, the old owner's says admin.
-#[pg_trigger]
+#[pg_trigger(sql = r#"
+CREATE FUNCTION tenancy.mirror_owner() RETURNS trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', 'tenancy_mirror_owner';
+"#)]
 fn mirror_owner<'a>(
     trigger: &'a PgTrigger<'a>,
 ) -> Result<Option<PgHeapTuple<'a, AllocatedByPostgres>>, PgTriggerError> {

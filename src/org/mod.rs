@@ -10,6 +10,7 @@ pub mod invitations;
 mod limits;
 mod logins;
 mod members;
+pub mod owner_alone;
 mod ownership;
 pub mod services;
 mod signing_keys;

@@ -1,8 +1,8 @@
 //! Handing an organization on.
 
 use super::create::check_owned;
-use super::{id_text, invalid, lock_org};
-use crate::access;
+use super::owner_alone::lock_as_owner;
+use super::{id_text, invalid};
 use crate::audit::{self, Act};
 use crate::context;
 use crate::pg::query::{Arg, execute, run};
@@ -23,23 +23,8 @@ fn transfer_ownership(org: Option<Uuid>, new_owner: Option<Uuid>) -> pg::Result<
     let (org, target) = (org.as_bytes(), new_owner.as_bytes());
     let known = context::known_org(org)?;
     context::no_ai("transfer ownership")?;
-    let now = context::standing();
-    let administrator = context::is_administrator();
-    let caller_role = now.user.and_then(|user| access::role_in(org, &user));
-    if !administrator && caller_role.is_none() {
-        return Err(context::stranger(org));
-    }
-    // The owner under lock: of two transfers at once the second finds that it is no longer its to give.
-    let owner = lock_org(org, true)?;
-    if !administrator && now.user != Some(owner) {
-        return Err(context::owner_only(
-            caller_role.as_deref().unwrap_or("none"),
-            "transfer ownership",
-            &format!("\"{}\" ({})", known.name, id_text(org)),
-            &now.user
-                .map_or("no user".into(), |u| format!("user {}", id_text(&u))),
-        ));
-    }
+    // Of two transfers at once the second finds that it is no longer its to give.
+    let owner = lock_as_owner(org, "transfer ownership")?;
     if owner == *target {
         return Err(invalid(
             "this user already owns the organization",

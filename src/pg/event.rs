@@ -1,5 +1,6 @@
 //! What an event trigger gets to see.
 
+use super::fail;
 use pgrx::prelude::*;
 use std::ffi::CStr;
 
@@ -12,16 +13,12 @@ pub enum Dropped {
     Other,
 }
 
-/// SAFETY: `fcinfo` is the one that PostgreSQL's function manager passed.
+/// SAFETY: `fcinfo` is that of an event trigger.
 pub unsafe fn dropped(fcinfo: pg_sys::FunctionCallInfo) -> Dropped {
     // SAFETY: node tags say what the pointers point to; extensions and schemas are named by String nodes, owners by
     // RoleSpec nodes.
     unsafe {
-        let context = (*fcinfo).context;
-        if context.is_null() || (*context).type_ != pg_sys::NodeTag::T_EventTriggerData {
-            return Dropped::Other;
-        }
-        let tree = (*context.cast::<pg_sys::EventTriggerData>()).parsetree;
+        let tree = (*(*fcinfo).context.cast::<pg_sys::EventTriggerData>()).parsetree;
         if tree.is_null() {
             return Dropped::Other;
         }
@@ -90,12 +87,23 @@ unsafe fn text(pointer: *const std::ffi::c_char) -> String {
         .into_owned()
 }
 
+/// Raises unless an event trigger calls.
+///
 /// SAFETY: `fcinfo` is the one that PostgreSQL's function manager passed.
-pub unsafe fn is_event_trigger(fcinfo: pg_sys::FunctionCallInfo) -> bool {
+pub unsafe fn require(fcinfo: pg_sys::FunctionCallInfo, name: &str) {
     // SAFETY: the node tag says what the context points to.
-    unsafe {
+    let called = unsafe {
         let context = (*fcinfo).context;
         !context.is_null() && (*context).type_ == pg_sys::NodeTag::T_EventTriggerData
+    };
+    if !called {
+        fail(
+            PgSqlErrorCode::ERRCODE_E_R_I_E_EVENT_TRIGGER_PROTOCOL_VIOLATED,
+            format!("tenancy.{name}() is an event trigger's function"),
+        )
+        .set_detail("No event trigger called it.")
+        .set_hint("The extension makes the event triggers that call it.")
+        .report(PgLogLevel::ERROR);
     }
 }
 

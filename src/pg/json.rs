@@ -2,7 +2,12 @@
 
 use super::value;
 use pg_sys::JsonbIteratorToken::{WJB_BEGIN_OBJECT, WJB_END_OBJECT, WJB_KEY, WJB_VALUE};
+use pgrx::callconv::{Arg, ArgAbi};
+use pgrx::datum::FromDatum;
 use pgrx::pg_sys::panic::CaughtError;
+use pgrx::pgrx_sql_entity_graph::metadata::{
+    ArgumentError, ReturnsError, ReturnsRef, SqlMappingRef, SqlTranslatable, TypeOrigin,
+};
 use pgrx::prelude::*;
 use pgrx::{PgSqlErrorCode, PgTryBuilder};
 use std::panic::AssertUnwindSafe;
@@ -63,6 +68,36 @@ impl Object {
         let object = self.push(WJB_END_OBJECT, None);
         // SAFETY: the end of the outermost object answers the whole.
         unsafe { pg_sys::Datum::from(pg_sys::JsonbValueToJsonb(object)) }
+    }
+}
+
+/// A jsonb argument as the text that PostgreSQL shows: jsonb holds numbers that no number of Rust's can be.
+pub struct Document(pub String);
+
+// SAFETY: the declared type is the one that `from_polymorphic_datum` reads.
+unsafe impl SqlTranslatable for Document {
+    const TYPE_IDENT: &'static str = pgrx::pgrx_resolved_type!(Document);
+    const TYPE_ORIGIN: TypeOrigin = TypeOrigin::External;
+    const ARGUMENT_SQL: Result<SqlMappingRef, ArgumentError> = Ok(SqlMappingRef::literal("jsonb"));
+    const RETURN_SQL: Result<ReturnsRef, ReturnsError> =
+        Ok(ReturnsRef::One(SqlMappingRef::literal("jsonb")));
+}
+
+impl FromDatum for Document {
+    unsafe fn from_polymorphic_datum(
+        datum: pg_sys::Datum,
+        is_null: bool,
+        _type: pg_sys::Oid,
+    ) -> Option<Document> {
+        (!is_null).then(|| Document(text(datum)))
+    }
+}
+
+// SAFETY: the argument is a jsonb, as the SQL declaration says; one that is NULL does not come here.
+unsafe impl<'fcx> ArgAbi<'fcx> for Document {
+    unsafe fn unbox_arg_unchecked(arg: Arg<'_, 'fcx>) -> Self {
+        // SAFETY: as above.
+        unsafe { arg.unbox_arg_using_from_datum() }.unwrap_or(Document(String::new()))
     }
 }
 

@@ -56,6 +56,17 @@ impl KeyType {
         Value { null, ..value }
     }
 
+    /// The operator by which two values of the kind are equal: built in, so its number never changes.
+    pub fn equals(self) -> pg_sys::Oid {
+        let number: u32 = match self {
+            KeyType::Uuid => 2972,
+            KeyType::Text => 98,
+            KeyType::Integer => 96,
+            KeyType::Bigint => 410,
+        };
+        number.into()
+    }
+
     pub fn name(self) -> &'static str {
         match self {
             KeyType::Uuid => "uuid",

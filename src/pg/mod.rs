@@ -3,6 +3,7 @@
 
 pub mod attempt;
 pub mod bound;
+pub mod call_site;
 pub mod canonical;
 pub mod catalog;
 pub mod cidr;
@@ -26,6 +27,7 @@ pub mod partition;
 pub mod paths;
 pub mod placed_query;
 pub mod plan;
+pub mod primary_key;
 pub mod probe;
 pub mod procedure;
 pub mod process;

@@ -89,34 +89,47 @@ thread_local! {
 /// Runs a read-only query under the newest snapshot, as the extension's owner, and maps each row.
 pub fn latest<T>(sql: &'static str, args: &[Arg], mut map: impl FnMut(&Row) -> T) -> Vec<T> {
     as_owner(|| {
-        let (mut values, nulls, mut types) = bind(args);
-        // SAFETY: SPI's protocol: connect, prepare once and keep, execute under a pushed snapshot, read the table
+        let mut bound = bind(args);
+        // SAFETY: SPI's protocol: connect, prepare once and keep, execute under a registered snapshot, read the table
         // before SPI_finish frees it. An error unwinds past us and PostgreSQL's abort closes SPI.
         unsafe {
             let locks = Locks::of_our_own();
             pg_sys::SPI_connect();
-            let plan = kept_plan(sql, &mut types);
+            let plan = kept_plan(sql, &mut bound.2);
             let relation = super::catalog::house().bell;
             // GetLatestSnapshot() refuses to work in parallel mode; the catalog snapshot is as new and does not.
             // It is invalidated for a relation without a syscache, so this one is taken now.
             let snapshot = pg_sys::RegisterSnapshot(pg_sys::GetCatalogSnapshot(relation));
-            pg_sys::SPI_execute_snapshot(
-                plan,
-                values.as_mut_ptr(),
-                nulls.as_ptr(),
-                snapshot,
-                std::ptr::null_mut(),
-                true,
-                false,
-                0,
-            );
-            let rows = collect(&mut map);
+            let rows = read(plan, snapshot, &mut bound, &mut map);
             pg_sys::UnregisterSnapshot(snapshot);
             pg_sys::SPI_finish();
             locks.give_back();
             rows
         }
     })
+}
+
+/// SAFETY: inside SPI_connect(), with a plan for these arguments and a registered snapshot.
+unsafe fn read<T>(
+    plan: pg_sys::SPIPlanPtr,
+    snapshot: pg_sys::Snapshot,
+    (values, nulls, _): &mut Bound,
+    map: &mut impl FnMut(&Row) -> T,
+) -> Vec<T> {
+    // SAFETY: as the function's own.
+    unsafe {
+        pg_sys::SPI_execute_snapshot(
+            plan,
+            values.as_mut_ptr(),
+            nulls.as_ptr(),
+            snapshot,
+            std::ptr::null_mut(),
+            true,
+            false,
+            0,
+        );
+        collect(map)
+    }
 }
 
 /// The locks of a look-up, which go with it: the caller's transaction has no business in our tables, and the list of what
@@ -175,14 +188,20 @@ unsafe fn kept_plan(sql: &'static str, types: &mut [pg_sys::Oid]) -> pg_sys::SPI
     if let Some(plan) = PLANS.with_borrow(|plans| plans.get(sql).copied()) {
         return plan;
     }
-    let text = CString::new(sql).expect("query text has no NUL");
     // SAFETY: as the function's own.
     unsafe {
-        let plan = pg_sys::SPI_prepare(text.as_ptr(), types.len() as i32, types.as_mut_ptr());
+        let plan = prepared(sql, types);
         pg_sys::SPI_keepplan(plan);
         PLANS.with_borrow_mut(|plans| plans.insert(sql, plan));
         plan
     }
+}
+
+/// SAFETY: inside SPI_connect(); `types` are the arguments' types.
+unsafe fn prepared(sql: &str, types: &mut [pg_sys::Oid]) -> pg_sys::SPIPlanPtr {
+    let text = CString::new(sql).expect("query text has no NUL");
+    // SAFETY: as the function's own.
+    unsafe { pg_sys::SPI_prepare(text.as_ptr(), types.len() as i32, types.as_mut_ptr()) }
 }
 
 /// SAFETY: right after an SPI_execute*() that returned rows.
@@ -240,23 +259,12 @@ unsafe fn under<T>(
     args: &[Arg],
     map: &mut impl FnMut(&Row) -> T,
 ) -> Vec<T> {
-    let (mut values, nulls, mut types) = bind(args);
-    let text = CString::new(sql).expect("query text has no NUL");
+    let mut bound = bind(args);
     // SAFETY: as in `latest`; the plan goes with SPI's memory.
     unsafe {
         pg_sys::SPI_connect();
-        let plan = pg_sys::SPI_prepare(text.as_ptr(), types.len() as i32, types.as_mut_ptr());
-        pg_sys::SPI_execute_snapshot(
-            plan,
-            values.as_mut_ptr(),
-            nulls.as_ptr(),
-            snapshot,
-            std::ptr::null_mut(),
-            true,
-            false,
-            0,
-        );
-        let rows = collect(map);
+        let plan = prepared(sql, &mut bound.2);
+        let rows = read(plan, snapshot, &mut bound, map);
         pg_sys::SPI_finish();
         rows
     }
@@ -332,14 +340,11 @@ pub fn unhidden_counts(owner: pg_sys::Oid, sql: &str) -> Vec<i64> {
 }
 
 fn unhidden_with<T>(owner: pg_sys::Oid, sql: &str, result: impl FnOnce() -> T) -> T {
-    let text = CString::new(sql).expect("query text has no NUL");
     // SAFETY: as in `latest`; the plan goes with SPI_finish(). Between analysis and execution it is made anew, with row
     // security, only if the table changed: then fewer rows are touched.
     unsafe {
         pg_sys::SPI_connect();
-        let plan = as_unhidden_table_owner(owner, || {
-            pg_sys::SPI_prepare(text.as_ptr(), 0, std::ptr::null_mut())
-        });
+        let plan = as_unhidden_table_owner(owner, || prepared(sql, &mut []));
         as_table_owner(owner, || {
             pg_sys::SPI_execute_plan(plan, std::ptr::null_mut(), std::ptr::null(), false, 0);
         });

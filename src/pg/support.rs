@@ -65,6 +65,41 @@ pub struct Column {
 }
 
 impl Share {
+    /// Whether it is asked of the pairs of rows of two tables.
+    pub fn is_of_join(&self) -> bool {
+        // SAFETY: the request is being answered.
+        unsafe { (*self.0).is_join }
+    }
+
+    /// How many arguments the call has.
+    pub fn arguments(&self) -> usize {
+        // SAFETY: the request is being answered.
+        unsafe { elements::<pg_sys::Node>((*self.0).args).len() }
+    }
+
+    /// How many rows of the column's table pass the conditions that come before all others: the boundary of row security.
+    pub fn rows_within_boundary(&self, column: Column) -> Option<f64> {
+        // SAFETY: the request is being answered; the column was found among the query's tables.
+        unsafe {
+            let root = (*self.0).root;
+            let rel = *(*root).simple_rel_array.add((*column.node).varno as usize);
+            if rel.is_null() {
+                return None;
+            }
+            let first = (*rel).baserestrict_min_security;
+            let share: f64 = elements::<pg_sys::RestrictInfo>((*rel).baserestrictinfo)
+                .iter()
+                .filter(|condition| (***condition).security_level == first)
+                .map(|condition| {
+                    let inner = pg_sys::JoinType::JOIN_INNER;
+                    let nothing = std::ptr::null_mut();
+                    pg_sys::clause_selectivity(root, condition.cast(), 0, inner, nothing)
+                })
+                .product();
+            Some((*rel).tuples * share)
+        }
+    }
+
     /// The text that is the n-th argument, from 0, where it is a constant.
     pub fn text(&self, n: usize) -> Option<&str> {
         // SAFETY: the request is being answered.
@@ -86,7 +121,7 @@ impl Share {
             }
             let root = (*self.0).root;
             let number = (*var).varno;
-            if number < 1 || number >= (*root).simple_rel_array_size {
+            if root.is_null() || number < 1 || number >= (*root).simple_rel_array_size {
                 return None;
             }
             let entry = *(*root).simple_rte_array.add(number as usize);

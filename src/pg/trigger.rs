@@ -1,6 +1,8 @@
 //! What a native trigger gets to see.
 
+use super::fail;
 use super::value::{Deformed, Value};
+use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -54,6 +56,38 @@ pub unsafe fn call(fcinfo: pg_sys::FunctionCallInfo) -> Option<Call> {
         })
     }
 }
+
+/// For whoever calls a trigger function as another one, or has a trigger of another kind call it.
+pub fn not_a_trigger(name: &str) -> ErrorReport {
+    fail(
+        PgSqlErrorCode::ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED,
+        format!("tenancy.{name}() is a trigger function"),
+    )
+    .set_detail("No trigger called it, or one of another kind than the extension's own.")
+    .set_hint("The extension and tenancy.protect() make the triggers that call it.")
+}
+
+/// The way into a trigger function of pgrx's, which panics where no trigger calls it.
+macro_rules! entry {
+    ($finfo:ident, $name:ident, $function:ident, $wrapper:ident) => {
+        $crate::pg::finfo!($finfo);
+
+        /// SAFETY: called by PostgreSQL's function manager.
+        #[unsafe(no_mangle)]
+        #[pg_guard]
+        pub unsafe extern "C-unwind" fn $name(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+            // SAFETY: as the function's own.
+            unsafe {
+                if $crate::pg::trigger::call(fcinfo).is_none() {
+                    $crate::pg::trigger::not_a_trigger(stringify!($function))
+                        .report(PgLogLevel::ERROR);
+                }
+                $wrapper(fcinfo)
+            }
+        }
+    };
+}
+pub(crate) use entry;
 
 impl Call {
     pub fn relation(&self) -> pg_sys::Relation {

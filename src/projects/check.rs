@@ -3,11 +3,18 @@
 
 use crate::org::id_text;
 use crate::pg::query::{Arg, run};
-use crate::pg::{fail, identity};
+use crate::pg::{fail, identity, trigger};
 use pgrx::datum::Uuid;
 use pgrx::heap_tuple::PgHeapTuple;
 use pgrx::prelude::*;
 use pgrx::{AllocatedByPostgres, WhoAllocated};
+
+trigger::entry!(
+    pg_finfo_tenancy_check_place,
+    tenancy_check_place,
+    check_place,
+    check_place_wrapper
+);
 
 fn id<A: WhoAllocated>(row: &PgHeapTuple<'_, A>, column: &str) -> Option<[u8; 16]> {
     let id = row.get_by_name::<Uuid>(column).ok().flatten();
@@ -47,7 +54,10 @@ fn require_empty(row: &PgHeapTuple<'_, AllocatedByPostgres>) {
 }
 
 /// Keeps a project in its organization and a cluster in its project, and either one while it is not empty (spec 9).
-#[pg_trigger]
+#[pg_trigger(sql = r#"
+CREATE FUNCTION tenancy.check_place() RETURNS trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', 'tenancy_check_place';
+"#)]
 pub fn check_place<'a>(
     trigger: &'a PgTrigger<'a>,
 ) -> Result<Option<PgHeapTuple<'a, AllocatedByPostgres>>, PgTriggerError> {

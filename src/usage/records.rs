@@ -6,12 +6,19 @@ use crate::context::authority::Id;
 use crate::context::{self, Principal};
 use crate::org::id_text;
 use crate::pg::query::{Arg, run};
-use crate::pg::{self, fail};
+use crate::pg::{self, fail, trigger};
 use pgrx::datum::Uuid;
 use pgrx::heap_tuple::PgHeapTuple;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 use pgrx::{AllocatedByPostgres, AnyNumeric};
+
+trigger::entry!(
+    pg_finfo_tenancy_guard_usage,
+    tenancy_guard_usage,
+    guard_usage,
+    guard_usage_wrapper
+);
 
 /// One record, checked.
 pub struct Record<'a> {
@@ -215,9 +222,12 @@ fn other_usage() -> ErrorReport {
 }
 
 /// Usage records are appended to and changed by nobody; a restore and a subscriber only append, too.
-#[pg_trigger]
+#[pg_trigger(sql = r#"
+CREATE FUNCTION tenancy.guard_usage() RETURNS trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', 'tenancy_guard_usage';
+"#)]
 pub fn guard_usage<'a>(
-    trigger: &'a PgTrigger<'a>,
+    fired: &'a PgTrigger<'a>,
 ) -> Result<Option<PgHeapTuple<'a, AllocatedByPostgres>>, PgTriggerError> {
     fail(
         PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
@@ -228,5 +238,5 @@ pub fn guard_usage<'a>(
         "A record with a quantity below zero corrects an earlier one: tenancy.record_usage().",
     )
     .report(PgLogLevel::ERROR);
-    Ok(trigger.new().or(trigger.old()))
+    Ok(fired.new().or(fired.old()))
 }

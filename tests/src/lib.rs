@@ -6,6 +6,7 @@
 //! * [`Session`]: a client connection with the few verbs that the tests are written in.
 //! * [`Pooler`]: a real PgBouncer in front of the cluster.
 //! * [`Random`], [`few_or_many`]: chance that can be repeated, and how much of it.
+//! * [`roles`]: the statements that make and give an organization's own roles.
 //! * [`token`]: signed tokens, as an issuer makes them.
 //! * [`refused`], [`fails`]: what an error must look like.
 
@@ -15,6 +16,7 @@ mod db;
 mod errors;
 mod matrix;
 mod pooler;
+pub mod roles;
 mod session;
 pub mod token;
 mod world;

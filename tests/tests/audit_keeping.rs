@@ -131,6 +131,37 @@ fn one_persons_values_are_erased_and_every_proof_holds() {
     assert!(shown(&mut owner).contains(&before[1]));
 }
 
+/// A key is compared as PostgreSQL has it, whatever a number of a machine's could hold.
+#[test]
+fn a_number_of_any_length_names_its_row() {
+    let world = World::people();
+    let mut dba = world.superuser();
+    dba.run(
+        "CREATE TABLE big (id numeric PRIMARY KEY, org_id uuid, name text); GRANT ALL ON big TO PUBLIC;
+         SELECT tenancy.protect('big')",
+    );
+    let mut owner = world.session("acme.owner");
+    for id in [
+        "1e400",
+        "123456789012345678901234567890",
+        "0.1000000000000000000000000001",
+    ] {
+        owner.run(&format!("INSERT INTO big (id, name) VALUES ({id}, 'Ada')"));
+        owner.run(&format!("DELETE FROM big WHERE id = {id}"));
+        assert_eq!(
+            owner.count(&format!(
+                "SELECT tenancy.erase_audit('big', '{id}', reason => 'r')"
+            )),
+            2,
+            "{id}"
+        );
+    }
+    let left = owner.count(
+        "SELECT count(*) FROM tenancy.audit_log WHERE coalesce(old, new)::text LIKE '%Ada%'",
+    );
+    assert_eq!(left, 0);
+}
+
 #[test]
 fn erasing_and_purging_need_the_right_and_no_legal_hold() {
     let world = World::people();

@@ -5,35 +5,8 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use pg_tenancy_tests::roles::{assign, call, role};
 use pg_tenancy_tests::{Random, Session, World, fails, few_or_many, refused};
-
-fn call(world: &World, function: &str, arguments: &str) -> String {
-    format!(
-        "SELECT tenancy.{function}('{}', {arguments})",
-        world.acme.id
-    )
-}
-
-fn assign(world: &World, who: &str, role: &str) -> String {
-    call(
-        world,
-        "set_member_role",
-        &format!("'{}', '{role}'", world.user(who)),
-    )
-}
-
-#[track_caller]
-fn role(world: &World, name: &str, actions: &[&str]) {
-    let mut dba = world.superuser();
-    dba.run(&call(world, "create_role", &format!("'{name}'")));
-    for action in actions {
-        dba.run(&call(
-            world,
-            "grant_permission",
-            &format!("'{name}', '{action}'"),
-        ));
-    }
-}
 
 /// Until another session waits for a lock.
 fn until_waiting(dba: &mut Session) {

@@ -2,13 +2,13 @@
 
 use crate::context::Standing;
 use crate::context::authority::Id;
-use crate::environment::row_key::{self, KeyColumn, quoted_name};
+use crate::environment::row_key::{self, quoted_name};
 use crate::environment::{RowKey, inherit, tag::Tag};
 use crate::isolation::{self, Table, Way};
 use crate::pg::query::{Arg, Row, latest, run_as_is};
 use crate::pg::trigger::Event;
 use crate::pg::value::Value;
-use crate::pg::{self, canonical, catalog, fail};
+use crate::pg::{self, canonical, catalog, fail, primary_key};
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 use pgrx::spi;
@@ -79,7 +79,7 @@ pub struct Change {
     pub payload: Option<Payload>,
     /// The table's own name, quoted.
     name: String,
-    columns: Vec<KeyColumn>,
+    columns: Vec<primary_key::Column>,
 }
 
 /// A protected table by a name of itself or of one of its partitions.
@@ -109,7 +109,7 @@ impl Change {
         let table = whole_table(relid)?;
         Ok(Change {
             name: quoted_name(table.relid),
-            columns: row_key::columns(table.relid),
+            columns: primary_key::columns(table.relid),
             table,
             event,
             key,
@@ -285,7 +285,7 @@ impl Change {
                     "SELECT {} FROM {} AS t WHERE {}",
                     list("t"),
                     self.name,
-                    row_key::condition(&self.columns)
+                    primary_key::condition(&self.columns)
                 ),
                 &[Arg::Text(key)],
                 says,
@@ -309,7 +309,7 @@ impl Change {
                          WHERE {}",
                         list("r"),
                         self.name,
-                        row_key::condition(&self.columns)
+                        primary_key::condition(&self.columns)
                     ),
                     &[Arg::Text(key), Arg::Text(text)],
                     says,
@@ -356,7 +356,7 @@ impl Change {
                 &format!(
                     "SELECT 1 FROM {} AS t WHERE {} FOR UPDATE",
                     self.name,
-                    row_key::condition(&self.columns)
+                    primary_key::condition(&self.columns)
                 ),
                 &[Arg::Text(key)],
                 |_| (),
@@ -382,7 +382,7 @@ impl Change {
         let name = &self.name;
         let record =
             format!("pg_catalog.jsonb_populate_record(NULL::{name}, $2::pg_catalog.jsonb) AS r");
-        let condition = row_key::condition(&self.columns);
+        let condition = primary_key::condition(&self.columns);
         let sql = match self.event {
             Event::Insert if columns.is_empty() => format!("INSERT INTO {name} DEFAULT VALUES"),
             Event::Insert => format!(

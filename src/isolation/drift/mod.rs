@@ -121,13 +121,12 @@ pub unsafe extern "C-unwind" fn tenancy_drift_begins(
 ) -> pg_sys::Datum {
     // SAFETY: as the function's own.
     unsafe {
-        if event::is_event_trigger(fcinfo) {
-            if event::fills_a_table(fcinfo) {
-                readers::start_noting();
-            } else {
-                LOSING.set(event::losing_an_index(fcinfo));
-                watch::created_like(event::like(fcinfo));
-            }
+        event::require(fcinfo, "drift_begins");
+        if event::fills_a_table(fcinfo) {
+            readers::start_noting();
+        } else {
+            LOSING.set(event::losing_an_index(fcinfo));
+            watch::created_like(event::like(fcinfo));
         }
     }
     pg_sys::Datum::from(0)
@@ -143,15 +142,14 @@ pub unsafe extern "C-unwind" fn tenancy_drift_ends(
 ) -> pg_sys::Datum {
     // SAFETY: as the function's own.
     unsafe {
-        if event::is_event_trigger(fcinfo) {
-            let model = watch::models();
-            let read = if event::fills_a_table(fcinfo) {
-                readers::stop_noting()
-            } else {
-                vec![]
-            };
-            after(model, &read).unwrap_or_report();
-        }
+        event::require(fcinfo, "drift_ends");
+        let model = watch::models();
+        let read = if event::fills_a_table(fcinfo) {
+            readers::stop_noting()
+        } else {
+            vec![]
+        };
+        after(model, &read).unwrap_or_report();
     }
     pg_sys::Datum::from(0)
 }
@@ -165,9 +163,8 @@ pub unsafe extern "C-unwind" fn tenancy_drift_dropped(
     fcinfo: pg_sys::FunctionCallInfo,
 ) -> pg_sys::Datum {
     // SAFETY: as the function's own.
-    if unsafe { event::is_event_trigger(fcinfo) } {
-        dropped().unwrap_or_report();
-    }
+    unsafe { event::require(fcinfo, "drift_dropped") };
+    dropped().unwrap_or_report();
     pg_sys::Datum::from(0)
 }
 

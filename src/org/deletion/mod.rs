@@ -6,8 +6,8 @@ mod order;
 mod sweep;
 mod tables;
 
-use super::{id_text, invalid, lock_org};
-use crate::access;
+use super::owner_alone::lock_as_owner;
+use super::{id_text, invalid};
 use crate::audit::{self, Act};
 use crate::context::authority::{self, Id};
 use crate::context::{self, Principal, deletion};
@@ -33,22 +33,8 @@ fn delete_org(org: Option<Uuid>, confirm: Option<&str>) -> pg::Result<()> {
     let org = org.as_bytes();
     let known = context::known_org(org)?;
     context::no_ai("delete an organization")?;
+    lock_as_owner(org, "delete the organization")?;
     let now = context::standing();
-    let administrator = context::is_administrator();
-    let caller_role = now.user.and_then(|user| access::role_in(org, &user));
-    if !administrator && caller_role.is_none() {
-        return Err(context::stranger(org));
-    }
-    let owner = lock_org(org, true)?;
-    if !administrator && now.user != Some(owner) {
-        return Err(context::owner_only(
-            caller_role.as_deref().unwrap_or("none"),
-            "delete the organization",
-            &format!("\"{}\" ({})", known.name, id_text(org)),
-            &now.user
-                .map_or("no user".into(), |u| format!("user {}", id_text(&u))),
-        ));
-    }
     if confirm != known.name {
         return Err(invalid(
             "the organization's name is not what was typed",

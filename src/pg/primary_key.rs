@@ -1,0 +1,98 @@
+//! The primary key of a table: by which index, and how each of its columns is compared.
+
+use super::query::{Arg, latest};
+use pgrx::prelude::*;
+
+pub struct PrimaryKey {
+    pub index: pg_sys::Oid,
+    /// In the key's order, without what the index merely carries along.
+    pub columns: Vec<Column>,
+}
+
+pub struct Column {
+    pub attnum: i16,
+    pub name: String,
+    /// The name as an identifier, and as a literal.
+    pub quoted: String,
+    pub literal: String,
+    /// The operator that says equal in the index, and its name for OPERATOR().
+    pub equals: pg_sys::Oid,
+    operator: String,
+    pub type_name: String,
+    /// Whether equal texts are the same bytes.
+    pub deterministic: bool,
+}
+
+impl Column {
+    /// The condition by which the column of a row `t` is a value, an expression for its text.
+    pub fn is(&self, value: &str) -> String {
+        format!(
+            "t.{} OPERATOR({}) ({value})::{}",
+            self.quoted, self.operator, self.type_name
+        )
+    }
+}
+
+/// The condition by which a row `t` is the one with the key in parameter `$1`, a JSON object of the columns, as text.
+pub fn condition(columns: &[Column]) -> String {
+    let parts: Vec<String> = columns
+        .iter()
+        .map(|c| {
+            c.is(&format!(
+                "$1::pg_catalog.jsonb OPERATOR(pg_catalog.->>) {}",
+                c.literal
+            ))
+        })
+        .collect();
+    parts.join(" AND ")
+}
+
+/// None where the table has none.
+pub fn of(relid: pg_sys::Oid) -> Option<PrimaryKey> {
+    let columns = latest(
+        "SELECT i.indexrelid, k.attnum, a.attname::pg_catalog.text, pg_catalog.quote_ident(a.attname),
+                pg_catalog.quote_literal(a.attname), m.amopopr,
+                pg_catalog.quote_ident(ns.nspname) OPERATOR(pg_catalog.||) '.' OPERATOR(pg_catalog.||) o.oprname,
+                pg_catalog.format_type(a.atttypid, a.atttypmod),
+                COALESCE((SELECT l.collisdeterministic FROM pg_catalog.pg_collation AS l
+                          WHERE l.oid OPERATOR(pg_catalog.=) a.attcollation), true)
+         FROM pg_catalog.pg_index AS i,
+              ROWS FROM (pg_catalog.unnest(i.indkey::pg_catalog.int2[]), pg_catalog.unnest(i.indclass::pg_catalog.oid[]))
+                  WITH ORDINALITY AS k (attnum, class, n)
+              JOIN pg_catalog.pg_opclass AS c ON c.oid OPERATOR(pg_catalog.=) k.class
+              JOIN pg_catalog.pg_amop AS m ON m.amopfamily OPERATOR(pg_catalog.=) c.opcfamily
+                   AND m.amopstrategy OPERATOR(pg_catalog.=) 3::pg_catalog.int2
+                   AND m.amoplefttype OPERATOR(pg_catalog.=) c.opcintype AND m.amoprighttype OPERATOR(pg_catalog.=) c.opcintype
+              JOIN pg_catalog.pg_operator AS o ON o.oid OPERATOR(pg_catalog.=) m.amopopr
+              JOIN pg_catalog.pg_namespace AS ns ON ns.oid OPERATOR(pg_catalog.=) o.oprnamespace,
+              pg_catalog.pg_attribute AS a
+         WHERE i.indrelid OPERATOR(pg_catalog.=) $1 AND i.indisprimary
+           AND k.n OPERATOR(pg_catalog.<=) i.indnkeyatts::pg_catalog.int8
+           AND a.attrelid OPERATOR(pg_catalog.=) i.indrelid AND a.attnum OPERATOR(pg_catalog.=) k.attnum
+         ORDER BY k.n",
+        &[Arg::Oid(relid)],
+        |row| {
+            let text = |n| row.get::<String>(n).unwrap_or_default();
+            let oid = |n| row.get::<pg_sys::Oid>(n).unwrap_or(pg_sys::InvalidOid);
+            let column = Column {
+                attnum: row.get(2).unwrap_or_default(),
+                name: text(3),
+                quoted: text(4),
+                literal: text(5),
+                equals: oid(6),
+                operator: text(7),
+                type_name: text(8),
+                deterministic: row.get(9).unwrap_or(false),
+            };
+            (oid(1), column)
+        },
+    );
+    let index = columns.first()?.0;
+    let columns = columns.into_iter().map(|(_, column)| column).collect();
+    Some(PrimaryKey { index, columns })
+}
+
+/// The columns of the primary key; none where there is no key.
+pub fn columns(relid: pg_sys::Oid) -> Vec<Column> {
+    of(relid).map_or_else(Vec::new, |key| key.columns)
+}

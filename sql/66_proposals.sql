@@ -24,15 +24,27 @@ CREATE TABLE tenancy.proposal_records (
     reason       text,
     executed_at  timestamptz,
     error        text,
-    CHECK (state <> 'approved' OR approver IS NOT NULL)
+    -- What the row was: a salted hash of all its columns, and the table as it was then.
+    seen         bytea CHECK ((seen IS NULL) = (operation = 'insert')),
+    layout       jsonb NOT NULL,
+    -- Those that the row belongs to and will; NULL where the table has none.
+    projects     uuid[],
+    submitted_in xid8,
+    on_change    text NOT NULL DEFAULT 'refuse' CHECK (on_change IN ('refuse', 'accept')),
+    -- The hash of what was approved.
+    approved     bytea,
+    CHECK (state <> 'approved' OR approver IS NOT NULL AND approved IS NOT NULL)
 );
 CREATE INDEX proposal_records_org_idx ON tenancy.proposal_records (org_id, state);
 COMMENT ON TABLE tenancy.proposal_records IS
     'What AI actors propose to write, for whom, and who approved it; the view proposals shows it (spec 8)';
 ALTER TABLE tenancy.proposal_records ENABLE ROW LEVEL SECURITY;
-GRANT SELECT ON tenancy.proposal_records TO PUBLIC;
+-- All but what was hashed of the row: values of columns that the reader may not see are not to be found by trying.
+GRANT SELECT (id, org_id, state, action, actions, table_name, operation, key, payload, summary, risk, created_by, actor_type,
+              created_at, expires_at, submitted_at, approver, decided_at, reason, executed_at, error, layout, projects,
+              submitted_in, on_change, approved) ON tenancy.proposal_records TO PUBLIC;
 CREATE POLICY current_org ON tenancy.proposal_records FOR SELECT
-    USING (org_id = tenancy.current_org() AND tenancy.sees_proposal(table_name, created_by));
+    USING (org_id = tenancy.current_org() AND tenancy.sees_proposal(table_name, created_by, projects));
 SELECT pg_catalog.pg_extension_config_dump(
     'tenancy.proposal_records', 'WHERE EXISTS (SELECT FROM pg_catalog.pg_class AS c WHERE c.oid = table_name)');
 
@@ -41,7 +53,7 @@ CREATE VIEW tenancy.proposals WITH (security_invoker = true) AS
 SELECT id, org_id,
        CASE WHEN state IN ('draft', 'pending', 'approved') AND expires_at <= clock_timestamp() THEN 'expired' ELSE state END AS state,
        action, table_name, operation, key, payload, summary, risk, created_by, actor_type, created_at, expires_at,
-       submitted_at, approver, decided_at, reason, executed_at, error
+       submitted_at, approver, decided_at, reason, executed_at, error, on_change
 FROM tenancy.proposal_records;
 COMMENT ON VIEW tenancy.proposals IS
     'The proposals of the current organization, for who may use or approve the AI there (spec 8)';

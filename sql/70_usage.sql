@@ -114,8 +114,8 @@ COMMENT ON FUNCTION tenancy.list_billed_orgs(uuid) IS
     'The organizations that a billing account pays for, those in which one holds billing:read (spec 10)';
 COMMENT ON FUNCTION tenancy.record_usage(text, numeric, uuid, uuid, text, timestamptz, text, uuid) IS
     'Writes down what an organization used; for services, trusted applications and the DBA (spec 10)';
-COMMENT ON FUNCTION tenancy.usage_report(uuid, timestamptz, timestamptz, text) IS
-    'Usage added up by metric, project, cluster, environment and period; needs billing:read (spec 10)';
+COMMENT ON FUNCTION tenancy.usage_report(uuid, timestamptz, timestamptz, text, text[]) IS
+    'Usage added up by metric and period, and by project, cluster and environment; needs billing:read (spec 10)';
 COMMENT ON FUNCTION tenancy.measure_usage(uuid, boolean) IS
     'How many rows and bytes an organization has in each protected table; needs billing:read (spec 10)';
 COMMENT ON FUNCTION tenancy.set_quota(uuid, regclass, bigint, text, text) IS

@@ -215,13 +215,15 @@ COMMENT ON FUNCTION tenancy.set_production_protection(uuid, boolean) IS
     'Turns the protection of an organization''s production rows on or off; for its owner (spec 7)';
 COMMENT ON FUNCTION tenancy.submit_proposal(uuid) IS
     'Hands a draft in for approval; for who made it (spec 8)';
-COMMENT ON FUNCTION tenancy.approve_proposal(uuid, text) IS
-    'Approves a proposal of an AI actor; needs ai:approve, as a person (spec 8)';
+COMMENT ON FUNCTION tenancy.approve_proposal(uuid, text, text) IS
+    'Approves a proposal of an AI actor, for the row as it was looked at; needs ai:approve, as a person (spec 8)';
+COMMENT ON FUNCTION tenancy.show_proposal(uuid) IS
+    'What a proposal would change of its row, column by column, as far as the caller sees the row (spec 8)';
 COMMENT ON FUNCTION tenancy.reject_proposal(uuid, text) IS
     'Rejects a proposal of an AI actor; needs ai:approve, as a person (spec 8)';
 COMMENT ON FUNCTION tenancy.execute_proposal(uuid) IS
     'Makes the change of an approved proposal, once; for the AI actor of the user who made it (spec 8)';
-COMMENT ON FUNCTION tenancy.sees_proposal(oid, uuid) IS
+COMMENT ON FUNCTION tenancy.sees_proposal(oid, uuid, uuid[]) IS
     'Whether the context may see the proposals of its organization (spec 8)';
 COMMENT ON FUNCTION tenancy.confirm_production_delete(regclass, text, text) IS
     'Confirms that one production row is to be deleted in this transaction; for the owner in person (spec 7)';

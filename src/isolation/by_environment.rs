@@ -43,7 +43,7 @@ pub fn may_somewhere(now: &Standing, action: &str, table: &Table) -> pg::Result<
 }
 
 /// The environment that a row names.
-fn environment(table: &Table, row: &RowImage) -> Option<String> {
+pub(super) fn environment(table: &Table, row: &RowImage) -> Option<String> {
     match table.environment.as_ref()?.way {
         Way::Column { attnum, is_enum } => Tag::text(row, attnum, is_enum),
         Way::Key(_) => None,

@@ -15,6 +15,7 @@ mod foreign_key;
 mod guard;
 mod held;
 pub mod leakproof;
+mod member;
 mod moved;
 mod newcomer;
 mod options;
@@ -51,7 +52,9 @@ pub use asked::{asked, either, parts};
 pub use foreign_key::{before_subtransaction_commit, hides, hides_any, is_held};
 pub use guard::{denied, refused_row};
 pub use held::any as holds_any;
-pub use place::{holding, reads_every_project};
+pub use member::{Whereabouts, member_may};
+pub use options::Options;
+pub use place::{holding, reads_every_project, reads_projects};
 pub use place_refusal::asked_of;
 pub use reading::{
     any_protected, check_inside_cascade, check_locking_read, check_reading, check_unread_merge,
@@ -59,7 +62,7 @@ pub use reading::{
 };
 pub use right::{guard_write, guard_written, is_held_by_policy};
 pub use scope::note_cascade;
-pub use scope_key::{reach_by_key, resource_key, resource_type};
+pub use scope_key::{reach_by_key, read_by_key, resource_key, resource_type};
 pub use table::{GuardedKey, Table, keyed_by_external_keys, protected};
 pub use tagged::{Source, Way, is_in_use as is_tag_in_use};
 pub use tree::{members, roots};

@@ -385,6 +385,23 @@ pub fn reads_every_project(relid: pg_sys::Oid) -> bool {
     })
 }
 
+/// Whether it reads the table's rows in each of these projects, or they belong to none.
+pub fn reads_projects(relid: pg_sys::Oid, projects: &[Id]) -> bool {
+    table::protected(relid).is_some_and(|table| {
+        let now = context::standing();
+        let where_it_reads = || places(&now, &marked(&table, &table.options.select, false), true);
+        table.placed.is_none() || {
+            let places = where_it_reads();
+            projects.iter().all(|id| places.have(id, Some(id)))
+        }
+    })
+}
+
+/// The project that a row names.
+pub(super) fn project_of(placed: &Placed, row: &RowImage) -> Option<Id> {
+    place_of(placed, row).0
+}
+
 /// Whether it may write so in a row's project.
 pub fn may_in_project_of(table: &Table, placed: &Placed, action: &str, row: &RowImage) -> bool {
     let (project, cluster) = place_of(placed, row);

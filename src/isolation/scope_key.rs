@@ -110,16 +110,41 @@ fn find<T>(
     org: &Keys,
     read: impl Fn(&Table, &RowImage) -> T,
 ) -> Option<T> {
-    let primary = primary_key::of(table.relid)?;
+    let (probe, columns) = probe_of(table)?;
     let mut values = vec![];
-    for column in &primary.columns {
-        values.push(if column.attnum == attnum {
+    for column in &columns {
+        values.push(if *column == attnum {
             *key
         } else {
             let datum = org.datum(table.org_kind)?;
             table.org_kind.value(datum, false)
         });
     }
+    let leaves = Leaves::of(&probe);
+    let when = When::OfStatement;
+    scope::read_row(&probe, leaves.as_ref(), &values, org, when, read)
+}
+
+/// What `read` makes of the organization's row with this primary key, whose values are of the columns' own types, as the
+/// newest snapshot has it: whoever asks, and whatever he sees.
+pub fn read_by_key<T>(
+    table: &Table,
+    key: &[Value],
+    org: &Keys,
+    read: impl Fn(&Table, &RowImage) -> T,
+) -> Option<T> {
+    let (probe, columns) = probe_of(table)?;
+    if columns.len() != key.len() || key.iter().any(|value| value.null) {
+        return None;
+    }
+    let leaves = Leaves::of(&probe);
+    scope::read_row(&probe, leaves.as_ref(), key, org, When::Newest, read)
+}
+
+/// How a row is looked up by the primary key, and the key's columns.
+fn probe_of(table: &Table) -> Option<(Probe, Vec<i16>)> {
+    let primary = primary_key::of(table.relid)?;
+    let columns = primary.columns.iter().map(|column| column.attnum).collect();
     let keys = (1..)
         .zip(primary.columns)
         .map(|(index_column, column)| ProbeKey {
@@ -136,7 +161,5 @@ fn find<T>(
         org: table::org_column_of(table.relid),
         keys: keys.collect(),
     };
-    let leaves = Leaves::of(&probe);
-    let when = When::OfStatement;
-    scope::read_row(&probe, leaves.as_ref(), &values, org, when, read)
+    Some((probe, columns))
 }

@@ -166,6 +166,12 @@ pub fn lock_exclusively(relid: pg_sys::Oid) {
     unsafe { pg_sys::LockRelationOid(relid, pg_sys::AccessExclusiveLock as i32) }
 }
 
+/// Keeps a table as it is until the transaction ends, as a statement that writes to it does.
+pub fn lock_for_writing(relid: pg_sys::Oid) {
+    // SAFETY: as above.
+    unsafe { pg_sys::LockRelationOid(relid, pg_sys::RowExclusiveLock as i32) }
+}
+
 /// The name of a relation; empty where there is none.
 pub fn relation_name(relid: pg_sys::Oid) -> String {
     // SAFETY: a syscache look-up that answers a palloc'd copy, or NULL.

@@ -67,7 +67,8 @@ thread_local! {
 pub fn discreetly<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     DISCREET.set(true);
     hide_activity();
-    let done = work()?;
+    // A subtransaction of the work's own may have ended it.
+    let done = work().inspect_err(|_| DISCREET.set(true))?;
     DISCREET.set(false);
     Ok(done)
 }

@@ -72,7 +72,7 @@ fn project_of(cluster: &Id) -> pg::Result<Id> {
     .ok_or_else(|| unknown_cluster(cluster))
 }
 
-fn unknown_cluster(cluster: &Id) -> pgrx::pg_sys::panic::ErrorReport {
+pub fn unknown_cluster(cluster: &Id) -> pgrx::pg_sys::panic::ErrorReport {
     fail(
         PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
         format!("cluster \"{}\" does not exist or you may not see it", id_text(cluster)),

@@ -9,6 +9,8 @@ mod recommend;
 pub mod see;
 mod settings;
 
+pub use clusters::unknown_cluster;
+
 use crate::access;
 use crate::context::authority::Id;
 use crate::context::projects::{RUN_PROJECTS, Reach};

@@ -8,8 +8,9 @@ use crate::audit::{self, Act};
 use crate::context;
 use crate::context::authority::Id;
 use crate::org::{id_text, require_administrator};
+use crate::pg::attempt::{self, Failure};
 use crate::pg::query::{Arg, execute, latest, run};
-use crate::pg::{self, fail, transaction};
+use crate::pg::{self, error, fail, transaction};
 use pgrx::datum::Uuid;
 use pgrx::iter::TableIterator;
 use pgrx::pg_sys::panic::ErrorReport;
@@ -26,7 +27,7 @@ fn no_such_account(account: &Id) -> ErrorReport {
         "Billing account {} does not exist, or pays for no organization in which you hold {MANAGE}.",
         id_text(account)
     );
-    pg::error::server_log(message, &detail);
+    error::server_log(message, &detail);
     fail(PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, message)
         .set_detail(detail)
         .set_hint("SELECT * FROM tenancy.billing_accounts shows the account of the current organization to those who hold billing:read.")
@@ -101,7 +102,7 @@ fn check_name(name: &str) -> pg::Result<()> {
 fn check_reference(reference: Option<&str>) -> pg::Result<()> {
     match reference.and_then(reference::fault) {
         None => Ok(()),
-        // The refused text stands in no error and so in no log.
+        // The refused text stands in no error, and its statement in no log.
         Some(why) => Err(invalid(
             "this is no payment method reference",
             why,
@@ -117,6 +118,15 @@ fn reference_taken() -> ErrorReport {
     )
     .set_detail("A payment method belongs to one billing account.")
     .set_hint("One account may pay for several organizations: tenancy.set_billing_account().")
+}
+
+fn not_stored(failure: Failure) -> ErrorReport {
+    fail(
+        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        "the payment method could not be stored",
+    )
+    .set_detail(format!("{}: {}.", failure.code, failure.message))
+    .set_hint("Nothing was changed.")
 }
 
 /// In the log of every organization that the account pays for: it is their account that changed. The reference itself
@@ -137,7 +147,8 @@ fn record(operation: &str, account: &Id, old: serde_json::Value, new: serde_json
 /// Makes a billing account and has it pay for an organization (spec 10). `name`: what it is called. `payment_method`: the
 /// payment provider's opaque reference, which no other account has; NULL for none yet. `org`: the organization, by default
 /// the current one; the account that paid for it before does not any more. Needs billing:manage there; a DBA without an
-/// organization makes an account that pays for none yet. Answers the account's id.
+/// organization makes an account that pays for none yet. Answers the account's id. The server's log keeps no text of a
+/// call that is refused.
 /// Errors: 42501 no right or unknown organization, 22023 no name or no reference (a card number is none), 23505 the
 /// reference is in use.
 #[pg_extern(volatile, parallel_unsafe)]
@@ -146,6 +157,10 @@ fn create_billing_account(
     payment_method: default!(Option<&str>, "NULL"),
     org: default!(Option<Uuid>, "NULL"),
 ) -> pg::Result<Uuid> {
+    error::discreetly(|| create(name, payment_method, org))
+}
+
+fn create(name: Option<&str>, payment_method: Option<&str>, org: Option<Uuid>) -> pg::Result<Uuid> {
     let name = pg::given(name, "name")?;
     context::no_ai("create a billing account")?;
     let for_nobody =
@@ -245,28 +260,30 @@ fn set_billing_account(org: Option<Uuid>, account: Option<Uuid>) -> pg::Result<(
 /// Errors: 42501 no right or unknown account, 22023 no reference (a card number is none), 23505 it is in use.
 #[pg_extern(volatile, parallel_unsafe)]
 fn set_payment_method(account: Option<Uuid>, reference: Option<&str>) -> pg::Result<()> {
+    error::discreetly(|| set_reference(account, reference))
+}
+
+fn set_reference(account: Option<Uuid>, reference: Option<&str>) -> pg::Result<()> {
     let account = *pg::given(account, "account")?.as_bytes();
     lock_account(&account)?;
     check_reference(reference)?;
-    let other = run(
-        "SELECT 1 FROM tenancy.billing_accounts
-         WHERE payment_method OPERATOR(pg_catalog.=) $1 AND id OPERATOR(pg_catalog.<>) $2",
-        &[Arg::OptionalText(reference), Arg::Uuid(&account)],
-        |_| (),
-    );
-    if !other.is_empty() {
-        return Err(reference_taken());
-    }
-    let had = run(
-        "UPDATE tenancy.billing_accounts AS a SET payment_method = $2
-         FROM (SELECT payment_method FROM tenancy.billing_accounts WHERE id OPERATOR(pg_catalog.=) $1) AS old
-         WHERE a.id OPERATOR(pg_catalog.=) $1 RETURNING old.payment_method IS NOT NULL",
-        &[Arg::Uuid(&account), Arg::OptionalText(reference)],
-        |row| row.get::<bool>(1),
-    )
-    .pop()
-    .flatten()
-    .unwrap_or(false);
+    let mut had = false;
+    // PostgreSQL's own error would show the reference, in the server's log too.
+    attempt::in_subtransaction(|| {
+        let before = run(
+            "UPDATE tenancy.billing_accounts AS a SET payment_method = $2
+             FROM (SELECT payment_method FROM tenancy.billing_accounts WHERE id OPERATOR(pg_catalog.=) $1) AS old
+             WHERE a.id OPERATOR(pg_catalog.=) $1 RETURNING old.payment_method IS NOT NULL",
+            &[Arg::Uuid(&account), Arg::OptionalText(reference)],
+            |row| row.get::<bool>(1),
+        );
+        had = before.contains(&Some(true));
+        Ok(())
+    })
+    .map_err(|failure| match failure.code.as_str() {
+        "23505" => reference_taken(),
+        _ => not_stored(failure),
+    })?;
     let said = |there: bool| json!({ "has_payment_method": there });
     record(
         "set_payment_method",

@@ -5,6 +5,7 @@ pub mod billing;
 mod count;
 mod measure;
 mod metric_quota;
+mod place;
 pub mod quota;
 pub mod quota_ddl;
 pub mod quotas;

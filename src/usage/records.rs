@@ -2,10 +2,11 @@
 //! taken back by a record of its own.
 
 use super::invalid;
+use super::place::Place;
 use crate::context::authority::Id;
 use crate::context::{self, Principal};
 use crate::org::id_text;
-use crate::pg::query::{Arg, run};
+use crate::pg::query::{Arg, latest, run};
 use crate::pg::{self, fail, trigger};
 use pgrx::datum::Uuid;
 use pgrx::heap_tuple::PgHeapTuple;
@@ -36,6 +37,16 @@ pub struct Record<'a> {
 /// Whose usage is recorded: the organization in effect, by a service or trusted application; any, by the DBA.
 fn recorded_org(org: Option<Uuid>) -> pg::Result<Id> {
     let now = context::standing();
+    if now.actor_type == "ai" {
+        let message = "permission denied: an AI actor may not record usage";
+        let detail = "What an organization is billed for is not an AI's to say.";
+        pg::error::server_log(message, detail);
+        return Err(
+            fail(PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, message)
+                .set_detail(detail)
+                .set_hint("The application records it in a session of actor type service."),
+        );
+    }
     let dba = context::is_administrator();
     if let Some(org) = org.map(|o| *o.as_bytes())
         && dba
@@ -126,12 +137,15 @@ fn check_text(what: &str, text: Option<&str>, longest: usize) -> pg::Result<()> 
 /// applications in the organization in effect, and the DBA.
 ///
 /// `metric`: what is counted, such as cpu_seconds. `quantity`: how much, in the metric's unit; below zero it corrects an
-/// earlier record, which a service does in its own name or the DBA. `project`, `cluster`, `environment`: what it was used
-/// for. `at`: when, now by default. `idempotency_key`: up to 255 bytes by which a repeated call is known: within the
-/// organization it is recorded once. `org`: another than the current one is for the DBA.
+/// earlier record, which a service does in its own name or the DBA. `project`, `cluster`: what it was used for, by default
+/// what the session narrows itself to; a cluster's project need not be given. `environment`: that of the cluster, or of the
+/// project, where they have one; else as it is given. `at`: when, now by default. `idempotency_key`: up to 255 bytes by
+/// which a repeated call is known: within the organization it is recorded once, and stays so when the project is gone.
+/// `org`: another than the current one is for the DBA.
 /// Answers whether it was recorded, false where this key was before, with the same content.
-/// Errors: 42501 no right or no organization, 22023 no such metric or quantity, 23505 the key was used for other usage,
-/// 54000 a quota of the metric is used up.
+/// Errors: 42501 no right, an AI actor, no organization, or no such project or cluster there (in a user's name: that he
+/// sees), 22023 no such metric or quantity, or an environment that is not the project's, 23505 the key was used for other
+/// usage, 54000 a quota of the metric is used up.
 #[pg_extern(volatile, parallel_unsafe)]
 #[allow(clippy::too_many_arguments, reason = "a SQL function's")]
 fn record_usage(
@@ -159,7 +173,7 @@ fn record_usage(
             "Leave it out for now.",
         ));
     }
-    let record = Record {
+    let mut record = Record {
         org,
         metric,
         quantity,
@@ -169,47 +183,71 @@ fn record_usage(
         at,
         key: idempotency_key,
     };
-    store(&record)
+    let place = match Place::of(&org, record.project, record.cluster, environment) {
+        Ok(place) => place,
+        // Of a project that is gone meanwhile, perhaps.
+        Err(_) if idempotency_key.is_some() && same(&record) == Some(true) => return Ok(false),
+        Err(unknown) => return Err(unknown),
+    };
+    (record.project, record.cluster) = (place.project, place.cluster);
+    let given = std::mem::replace(&mut record.environment, place.environment.as_deref());
+    if store(&record)? {
+        return Ok(true);
+    }
+    record.environment = given;
+    match same(&record) {
+        Some(true) => Ok(false),
+        _ => Err(other_usage()),
+    }
 }
 
+impl Record<'_> {
+    fn args(&self) -> [Arg<'_>; 8] {
+        [
+            Arg::Uuid(&self.org),
+            Arg::Text(self.metric),
+            Arg::Text(&self.quantity),
+            Arg::OptionalUuid(self.project.as_ref()),
+            Arg::OptionalUuid(self.cluster.as_ref()),
+            Arg::OptionalText(self.environment),
+            Arg::Timestamp(self.at),
+            Arg::OptionalText(self.key),
+        ]
+    }
+}
+
+/// Whether it was stored: its key was not used before.
 fn store(record: &Record) -> pg::Result<bool> {
-    let args = [
-        Arg::Uuid(&record.org),
-        Arg::Text(record.metric),
-        Arg::Text(&record.quantity),
-        Arg::OptionalUuid(record.project.as_ref()),
-        Arg::OptionalUuid(record.cluster.as_ref()),
-        Arg::OptionalText(record.environment),
-        Arg::Timestamp(record.at),
-        Arg::OptionalText(record.key),
-    ];
     let stored = run(
         "INSERT INTO tenancy.usage_records (org_id, metric, quantity, project_id, cluster_id, environment, at, idempotency_key)
          VALUES ($1, $2, $3::pg_catalog.numeric, $4, $5, $6, COALESCE($7, pg_catalog.now()),
                  COALESCE($8, pg_catalog.gen_random_uuid()::pg_catalog.text))
          ON CONFLICT (org_id, idempotency_key) DO NOTHING RETURNING true",
-        &args,
+        &record.args(),
         |_| (),
     );
     if !stored.is_empty() {
         super::metric_quota::count(record)?;
-        return Ok(true);
     }
+    Ok(!stored.is_empty())
+}
+
+/// Whether what the key was used for is this; None where it was not. What comes with a project or cluster is asked for
+/// where it is given: an environment may be another by now.
+fn same(record: &Record) -> Option<bool> {
     // Of what was committed meanwhile, too: the conflict may have been waited for.
-    let same = pg::query::latest(
+    latest(
         "SELECT metric OPERATOR(pg_catalog.=) $2 AND quantity OPERATOR(pg_catalog.=) $3::pg_catalog.numeric
-                AND project_id IS NOT DISTINCT FROM $4 AND cluster_id IS NOT DISTINCT FROM $5
-                AND environment IS NOT DISTINCT FROM $6
+                AND (project_id IS NOT DISTINCT FROM $4 OR $4 IS NULL AND $5 IS NOT NULL)
+                AND cluster_id IS NOT DISTINCT FROM $5
+                AND (environment IS NOT DISTINCT FROM $6 OR $6 IS NULL AND ($4 IS NOT NULL OR $5 IS NOT NULL))
                 AND ($7 IS NULL OR at OPERATOR(pg_catalog.=) $7)
          FROM tenancy.usage_records
          WHERE org_id OPERATOR(pg_catalog.=) $1 AND idempotency_key OPERATOR(pg_catalog.=) $8",
-        &args,
+        &record.args(),
         |row| row.get::<bool>(1).unwrap_or(false),
-    );
-    if same.first() == Some(&true) {
-        return Ok(false);
-    }
-    Err(other_usage())
+    )
+    .pop()
 }
 
 fn other_usage() -> ErrorReport {

@@ -8,14 +8,17 @@ use pgrx::datum::Uuid;
 use pgrx::iter::TableIterator;
 use pgrx::prelude::*;
 
+const PARTS: [&str; 3] = ["project", "cluster", "environment"];
 const PERIODS: [&str; 6] = ["hour", "day", "week", "month", "quarter", "year"];
 
-/// The usage of an organization, added up by metric, project, cluster and environment (spec 10).
+/// The usage of an organization, added up by metric, and by project, cluster and environment (spec 10). It is the whole
+/// organization's, whatever the session narrows itself to, restricted projects included: billing:read is org-wide.
 ///
 /// `org`: the organization, NULL: the current one. `since`, `until`: what happened at `since` counts, what happened at
 /// `until` does not. `every`: also by hour, day, week, month, quarter or year, as they are in UTC, whatever the session's
-/// time zone; NULL: the whole time as one. Needs billing:read there. period_start is where a period begins, `since` for
-/// the whole. Errors: 42501 no right or unknown organization, 22023 an empty or endless time, or no such period.
+/// time zone; NULL: the whole time as one. `by`: which of project, cluster and environment to tell apart; of the others the
+/// columns are NULL. Needs billing:read there. period_start is where a period begins, `since` for
+/// the whole. Errors: 42501 no right or unknown organization, 22023 an empty or endless time, no such period or part.
 #[pg_extern(volatile, parallel_unsafe)]
 #[allow(
     clippy::type_complexity,
@@ -26,6 +29,10 @@ fn usage_report(
     since: Option<TimestampWithTimeZone>,
     until: Option<TimestampWithTimeZone>,
     every: default!(Option<&str>, "NULL"),
+    by: default!(
+        Option<Vec<Option<String>>>,
+        "ARRAY['project', 'cluster', 'environment']"
+    ),
 ) -> pg::Result<
     TableIterator<
         'static,
@@ -57,9 +64,11 @@ fn usage_report(
             "Leave every out for the whole time as one.",
         ));
     }
+    let by = parts(pg::given(by, "by")?)?;
     let rows = run(
         "SELECT CASE WHEN $4 IS NULL THEN $2 ELSE pg_catalog.date_trunc($4, at, 'UTC') END,
-                metric, project_id, cluster_id, environment, pg_catalog.sum(quantity), pg_catalog.count(*)
+                metric, CASE WHEN $5 THEN project_id END, CASE WHEN $6 THEN cluster_id END,
+                CASE WHEN $7 THEN environment END, pg_catalog.sum(quantity), pg_catalog.count(*)
          FROM tenancy.usage_records
          WHERE org_id OPERATOR(pg_catalog.=) $1
            AND at OPERATOR(pg_catalog.>=) $2 AND at OPERATOR(pg_catalog.<) $3
@@ -69,6 +78,9 @@ fn usage_report(
             Arg::Timestamp(Some(since)),
             Arg::Timestamp(Some(until)),
             Arg::OptionalText(every),
+            Arg::Flag(by[0]),
+            Arg::Flag(by[1]),
+            Arg::Flag(by[2]),
         ],
         |row| {
             Some((
@@ -83,4 +95,17 @@ fn usage_report(
         },
     );
     Ok(TableIterator::new(rows.into_iter().flatten()))
+}
+
+/// Which of the parts are named.
+fn parts(by: Vec<Option<String>>) -> pg::Result<[bool; 3]> {
+    let is_part = |name: &Option<String>| name.as_deref().is_some_and(|n| PARTS.contains(&n));
+    if !by.iter().all(is_part) {
+        return Err(invalid(
+            "unknown part of a report",
+            format!("Usage is told apart by {}.", PARTS.join(", ")),
+            "For the sums of each environment: by => ARRAY['environment'].",
+        ));
+    }
+    Ok(PARTS.map(|part| by.iter().flatten().any(|name| name == part)))
 }

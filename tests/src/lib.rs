@@ -18,6 +18,7 @@ mod matrix;
 mod pooler;
 pub mod roles;
 mod session;
+pub mod stage;
 pub mod token;
 mod world;
 

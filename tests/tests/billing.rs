@@ -357,3 +357,130 @@ fn who_lost_the_right_while_waiting_is_refused() {
         "Acme"
     );
 }
+
+/// Who pays is decided by people, also where the AI speaks for the owner.
+#[test]
+fn an_ai_changes_no_billing() {
+    let world = World::people();
+    let account = create(&mut world.session("acme.owner"), "Acme", "'pm_acme'");
+    let second = create(&mut world.superuser(), "Unused", "NULL");
+    let calls = [
+        "create_billing_account('AI pays', 'pm_ai')".to_string(),
+        format!("set_billing_account('{}', '{account}')", world.acme.id),
+        format!("set_billing_account('{}', NULL)", world.acme.id),
+        format!("set_payment_method('{account}', 'pm_ai')"),
+        format!("set_payment_method('{account}', NULL)"),
+        format!("rename_billing_account('{account}', 'AI pays')"),
+        format!("drop_billing_account('{second}')"),
+    ];
+    let mut app = world.app();
+    for call in &calls {
+        for (actor, refuses) in [("ai", true), ("human", false)] {
+            world.begin(&mut app, world.acme, "acme.owner");
+            app.run(&format!("SET LOCAL app.actor_type = '{actor}'"));
+            let result = app.attempt_within(&format!("SELECT tenancy.{call}"));
+            // The DBA's is refused to the owner too.
+            if refuses || call.starts_with("drop") {
+                refused(result, "42501");
+            } else {
+                result.expect(call);
+            }
+            app.run("ROLLBACK");
+        }
+    }
+    assert_eq!(accounts(&mut world.session("acme.owner")), ["Acme pm_acme"]);
+}
+
+/// A suspended organization is read only but for how it pays, which may be why it is suspended.
+#[test]
+fn a_suspended_organization_still_pays() {
+    let world = World::people();
+    let mut owner = world.session("acme.owner");
+    let account = create(&mut owner, "Acme", "'pm_old'");
+    world.superuser().run(&format!(
+        "SELECT tenancy.suspend_org('{}', 'unpaid')",
+        world.acme.id
+    ));
+    owner.run(&format!(
+        "SELECT tenancy.set_payment_method('{account}', 'pm_new')"
+    ));
+    owner.run(&format!(
+        "SELECT tenancy.rename_billing_account('{account}', 'Acme Ltd')"
+    ));
+    assert_eq!(accounts(&mut owner), ["Acme Ltd pm_new"]);
+    // But what it belongs to stays.
+    refused(
+        owner.attempt(&format!(
+            "SELECT tenancy.set_billing_account('{}', NULL)",
+            world.acme.id
+        )),
+        "42501",
+    );
+    refused(
+        owner.attempt("SELECT tenancy.create_billing_account('Other')"),
+        "42501",
+    );
+}
+
+/// One reference from many at once goes to one of them, and stands in no error and no line of the server's log.
+#[test]
+fn a_reference_goes_to_one_account_and_into_no_log() {
+    let world = World::people();
+    let mut dba = world.superuser();
+    let reference = format!("pm_secret_{}", world.db.name);
+    let accounts: Vec<Uuid> = (0..16)
+        .map(|i| create(&mut dba, &format!("Account {i}"), "NULL"))
+        .collect();
+    let start = std::sync::Barrier::new(accounts.len());
+    let got: usize = std::thread::scope(|scope| {
+        let all: Vec<_> = accounts
+            .iter()
+            .map(|account| {
+                let mut session = world.superuser();
+                let (start, reference) = (&start, &reference);
+                scope.spawn(move || {
+                    start.wait();
+                    let set =
+                        format!("SELECT tenancy.set_payment_method('{account}', '{reference}')");
+                    match session.attempt(&set) {
+                        Ok(_) => 1,
+                        other => {
+                            let told = refused(other, "23505");
+                            assert!(!format!("{told:?}").contains(reference), "{told:?}");
+                            0
+                        }
+                    }
+                })
+            })
+            .collect();
+        all.into_iter().map(|t| t.join().expect("a client")).sum()
+    });
+    assert_eq!(got, 1);
+    let mut owner = world.session("acme.owner");
+    for refused_text in [
+        format!("4242 4242 4242 4242 {}", world.db.name),
+        reference.clone(),
+    ] {
+        refused(
+            owner.attempt(&format!(
+                "SELECT tenancy.create_billing_account('x', '{refused_text}')"
+            )),
+            if refused_text == reference {
+                "23505"
+            } else {
+                "22023"
+            },
+        );
+        refused(
+            dba.attempt(&format!(
+                "SELECT tenancy.set_payment_method('{}', '{refused_text}')",
+                Uuid::nil()
+            )),
+            "42501",
+        );
+        assert!(
+            !world.db.cluster.log().contains(&refused_text),
+            "{refused_text} is in the log"
+        );
+    }
+}

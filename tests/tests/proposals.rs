@@ -2,99 +2,8 @@
 
 use std::sync::Barrier;
 
-use pg_tenancy_tests::{ROLES, Session, World, fails, quote, refused};
-
-struct Stage {
-    world: World,
-}
-
-impl Stage {
-    fn new() -> Stage {
-        Stage {
-            world: World::new(),
-        }
-    }
-
-    /// The application in a transaction for a user of acme, as an actor of a type.
-    fn acting(&self, who: &str, actor: &str) -> Session {
-        let mut app = self.world.app();
-        self.begin(&mut app, who, actor);
-        app
-    }
-
-    fn begin(&self, app: &mut Session, who: &str, actor: &str) {
-        let org = if who.starts_with("globex") {
-            self.world.globex
-        } else {
-            self.world.acme
-        };
-        self.world.begin(app, org, who);
-        app.run(&format!("SET LOCAL app.actor_type = '{actor}'"));
-    }
-
-    /// What the AI of a user does in a transaction of its own.
-    fn ai(&self, who: &str, sql: &str) -> Option<String> {
-        let mut app = self.acting(who, "ai");
-        let value = app.value(sql);
-        app.run("COMMIT");
-        value
-    }
-
-    /// A pending proposal of the AI of a user: `what` are the arguments of propose() after the table.
-    fn pending(&self, who: &str, what: &str) -> String {
-        let id = self
-            .ai(who, &format!("SELECT tenancy.propose({what})"))
-            .unwrap();
-        self.ai(who, &format!("SELECT tenancy.submit_proposal('{id}')"));
-        id
-    }
-
-    fn approved(&self, who: &str, what: &str) -> String {
-        let id = self.pending(who, what);
-        self.world.session("acme.owner").run(&approve(&id));
-        id
-    }
-
-    fn state(&self, id: &str) -> String {
-        self.world.session("acme.owner").text(&format!(
-            "SELECT state FROM tenancy.proposals WHERE id = '{id}'"
-        ))
-    }
-
-    fn why(&self, id: &str) -> String {
-        self.world.session("acme.owner").text(&format!(
-            "SELECT error FROM tenancy.proposals WHERE id = '{id}'"
-        ))
-    }
-
-    fn execute(&self, who: &str, id: &str) -> String {
-        self.ai(who, &execute(id)).unwrap()
-    }
-
-    fn rows(&self) -> [String; 2] {
-        [
-            self.world.hash("servers", self.world.acme),
-            self.world.hash("sites", self.world.acme),
-        ]
-    }
-}
-
-fn approve(id: &str) -> String {
-    format!("SELECT tenancy.approve_proposal('{id}')")
-}
-
-fn reject(id: &str) -> String {
-    format!("SELECT tenancy.reject_proposal('{id}', reason => 'no')")
-}
-
-fn execute(id: &str) -> String {
-    format!("SELECT tenancy.execute_proposal('{id}')")
-}
-
-const RENAME: &str =
-    "'sites', 'update', 'rename it', key => '1', payload => '{\"name\": \"renamed\"}'";
-const DELETE: &str = "'sites', 'delete', 'not needed', key => '2'";
-const INSERT: &str = "'sites', 'insert', 'a new one', payload => '{\"id\": 50, \"name\": \"new\", \"server_id\": 1}'";
+use pg_tenancy_tests::stage::{DELETE, INSERT, RENAME, Stage, approve, execute, reject};
+use pg_tenancy_tests::{ROLES, World, fails, quote, refused};
 
 #[test]
 fn an_ai_actor_writes_nothing_by_itself() {
@@ -873,13 +782,13 @@ fn production_is_closed_to_proposals_where_it_is_protected_and_destructive_where
     ];
     let ids: Vec<String> = destructive
         .iter()
-        .map(|what| stage.approved("acme.admin", what))
+        .map(|what| stage.approved_whatever("acme.admin", what))
         .collect();
     for id in &ids {
         assert_eq!(risk(id), "destructive");
     }
     // Approved as harmless, and production by now, or by its default.
-    let calm = stage.approved("acme.admin", &touch(2));
+    let calm = stage.approved_whatever("acme.admin", &touch(2));
     let by_default = stage.approved(
         "acme.admin",
         "'machines', 'insert', 's', payload => '{\"id\": 8}'",

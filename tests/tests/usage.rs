@@ -2,7 +2,7 @@
 
 use std::sync::Barrier;
 
-use pg_tenancy_tests::{Session, World, fails, refused};
+use pg_tenancy_tests::{Session, Uuid, World, assert_same_error, fails, refused};
 
 const PROJECT: &str = "11111111-1111-1111-1111-111111111111";
 const CLUSTER: &str = "22222222-2222-2222-2222-222222222222";
@@ -19,6 +19,19 @@ fn report(session: &mut Session, arguments: &str) -> Vec<String> {
         "SELECT concat_ws(' ', metric, left(project_id::text, 1), left(cluster_id::text, 1), environment, quantity, records)
          FROM tenancy.usage_report({arguments})"
     ))
+}
+
+/// Projects and clusters with ids of the test's own choice.
+fn place(world: &World, org: Uuid, project: &str, access: &str, clusters: &[&str]) {
+    let mut dba = world.break_glass();
+    dba.run(&format!(
+        "INSERT INTO tenancy.projects (id, org_id, name, access) VALUES ('{project}', '{org}', '{project}-', '{access}')"
+    ));
+    for cluster in clusters {
+        dba.run(&format!(
+            "INSERT INTO tenancy.clusters (id, org_id, project_id, name) VALUES ('{cluster}', '{org}', '{project}', '{cluster}-')"
+        ));
+    }
 }
 
 #[test]
@@ -157,6 +170,7 @@ fn a_record_is_never_changed_and_a_key_counts_once() {
 #[test]
 fn a_report_adds_up_by_everything_and_period() {
     let world = World::people();
+    place(&world, world.acme.id, PROJECT, "restricted", &[CLUSTER]);
     let mut app = serve(&world);
     for (quantity, place, at) in [
         (
@@ -204,6 +218,32 @@ fn a_report_adds_up_by_everything_and_period() {
             "gb 1 2 production 24.25 2"
         ]
     );
+    // Of what is not told apart, the sums.
+    for (by, expected) in [
+        ("'{}'", vec!["calls 7 1", "gb 30.25 4"]),
+        (
+            "'{environment}'",
+            vec!["calls 7 1", "gb production 28.25 3", "gb staging 2 1"],
+        ),
+        ("'{project}'", vec!["calls 1 7 1", "gb 2 1", "gb 1 28.25 3"]),
+        (
+            "'{cluster,cluster}'",
+            vec!["calls 7 1", "gb 6 2", "gb 2 24.25 2"],
+        ),
+    ] {
+        let arguments = format!("NULL, '2026-11-01 00:00Z', '2026-12-01 00:00Z', by => {by}");
+        assert_eq!(report(&mut owner, &arguments), expected, "{by}");
+    }
+    // The whole organization's, wherever the session is.
+    owner.run(&format!("SET app.current_project = '{PROJECT}'"));
+    assert_eq!(
+        report(
+            &mut owner,
+            "NULL, '2026-11-01 00:00Z', '2026-12-01 00:00Z', by => '{}'"
+        ),
+        ["calls 7 1", "gb 30.25 4"]
+    );
+    owner.run("RESET app.current_project");
     // Months are those of UTC, whatever the session's zone.
     for zone in ["UTC", "America/Los_Angeles", "Asia/Tokyo"] {
         owner.run(&format!("SET TimeZone = '{zone}'"));
@@ -222,12 +262,242 @@ fn a_report_adds_up_by_everything_and_period() {
         "NULL, '2026-11-02', '2026-11-01'",
         "NULL, '-infinity', '2026-11-01'",
         "NULL, '2026-11-01', '2026-12-01', 'decade'",
+        "NULL, '2026-11-01', '2026-12-01', by => '{metric}'",
+        "NULL, '2026-11-01', '2026-12-01', by => ARRAY[NULL]",
     ] {
         refused(
             owner.attempt(&format!("SELECT tenancy.usage_report({arguments})")),
             "22023",
         );
     }
+}
+
+/// Where usage was, as the table has it.
+fn places(world: &World) -> Vec<String> {
+    world.break_glass().column(
+        "SELECT concat_ws(' ', metric, left(project_id::text, 1), left(cluster_id::text, 1), environment)
+         FROM tenancy.usage_records ORDER BY metric",
+    )
+}
+
+const CLOSED: &str = "33333333-3333-3333-3333-333333333333";
+const THEIRS: &str = "44444444-4444-4444-4444-444444444444";
+const THEIR_CLUSTER: &str = "55555555-5555-5555-5555-555555555555";
+const CLOSED_CLUSTER: &str = "66666666-6666-6666-6666-666666666666";
+const NOBODYS: &str = "77777777-7777-7777-7777-777777777777";
+
+fn with_places() -> World {
+    let world = World::people();
+    place(&world, world.acme.id, PROJECT, "open", &[CLUSTER]);
+    place(
+        &world,
+        world.acme.id,
+        CLOSED,
+        "restricted",
+        &[CLOSED_CLUSTER],
+    );
+    place(&world, world.globex.id, THEIRS, "open", &[THEIR_CLUSTER]);
+    world
+}
+
+#[test]
+fn usage_is_of_the_organizations_own_projects_and_clusters() {
+    let world = with_places();
+    let mut app = serve(&world);
+    let record = |arguments: &str| format!("SELECT tenancy.record_usage('m', 1, {arguments})");
+    // Another organization's are as good as none.
+    for (theirs, argument) in [(THEIRS, "project"), (THEIR_CLUSTER, "cluster")] {
+        let none = refused(
+            app.attempt(&record(&format!("{argument} => '{NOBODYS}'"))),
+            "42501",
+        );
+        let other = refused(
+            app.attempt(&record(&format!("{argument} => '{theirs}'"))),
+            "42501",
+        );
+        assert_same_error(&none, &other, &[(theirs, NOBODYS)]);
+        let mut dba = world.superuser();
+        let told = refused(
+            dba.attempt(&record(&format!(
+                "{argument} => '{theirs}', org => '{}'",
+                world.acme.id
+            ))),
+            "42501",
+        );
+        assert_same_error(&none, &told, &[(theirs, NOBODYS)]);
+    }
+    // Nor is a cluster another project's.
+    for project in [CLOSED, THEIRS] {
+        refused(
+            app.attempt(&record(&format!(
+                "project => '{project}', cluster => '{CLUSTER}'"
+            ))),
+            "42501",
+        );
+    }
+    app.run(
+        &record(&format!("project => '{PROJECT}', cluster => '{CLUSTER}'")).replace("'m'", "'a'"),
+    );
+    // A cluster has its project.
+    app.run(&record(&format!("cluster => '{CLUSTER}'")).replace("'m'", "'b'"));
+    // What the application counts need not be seen by anybody.
+    app.run(&record(&format!("project => '{CLOSED}'")).replace("'m'", "'c'"));
+    // In a user's name it is, or is as good as none.
+    for (who, may) in [
+        ("acme.owner", true),
+        ("acme.admin", true),
+        ("acme.member", false),
+    ] {
+        for (closed, argument) in [(CLOSED, "project"), (CLOSED_CLUSTER, "cluster")] {
+            world.begin(&mut app, world.acme, who);
+            let result = app.attempt_within(&record(&format!("{argument} => '{closed}'")));
+            if may {
+                result.expect("it is seen");
+            } else {
+                let told = refused(result, "42501");
+                let none = refused(
+                    app.attempt_within(&record(&format!("{argument} => '{NOBODYS}'"))),
+                    "42501",
+                );
+                assert_same_error(&none, &told, &[(closed, NOBODYS)]);
+            }
+            app.run("ROLLBACK");
+        }
+    }
+    // What the session narrows itself to is the default, and all it knows.
+    app.run(&format!("SET app.current_cluster = '{CLUSTER}'"));
+    app.run("SELECT tenancy.record_usage('d', 1)");
+    for other in [
+        format!("project => '{CLOSED}'"),
+        format!("cluster => '{CLOSED_CLUSTER}'"),
+    ] {
+        refused(app.attempt(&record(&other)), "42501");
+    }
+    app.run(&format!(
+        "RESET app.current_cluster; SET app.current_project = '{PROJECT}'; SELECT tenancy.record_usage('e', 1);
+         SELECT tenancy.record_usage('f', 1, cluster => '{CLUSTER}')"
+    ));
+    // Another organization's usage is not what this one's session is narrowed to.
+    let mut dba = world.superuser();
+    dba.run(&format!(
+        "SET app.current_org = '{}'; SET app.current_project = '{PROJECT}';
+         SELECT tenancy.record_usage('g', 1, org => '{}')",
+        world.acme.id, world.globex.id
+    ));
+    assert_eq!(
+        places(&world),
+        ["a 1 2", "b 1 2", "c 3", "d 1 2", "e 1", "f 1 2", "g"]
+    );
+}
+
+#[test]
+fn usage_of_a_project_is_of_its_environment() {
+    let world = with_places();
+    let mut dba = world.break_glass();
+    dba.run(&format!(
+        "UPDATE tenancy.projects SET environment = 'production' WHERE id = '{PROJECT}';
+         UPDATE tenancy.clusters SET environment = 'staging' WHERE id = '{CLOSED_CLUSTER}'"
+    ));
+    let mut app = serve(&world);
+    for arguments in [
+        format!("'a', 1, '{PROJECT}'"),
+        format!("'b', 1, '{PROJECT}', environment => 'production'"),
+        format!("'c', 1, cluster => '{CLUSTER}'"),
+        format!("'d', 1, cluster => '{CLOSED_CLUSTER}'"),
+        format!("'e', 1, '{CLOSED}'"),
+        format!("'f', 1, '{CLOSED}', environment => 'qa'"),
+        "'g', 1, environment => 'qa'".into(),
+    ] {
+        app.run(&format!("SELECT tenancy.record_usage({arguments})"));
+    }
+    assert_eq!(
+        places(&world),
+        [
+            "a 1 production",
+            "b 1 production",
+            "c 1 2 production",
+            "d 3 6 staging",
+            "e 3",
+            "f 3 qa",
+            "g qa"
+        ]
+    );
+    for arguments in [
+        format!("'x', 1, '{PROJECT}', environment => 'staging'"),
+        format!("'x', 1, cluster => '{CLOSED_CLUSTER}', environment => 'production'"),
+    ] {
+        refused(
+            app.attempt(&format!("SELECT tenancy.record_usage({arguments})")),
+            "22023",
+        );
+    }
+}
+
+/// What was recorded once is not again, whatever became of its place meanwhile.
+#[test]
+fn a_repeated_call_is_known_when_its_project_is_gone() {
+    let world = with_places();
+    let mut dba = world.break_glass();
+    dba.run(&format!(
+        "UPDATE tenancy.projects SET environment = 'production' WHERE id = '{PROJECT}'"
+    ));
+    let mut app = serve(&world);
+    let calls = [
+        format!("'m', 1, '{PROJECT}', idempotency_key => 'k1'"),
+        format!("'m', 1, cluster => '{CLUSTER}', idempotency_key => 'k2'"),
+        format!("'m', 1, '{PROJECT}', environment => 'production', idempotency_key => 'k3'"),
+    ]
+    .map(|arguments| format!("SELECT tenancy.record_usage({arguments})"));
+    for call in &calls {
+        assert!(app.is_true(call));
+    }
+    dba.run(&format!(
+        "UPDATE tenancy.projects SET environment = 'staging' WHERE id = '{PROJECT}'"
+    ));
+    for call in &calls[..2] {
+        assert!(!app.is_true(call), "{call}");
+    }
+    dba.run(&format!(
+        "DELETE FROM tenancy.clusters WHERE id = '{CLUSTER}'; DELETE FROM tenancy.projects WHERE id = '{PROJECT}'"
+    ));
+    for call in &calls {
+        assert!(!app.is_true(call), "{call}");
+        refused(app.attempt(&call.replace("1,", "2,")), "42501");
+        refused(app.attempt(&call.replace("'k", "'n")), "42501");
+    }
+    assert_eq!(places(&world).len(), 3);
+    // A place makes it other usage.
+    assert!(app.is_true(
+        "SELECT tenancy.record_usage('m', 1, environment => 'qa', idempotency_key => 'k4')"
+    ));
+    for other in [
+        "",
+        &format!("project => '{CLOSED}',"),
+        "environment => 'qb',",
+    ] {
+        refused(
+            app.attempt(&format!(
+                "SELECT tenancy.record_usage('m', 1, {other} idempotency_key => 'k4')"
+            )),
+            "23505",
+        );
+    }
+}
+
+#[test]
+fn an_ai_records_no_usage() {
+    let world = with_places();
+    let mut app = serve(&world);
+    app.run("SET app.actor_type = 'ai'");
+    refused(app.attempt("SELECT tenancy.record_usage('m', 1)"), "42501");
+    app.run("SET app.actor_type = 'service'");
+    app.run("SELECT tenancy.record_usage('m', 1)");
+    let mut app = world.app();
+    world.begin(&mut app, world.acme, "acme.owner");
+    app.run("SET LOCAL app.actor_type = 'ai'");
+    refused(app.attempt("SELECT tenancy.record_usage('m', 1)"), "42501");
+    app.run("ROLLBACK");
+    assert_eq!(places(&world), ["m"]);
 }
 
 #[test]

@@ -1,13 +1,11 @@
 //! The change that a proposal is about: what it needs, how risky it is, and the statement that makes it.
 
+use super::layout::Layout;
 use crate::context::Standing;
-use crate::context::authority::Id;
 use crate::environment::row_key::{self, quoted_name};
-use crate::environment::{RowKey, inherit, tag::Tag};
-use crate::isolation::{self, Table, Way};
-use crate::pg::query::{Arg, Row, latest, run_as_is};
+use crate::isolation::{self, Table};
+use crate::pg::query::{Arg, latest, run_as_is};
 use crate::pg::trigger::Event;
-use crate::pg::value::Value;
 use crate::pg::{self, canonical, catalog, fail, primary_key};
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
@@ -57,8 +55,11 @@ pub fn invalid(message: impl Into<String>, detail: impl Into<String>, hint: &str
 /// New values by column, as text: a number is not to lose digits on the way.
 pub struct Payload {
     pub text: String,
-    columns: Vec<String>,
+    pub(super) columns: Vec<String>,
 }
+
+/// A row is not longer: what is proposed is for people to read.
+const LONGEST: usize = 1 << 20;
 
 impl Payload {
     /// None where the text is no JSON object.
@@ -69,6 +70,21 @@ impl Payload {
             text,
         })
     }
+
+    /// Adds a column with a text, where it is not named.
+    fn add(&mut self, column: &str, value: &str) {
+        let Ok(mut all) = serde_json::from_str::<BTreeMap<String, Box<RawValue>>>(&self.text)
+        else {
+            return;
+        };
+        if let Ok(value) = serde_json::value::to_raw_value(value) {
+            all.entry(column.to_string()).or_insert(value);
+        }
+        if let Ok(text) = serde_json::to_string(&all) {
+            self.columns = all.into_keys().collect();
+            self.text = text;
+        }
+    }
 }
 
 pub struct Change {
@@ -78,8 +94,9 @@ pub struct Change {
     pub key: Option<String>,
     pub payload: Option<Payload>,
     /// The table's own name, quoted.
-    name: String,
-    columns: Vec<primary_key::Column>,
+    pub(super) name: String,
+    /// Those of the primary key.
+    pub(super) columns: Vec<primary_key::Column>,
 }
 
 /// A protected table by a name of itself or of one of its partitions.
@@ -87,12 +104,14 @@ fn whole_table(relid: pg_sys::Oid) -> pg::Result<Rc<Table>> {
     isolation::protected(relid)
         .and_then(|table| isolation::protected(table.root))
         .ok_or_else(|| {
+            let name = catalog::relation_name(relid);
+            let message = match name.as_str() {
+                "" => "the table of the proposal is gone".into(),
+                name => format!("table \"{name}\" is not protected"),
+            };
             fail(
                 PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-                format!(
-                    "table \"{}\" is not protected",
-                    catalog::relation_name(relid)
-                ),
+                message,
             )
             .set_detail("Proposals are about rows of protected tables.")
             .set_hint("SELECT * FROM tenancy.protected_tables lists those that are.")
@@ -119,6 +138,7 @@ impl Change {
 
     /// The change as it is proposed: everything about it is looked at. `key`: as text, see row_key.
     pub fn proposed(
+        now: &Standing,
         relid: pg_sys::Oid,
         event: Event,
         key: Option<&str>,
@@ -143,6 +163,16 @@ impl Change {
                 ));
             }
         };
+        if payload.as_ref().is_some_and(|p| p.text.len() > LONGEST) {
+            return Err(fail(
+                PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+                "the payload is too long",
+            )
+            .set_detail("It may have 1 MB.")
+            .set_hint("Propose what somebody can read before he approves it."));
+        }
+        // What is looked at from here on stays as it is until the proposal is stored.
+        catalog::lock_for_writing(relid);
         let mut change = Change::new(relid, event, None, payload)?;
         match (event, key) {
             (Event::Insert, None) => {}
@@ -158,8 +188,40 @@ impl Change {
                 change.key = Some(row_key::find(&change.table, key)?.json);
             }
         }
+        change.name_place(now)?;
         change.check_payload()?;
         Ok(change)
+    }
+
+    /// A new row's project is said in the proposal, and not by where the session that executes it has narrowed itself to.
+    fn name_place(&mut self, now: &Standing) -> pg::Result<()> {
+        let (Event::Insert, Some(placed)) = (self.event, &self.table.placed) else {
+            return Ok(());
+        };
+        let name = |number: i16| {
+            let column = self.table.columns.iter().find(|(n, _)| *n == number);
+            column.map_or_else(String::new, |(_, name)| name.clone())
+        };
+        let (project, cluster) = (name(placed.project), placed.cluster.map(name));
+        let Some(payload) = &mut self.payload else {
+            return Ok(());
+        };
+        if payload.columns.contains(&project) {
+            return Ok(());
+        }
+        let Some(narrowed) = now.narrowed else {
+            return Err(fail(
+                PgSqlErrorCode::ERRCODE_NOT_NULL_VIOLATION,
+                format!("the proposed row of table {} names no project", self.table.object),
+            )
+            .set_detail("Every row of the table belongs to one, and who approves it looks at which.")
+            .set_hint("Name it in the payload, or narrow the session: SET LOCAL app.current_project = '...'."));
+        };
+        payload.add(&project, &crate::org::id_text(&narrowed.project));
+        if let (Some(column), Some(cluster)) = (cluster, narrowed.cluster) {
+            payload.add(&column, &crate::org::id_text(&cluster));
+        }
+        Ok(())
     }
 
     fn check_payload(&self) -> pg::Result<()> {
@@ -173,7 +235,19 @@ impl Change {
                 "Name what the update is to change.",
             ));
         }
+        let layout = Layout::of(&self.table);
         for column in &payload.columns {
+            if layout.columns.iter().any(|c| c.made && c.name == *column) {
+                return Err(fail(
+                    PgSqlErrorCode::ERRCODE_GENERATED_ALWAYS,
+                    format!(
+                        "column \"{column}\" of table {} is made by PostgreSQL",
+                        self.table.object
+                    ),
+                )
+                .set_detail("It is generated, or always an identity.")
+                .set_hint("Leave the column out of the payload."));
+            }
             let known = self.table.columns.iter().find(|(_, name)| name == column);
             let Some((attnum, _)) = known else {
                 return Err(fail(
@@ -226,143 +300,6 @@ impl Change {
             }
         }
         actions
-    }
-
-    /// What the change is at least. Whether it really reaches production, the row guard sees as it is written.
-    pub fn risk(&self, now: &Standing) -> pg::Result<Risk> {
-        let deletes = |action: &String| action.ends_with(":delete");
-        if self.event == Event::Delete || self.actions().iter().any(deletes) {
-            return Ok(Risk::Destructive);
-        }
-        if let Some(org) = now.org_id()
-            && self.is_production(&org)?
-        {
-            return Ok(Risk::Destructive);
-        }
-        Ok(match self.event {
-            Event::Insert => Risk::Safe,
-            _ => Risk::Caution,
-        })
-    }
-
-    /// Whether the row is production, or will be.
-    fn is_production(&self, org: &Id) -> pg::Result<bool> {
-        let Some(source) = &self.table.environment else {
-            return Ok(false);
-        };
-        let numbers: Vec<i16> = match source.way {
-            Way::Column { attnum, .. } => vec![attnum],
-            Way::Key(place) => {
-                let key = &self.table.foreign_keys[place];
-                key.columns.iter().map(|(attnum, _)| *attnum).collect()
-            }
-        };
-        let names: Vec<String> = numbers
-            .iter()
-            .filter_map(|n| self.table.columns.iter().find(|(attnum, _)| attnum == n))
-            .map(|(_, name)| spi::quote_identifier(name))
-            .collect();
-        let list = |of: &str| {
-            let each = names.iter().map(|name| match source.way {
-                Way::Column { .. } => format!("{of}.{name}::pg_catalog.text"),
-                Way::Key(_) => format!("{of}.{name}"),
-            });
-            each.collect::<Vec<_>>().join(", ")
-        };
-        let says = |row: &Row| match source.way {
-            Way::Column { .. } => Ok(row
-                .get::<String>(1)
-                .is_some_and(|tag| Tag::named(org, tag).is_production())),
-            Way::Key(place) => {
-                let values: Vec<Value> = (1..=numbers.len() as i16).map(|i| row.value(i)).collect();
-                inherit::by_reference(org, &self.table.foreign_keys[place], &values, 0)
-            }
-        };
-        let mut found = vec![];
-        if let Some(key) = &self.key {
-            found.extend(run_as_is(
-                &format!(
-                    "SELECT {} FROM {} AS t WHERE {}",
-                    list("t"),
-                    self.name,
-                    primary_key::condition(&self.columns)
-                ),
-                &[Arg::Text(key)],
-                says,
-            ));
-        }
-        if let Some(payload) = &self.payload {
-            let text = &payload.text;
-            match &self.key {
-                None => found.extend(run_as_is(
-                    &format!(
-                        "SELECT {} FROM pg_catalog.jsonb_populate_record(NULL::{}, $1::pg_catalog.jsonb) AS r",
-                        list("r"),
-                        self.name
-                    ),
-                    &[Arg::Text(text)],
-                    says,
-                )),
-                Some(key) => found.extend(run_as_is(
-                    &format!(
-                        "SELECT {} FROM {} AS t CROSS JOIN LATERAL pg_catalog.jsonb_populate_record(t, $2::pg_catalog.jsonb) AS r
-                         WHERE {}",
-                        list("r"),
-                        self.name,
-                        primary_key::condition(&self.columns)
-                    ),
-                    &[Arg::Text(key), Arg::Text(text)],
-                    says,
-                )),
-            }
-        }
-        found
-            .into_iter()
-            .try_fold(false, |production, one| Ok(production || one?))
-    }
-
-    /// The key as the row guard sees it.
-    pub fn row_key(&self) -> Option<RowKey> {
-        let key = self.key.as_ref()?;
-        let values: Vec<String> = self
-            .columns
-            .iter()
-            .map(|c| {
-                format!(
-                    "($1::pg_catalog.jsonb OPERATOR(pg_catalog.->>) {})::{}",
-                    c.literal, c.type_name
-                )
-            })
-            .collect();
-        canonical::output(|| {
-            run_as_is(
-                &format!("SELECT {}", values.join(", ")),
-                &[Arg::Text(key)],
-                |row| {
-                    (1..=self.columns.len() as i16)
-                        .map(|i| row.value(i).bytes())
-                        .collect()
-                },
-            )
-        })
-        .pop()
-    }
-
-    /// Whether the row is one that the caller may write now: a locking read answers that. A new one need not be there.
-    pub fn is_writable(&self) -> bool {
-        let Some(key) = &self.key else { return true };
-        canonical::output(|| {
-            !run_as_is(
-                &format!(
-                    "SELECT 1 FROM {} AS t WHERE {} FOR UPDATE",
-                    self.name,
-                    primary_key::condition(&self.columns)
-                ),
-                &[Arg::Text(key)],
-                |_| (),
-            )
-            .is_empty()
-        })
     }
 
     /// Makes the change, as whoever calls, under every rule; answers how many rows that were.

@@ -11,6 +11,7 @@ use crate::pg::{self, transaction};
 use pgrx::pg_sys;
 use pgrx::pg_sys::panic::ErrorReport;
 use std::cell::RefCell;
+use std::rc::Rc;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Passed {
@@ -19,6 +20,9 @@ enum Passed {
     Leaving,
     Row,
 }
+
+/// What is asked of the row itself: its table, the row before and after.
+pub type Check = Rc<dyn Fn(&Table, Option<&RowImage>, Option<&RowImage>) -> pg::Result<()>>;
 
 /// The change that an approved proposal allows.
 pub struct Door {
@@ -30,6 +34,7 @@ pub struct Door {
     pub key: Option<RowKey>,
     pub destructive: bool,
     pub approver: Id,
+    pub check: Option<Check>,
     level: i32,
     /// The change's own statement has begun.
     begun: bool,
@@ -50,6 +55,7 @@ impl Door {
             key,
             destructive: false,
             approver: Id::default(),
+            check: None,
             level: transaction::nest_level(),
             begun: false,
             passed: Passed::Nothing,
@@ -135,14 +141,12 @@ pub fn check_row(
     new: Option<&RowImage>,
 ) -> pg::Result<()> {
     let passes = OPEN.with_borrow_mut(|open| {
-        let Some(door) = open.as_mut().filter(|d| Some(d.org) == now.org_id()) else {
-            return false;
-        };
+        let door = open.as_mut().filter(|d| Some(d.org) == now.org_id())?;
         if door.passed == Passed::Row && door.cascades.contains(&(table.root, event)) {
-            return true;
+            return Some(None);
         }
         if door.root != table.root {
-            return false;
+            return None;
         }
         let is_it = |row: &RowImage| {
             door.key
@@ -159,15 +163,15 @@ pub fn check_row(
             (Event::Delete, Passed::Nothing, Some(old), None) if !old.has_moved() && is_it(old) => {
                 Passed::Row
             }
-            _ => return false,
+            _ => return None,
         };
         door.passed = next;
-        true
+        Some(door.check.clone())
     });
-    if passes {
-        Ok(())
-    } else {
-        Err(refused(table, event))
+    match passes {
+        Some(Some(check)) => check(table, old, new),
+        Some(None) => Ok(()),
+        None => Err(refused(table, event)),
     }
 }
 

@@ -3,20 +3,26 @@
 
 use super::act::{Proposal, locked, standing};
 use super::change::Risk;
-use super::decide::may_approve;
+use super::decide::{Lack, may_approve, may_approve_row};
 use super::door::{self, Door};
 use super::propose::{others, require};
+use super::seen;
 use crate::context;
 use crate::context::authority::Id;
-use crate::isolation::denied;
+use crate::isolation::{Table, Whereabouts, denied};
+use crate::pg::catalog::lock_for_writing;
 use crate::pg::query::{Arg, execute};
+use crate::pg::trigger::RowImage;
 use crate::pg::{self, attempt, fail};
 use pgrx::datum::Uuid;
+use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 use serde_json::json;
+use std::rc::Rc;
 
 /// Makes the change of an approved proposal, once (spec 8); answers the state that it is in then: completed, or failed,
-/// with the error kept in the proposal and the row as it was. Its approver must still be who may approve it. For an AI actor
+/// with the error kept in the proposal and the row as it was: so where the row is not the one that was approved, or the table.
+/// Its approver must still be who may approve it. For an AI actor
 /// that acts for the user who made the proposal, with ai:use and what the change itself needs; production protection holds.
 /// Errors: 42501 no right, another's proposal, no AI actor, or an approver who may not approve it any more, P0002 no such
 /// proposal, 55000 it is not approved, or has expired.
@@ -56,6 +62,7 @@ fn execute_proposal(id: Option<Uuid>) -> pg::Result<&'static str> {
     require_approver(&org, &proposal)?;
     set_state(&proposal, "executing", None);
     proposal.state = "executing".into();
+    let proposal = Rc::new(proposal);
     match attempt::in_subtransaction(|| make(&org, &proposal)) {
         Ok(()) => {
             set_state(&proposal, "completed", None);
@@ -80,13 +87,15 @@ fn execute_proposal(id: Option<Uuid>) -> pg::Result<&'static str> {
 /// An approval is worth what its approver is, now.
 fn require_approver(org: &Id, proposal: &Proposal) -> pg::Result<()> {
     let approver = proposal.approver.unwrap_or_default();
-    may_approve(org, &approver, proposal).map_err(|lack| {
-        denied(
-            "permission denied: the proposal's approver may not approve it any more",
-            lack.detail(),
-            "Propose it again, for somebody else to approve.",
-        )
-    })
+    may_approve(org, &approver, proposal).map_err(|lack| no_more(&lack))
+}
+
+fn no_more(lack: &Lack) -> ErrorReport {
+    denied(
+        "permission denied: the proposal's approver may not approve it any more",
+        lack.detail(),
+        "Propose it again, for somebody else to approve.",
+    )
 }
 
 fn set_state(proposal: &Proposal, state: &str, error: Option<&str>) {
@@ -103,9 +112,26 @@ fn set_state(proposal: &Proposal, state: &str, error: Option<&str>) {
     );
 }
 
-fn make(org: &Id, proposal: &Proposal) -> pg::Result<()> {
+fn make(org: &Id, proposal: &Rc<Proposal>) -> pg::Result<()> {
+    // Nobody alters the table between the look at it and the change.
+    lock_for_writing(proposal.table);
     let change = proposal.change()?;
+    proposal.require_untouched()?;
+    let layout = proposal.require_layout(&change)?;
     let mut door = Door::new(*org, change.table.root, change.event, change.row_key());
+    let (org, approved) = (*org, proposal.clone());
+    door.check = Some(Rc::new(
+        move |table: &Table, old: Option<&RowImage>, new: Option<&RowImage>| {
+            if let (Some(kept), Some(old), false) = (&approved.seen, old, approved.accepts_change)
+                && !seen::is_same(kept, &layout, old)
+            {
+                return Err(seen::changed(&table.object));
+            }
+            let rows = [old, new].into_iter().flatten();
+            let places: Vec<Whereabouts> = rows.map(|row| Whereabouts::of(table, row)).collect();
+            may_approve_row(&org, &approved, table, &places).map_err(|lack| no_more(&lack))
+        },
+    ));
     door.destructive = proposal.risk == Risk::Destructive;
     door.approver = proposal.approver.unwrap_or_default();
     let (rows, passed) = door::while_open(door, || change.make());
@@ -122,7 +148,7 @@ fn make(org: &Id, proposal: &Proposal) -> pg::Result<()> {
     }
     // While it was made, it may have waited for others: what they revoked counts, and so does the clock.
     context::refresh();
-    require_approver(org, proposal)?;
+    require_approver(&org, proposal)?;
     if proposal.has_expired() {
         return Err(fail(
             PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,

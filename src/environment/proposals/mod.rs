@@ -9,7 +9,11 @@ mod change;
 mod decide;
 mod door;
 mod execute;
+mod layout;
 pub mod propose;
+mod row;
+mod seen;
+mod show;
 
 pub use door::{approver, check_row, check_statement, is_destructive, note_cascade};
 

@@ -1,7 +1,9 @@
 //! Making a proposal and handing it in.
 
-use super::act::{locked, standing};
+use super::act::{hex, locked, standing};
 use super::change::{Change, Risk, event_named, invalid, object};
+use super::layout::Layout;
+use super::seen;
 use crate::access;
 use crate::audit::{self, Act};
 use crate::context::authority::Id;
@@ -10,7 +12,7 @@ use crate::isolation;
 use crate::org::id_text;
 use crate::pg::query::{Arg, execute, run};
 use crate::pg::value::{self, Value};
-use crate::pg::{self, transaction};
+use crate::pg::{self, fail, transaction};
 use pgrx::datum::Uuid;
 use pgrx::pg_sys::panic::ErrorReportable;
 use pgrx::prelude::*;
@@ -108,6 +110,7 @@ fn propose(given: &Given) -> pg::Result<Uuid> {
     });
     let named = named.transpose()?.unwrap_or(Risk::Safe);
     let change = Change::proposed(
+        &now,
         given.table,
         event,
         given.key.as_deref(),
@@ -129,13 +132,27 @@ fn propose(given: &Given) -> pg::Result<Uuid> {
         actions.swap(0, place);
     }
     let risk = change.risk(&now)?.max(named);
+    let layout = Layout::of(&change.table);
+    let keys = now.keys().filter(|_| change.key.is_some());
+    let seen = keys.map(|org| change.stored(org, |row| seen::keep(&layout, row)));
+    if let Some(None) = seen {
+        return Err(fail(
+            PgSqlErrorCode::ERRCODE_NO_DATA_FOUND,
+            format!("no such row in table {}", change.table.object),
+        )
+        .set_detail("It was deleted meanwhile.")
+        .set_hint("Look the key up with SELECT."));
+    }
+    let seen = seen.flatten();
+    let projects = projects_of(&change);
     let expires = transaction::now() + given.lasts;
     let all = format!("{{{}}}", actions.join(","));
     let id = run(
         "INSERT INTO tenancy.proposal_records
-             (org_id, state, action, actions, table_name, operation, key, payload, summary, risk, created_by, actor_type, expires_at)
+             (org_id, state, action, actions, table_name, operation, key, payload, summary, risk, created_by, actor_type, expires_at,
+              layout, seen, projects)
          VALUES ($1, 'draft', $2, $3::pg_catalog.text[], $4::pg_catalog.regclass, $5, $6::pg_catalog.jsonb, $7::pg_catalog.jsonb,
-                 $8, $9, $10::pg_catalog.uuid, $11, $12)
+                 $8, $9, $10::pg_catalog.uuid, $11, $12, $13::pg_catalog.jsonb, pg_catalog.decode($14, 'hex'), $15::pg_catalog.uuid[])
          RETURNING id",
         &[
             Arg::Uuid(&org),
@@ -150,6 +167,9 @@ fn propose(given: &Given) -> pg::Result<Uuid> {
             Arg::OptionalText(now.actor().as_ref().map(id_text).as_deref()),
             Arg::Text(now.actor_type),
             Arg::Timestamp(Some(expires)),
+            Arg::Text(&layout.text()),
+            Arg::OptionalText(seen.as_deref().map(hex).as_deref()),
+            Arg::OptionalText(projects.as_deref()),
         ],
         |row| row.uuid(1),
     )
@@ -170,6 +190,18 @@ fn propose(given: &Given) -> pg::Result<Uuid> {
         })),
     });
     Ok(Uuid::from_bytes(id))
+}
+
+/// The projects that the row belongs to, and will; None where it belongs to none, or that is not to be said.
+fn projects_of(change: &Change) -> Option<String> {
+    change.table.placed.as_ref()?;
+    let places = change.whereabouts();
+    let ids: Option<Vec<String>> = places
+        .iter()
+        .map(|at| at.project.as_ref().map(id_text))
+        .collect();
+    let ids = ids.filter(|ids| !ids.is_empty())?;
+    Some(format!("{{{}}}", ids.join(",")))
 }
 
 pub fn require(now: &Standing, action: &str, on: &str) -> pg::Result<()> {
@@ -197,7 +229,8 @@ fn submit_proposal(id: Option<Uuid>) -> pg::Result<()> {
     }
     proposal.require("draft", "submit a proposal")?;
     execute(
-        "UPDATE tenancy.proposal_records SET state = 'pending', submitted_at = pg_catalog.clock_timestamp()
+        "UPDATE tenancy.proposal_records SET state = 'pending', submitted_at = pg_catalog.clock_timestamp(),
+             submitted_in = pg_catalog.pg_current_xact_id()
          WHERE id OPERATOR(pg_catalog.=) $1",
         &[Arg::Uuid(id.as_bytes())],
     );
@@ -222,16 +255,25 @@ pub fn others(now: &Standing) -> pgrx::pg_sys::panic::ErrorReport {
 }
 
 /// Whether the context may see a proposal of its organization (spec 8): with ai:use, or where ai:approve is not denied, and where
-/// the membership is not limited to resources; about rows that belong to projects, one's own and, who reads them in every
-/// project, all. `table_id`: the table it is about. `created_by`: for whom it was made. The policy of that table; anyone may
-/// call it.
+/// the membership is not limited to resources; about rows that belong to projects, one's own and those whose projects' rows
+/// one reads. `table_id`: the table it is about. `created_by`: for whom it was made. `projects`: those of its row, before and
+/// after; NULL: it may be any. The policy of that table; anyone may call it.
 #[pg_extern(stable, parallel_restricted)]
-fn sees_proposal(table_id: Option<pg_sys::Oid>, created_by: Option<Uuid>) -> bool {
+fn sees_proposal(
+    table_id: Option<pg_sys::Oid>,
+    created_by: Option<Uuid>,
+    projects: Option<Vec<Option<Uuid>>>,
+) -> bool {
     let user = created_by.map(|id| *id.as_bytes());
-    table_id.is_some_and(|table| sees(table, user.as_ref()))
+    // One that is NULL could be any, too.
+    let projects: Option<Vec<Id>> = projects.and_then(|ids| {
+        let ids = ids.iter().map(|id| id.map(|id| *id.as_bytes()));
+        ids.collect()
+    });
+    table_id.is_some_and(|table| sees(table, user.as_ref(), projects.as_deref()))
 }
 
-pub fn sees(table: pg_sys::Oid, created_by: Option<&Id>) -> bool {
+pub fn sees(table: pg_sys::Oid, created_by: Option<&Id>, projects: Option<&[Id]>) -> bool {
     let now = context::standing();
     let level = |action: &str| {
         now.matrix
@@ -242,6 +284,8 @@ pub fn sees(table: pg_sys::Oid, created_by: Option<&Id>) -> bool {
         && now.scopes.is_none()
         && (level("ai:use") == access::matrix::Level::Allow
             || level("ai:approve") != access::matrix::Level::Deny)
-        && (isolation::reads_every_project(table)
-            || created_by.is_some() && created_by == now.user.as_ref())
+        && (match projects {
+            Some(ids) if !ids.is_empty() => isolation::reads_projects(table, ids),
+            _ => isolation::reads_every_project(table),
+        } || created_by.is_some() && created_by == now.user.as_ref())
 }

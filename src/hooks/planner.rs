@@ -16,7 +16,7 @@ use crate::pg::bound::Binder;
 use crate::pg::key::KeyType;
 use crate::pg::local::Backend;
 use crate::pg::plan::Ours;
-use crate::pg::{catalog, identity, modify, paths, placed_query, plan, range_table};
+use crate::pg::{catalog, identity, modify, paths, placed_plan, placed_query, plan, range_table};
 use pgrx::prelude::*;
 use std::cell::Cell;
 use std::ffi::{c_char, c_int};
@@ -136,6 +136,11 @@ unsafe extern "C-unwind" fn put_in_order(statement: *mut pg_sys::PlannedStmt) {
             plan::action_of(call).and_then(|action| context::number_of(action, kind))
         }
     };
+    let placed = placed_plan::Functions {
+        in_projects: house.in_projects,
+        from: house.project_from,
+        to: house.project_to,
+    };
     // SAFETY: as the function's own; nobody uses the plan yet.
     unsafe {
         let mut binder = Binder::of(statement);
@@ -151,6 +156,13 @@ unsafe extern "C-unwind" fn put_in_order(statement: *mut pg_sys::PlannedStmt) {
                 plan::silent_first(node, ours);
             }
             if let Some(binder) = &mut binder {
+                let in_projects = |call: *mut pg_sys::FuncExpr| {
+                    let action = placed_plan::action_of(call, placed)?;
+                    // Before the range is bound.
+                    let in_range = placed_plan::is_ranged(node, call, placed);
+                    context::places::number_of_every(action, in_range)
+                };
+                binder.spare(node, &in_projects);
                 binder.bind(node, &number);
             }
             // What is read-only is not held against others, either.

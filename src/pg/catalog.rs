@@ -19,6 +19,8 @@ pub struct House {
     pub org_if: ByKind,
     pub check_row: ByKind,
     pub is_unscoped: pg_sys::Oid,
+    /// The table of the counters behind quotas.
+    pub counters: pg_sys::Oid,
     pub project_from: pg_sys::Oid,
     pub project_to: pg_sys::Oid,
     pub in_scope: pg_sys::Oid,
@@ -60,6 +62,7 @@ pub fn find_house() -> Option<House> {
             .unwrap_or(pg_sys::InvalidOid),
         project_to: function_of(c"tenancy", c"project_to", &[pg_sys::TEXTOID])
             .unwrap_or(pg_sys::InvalidOid),
+        counters: relation_in(schema, c"quota_counters").unwrap_or(pg_sys::InvalidOid),
         is_unscoped: function_in(c"tenancy", c"is_unscoped").unwrap_or(pg_sys::InvalidOid),
         in_scope: scope_function(c"in_scope"),
         in_full_scope: scope_function(c"in_full_scope"),
@@ -78,7 +81,12 @@ pub fn find_house() -> Option<House> {
             function_of(c"tenancy", c"check_row", &arguments)
         }),
     };
-    let others = [house.is_unscoped, house.project_from, house.project_to];
+    let others = [
+        house.is_unscoped,
+        house.counters,
+        house.project_from,
+        house.project_to,
+    ];
     if ![house.guard_row, house.guard_statement].contains(&pg_sys::InvalidOid)
         && !others.contains(&pg_sys::InvalidOid)
         && house.org_if.are_all_there()

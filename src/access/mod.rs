@@ -14,8 +14,9 @@ pub use actions::hold as hold_action;
 pub use giving::may_assign;
 pub use giving::{require_may_assign, rights_of};
 
-use crate::context::authority::{self, Id};
+use crate::context::authority::{self, Id, id_text};
 use crate::context::{self, Standing};
+use crate::pg::error::invalid;
 use crate::pg::query::{Arg, latest};
 use crate::pg::{self, fail};
 use matrix::{Action, Level, Matrix};
@@ -65,14 +66,6 @@ pub fn level_named(name: &str) -> pg::Result<Level> {
             "Leave level out for allow.",
         )
     })
-}
-
-fn invalid(message: impl Into<String>, detail: impl Into<String>, hint: &str) -> ErrorReport {
-    fail(UNKNOWN, message).set_detail(detail).set_hint(hint)
-}
-
-fn id_text(id: &Id) -> String {
-    uuid::Uuid::from_bytes(*id).hyphenated().to_string()
 }
 
 fn unknown(what: &str, name: &str, nearest: Option<&str>, table: &str) -> ErrorReport {

@@ -6,6 +6,7 @@ use super::read::{Filter, may, read, require_primary};
 use super::seal;
 use super::seal::trailer::Exported;
 use super::show::{Chunk, Entry};
+use crate::context::authority::id_text;
 use crate::pg::srf::Sink;
 use crate::pg::{self, canonical, fail, horizon};
 use base64::Engine as _;
@@ -239,7 +240,7 @@ fn as_json(line: &Chunk, number: Option<Option<u64>>) -> pg::Result<String> {
 /// What, with the fields beside it, makes the leaf.
 fn proof(line: &Chunk, e: &Entry) -> Json {
     let (id, _) = line.layout();
-    let mut proof = json!({ "layout": uuid_text(&id), "at": e.microseconds });
+    let mut proof = json!({ "layout": id_text(&id), "at": e.microseconds });
     match &line.line().content {
         Content::Body { salt, .. } => {
             proof["salt"] = hex(salt).into();
@@ -260,17 +261,13 @@ fn layout(id: &LayoutId, known: &Known) -> Json {
         chosen.map(|c| c.name.as_str()).collect()
     };
     json!({
-        "layout": uuid_text(id),
+        "layout": id_text(id),
         "object": known.format.object,
         "columns": names(|_| true),
         "encodings": columns.iter().map(|c| c.encoding.as_str()).collect::<Vec<_>>(),
         "org_column": names(|c| c.is_org).first(),
         "key": names(|c| c.is_key),
     })
-}
-
-fn uuid_text(id: &[u8; 16]) -> String {
-    uuid::Uuid::from_bytes(*id).hyphenated().to_string()
 }
 
 fn hex(bytes: &[u8]) -> String {

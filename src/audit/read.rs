@@ -8,7 +8,7 @@ use super::chunk;
 use super::show::{self, Chunk};
 use super::store::{self, Store};
 use crate::context;
-use crate::context::authority::Id;
+use crate::context::authority::{Id, id_text};
 use crate::pg::scan::{Bound, Found, Ordered};
 use crate::pg::srf::Sink;
 use crate::pg::{self, fail, transaction};
@@ -123,9 +123,7 @@ impl Filter {
 
     /// What was asked for, as a line about the reading tells it.
     pub fn told(&self) -> serde_json::Value {
-        let actor = self
-            .actor
-            .map(|id| uuid::Uuid::from_bytes(id).hyphenated().to_string());
+        let actor = self.actor.map(|id| id_text(&id));
         let mut told = serde_json::Map::new();
         let mut tell = |name: &str, value: Option<serde_json::Value>| {
             if let Some(value) = value {

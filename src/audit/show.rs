@@ -2,7 +2,7 @@
 
 use super::layouts::{self, Known};
 use super::read::{Filter, corrupt};
-use crate::context::authority::Id;
+use crate::context::authority::{Id, id_text};
 use crate::pg::raw::Target;
 use crate::pg::scan::Found;
 use crate::pg::srf::{self, Sink};
@@ -378,7 +378,7 @@ fn object(known: &Known, fields: &Fields, org: &Id) -> pg_sys::Datum {
 /// Values larger than `shown` bytes are only named.
 fn build(known: &Known, fields: &Fields, org: &Id, shown: usize) -> pg_sys::Datum {
     // What the object refers to until it is finished.
-    let org_text = uuid::Uuid::from_bytes(*org).hyphenated().to_string();
+    let org_text = id_text(org);
     let notes: Vec<String> = fields
         .iter()
         .filter_map(|(_, field)| match field {

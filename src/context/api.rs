@@ -1,6 +1,6 @@
 //! The context as SQL: entering, leaving, and asking who one is.
 
-use super::authority::{self, Id};
+use super::authority::{self, Id, id_text};
 use super::denial;
 use super::network;
 use super::principal::principal;
@@ -13,10 +13,6 @@ use crate::pg::{self, fail, identity, setting, transaction};
 use pgrx::datum::Uuid;
 use pgrx::iter::TableIterator;
 use pgrx::prelude::*;
-
-fn text(id: &Id) -> String {
-    uuid::Uuid::from_bytes(*id).hyphenated().to_string()
-}
 
 /// Sets the context and validates it at once (spec 4). Inside a transaction block it lasts until the block ends;
 /// outside one it lasts for the session, where the login's scope allows that.
@@ -46,7 +42,7 @@ fn enter(
         .set_hint("BEGIN; SELECT tenancy.enter(...); ...; COMMIT. Or trust the login with scope => 'session'."));
     }
     if let Some(user) = user_id {
-        setting::set(c"app.current_user_id", &text(user.as_bytes()), local);
+        setting::set(c"app.current_user_id", &id_text(user.as_bytes()), local);
     } else if principal().transaction_scoped()
         && settings::claimed(Setting::User).is_some_and(|c| !c.in_this_transaction)
     {
@@ -57,13 +53,13 @@ fn enter(
         (cluster, Setting::Cluster, c"app.current_cluster"),
     ] {
         match place {
-            Some(id) => setting::set(name, &text(id.as_bytes()), local),
+            Some(id) => setting::set(name, &id_text(id.as_bytes()), local),
             // What narrowed another organization's context does not narrow this one's.
             None if settings::claimed(setting).is_some() => setting::set(name, "", local),
             None => {}
         }
     }
-    setting::set(c"app.current_org", &text(org.as_bytes()), local);
+    setting::set(c"app.current_org", &id_text(org.as_bytes()), local);
     let now = standing();
     match &now.reason {
         // One that the transaction's pin will not allow is refused here and not at the next statement.
@@ -86,7 +82,7 @@ fn seal_context() -> pg::Result<()> {
 
 /// Unsets the context: organization, user, project, cluster and token (spec 4). Anyone may call it. After it no protected row is visible.
 /// A login that could do more without the token (a trusted application's) does not get that back by it: it is nobody
-/// until the transaction ends, or after a token of scope session until DISCARD ALL or another token.
+/// until the transaction ends, or after a token of scope session until DISCARD ALL or another token. Errors: 42501 under a seal.
 #[pg_extern(volatile, parallel_unsafe)]
 fn leave() {
     let local = transaction::in_block();

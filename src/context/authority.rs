@@ -22,6 +22,11 @@ pub use super::people::{Membership, membership, user, user_by_sso_subject};
 
 pub type Id = [u8; 16];
 
+/// As PostgreSQL writes it.
+pub fn id_text(id: &Id) -> String {
+    uuid::Uuid::from_bytes(*id).hyphenated().to_string()
+}
+
 /// How a database login speaks.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Binding {

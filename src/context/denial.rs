@@ -1,6 +1,6 @@
 //! The refusals that the hall gives, worded so that a tenant learns what to do and nothing about another organization.
 
-use super::authority::{self, Id};
+use super::authority::{self, Id, id_text};
 use super::seal::Broken;
 use super::standing::{Reason, Standing};
 use super::token::Lapsed;
@@ -56,7 +56,9 @@ impl Reason {
             Reason::Void => {
                 "Set app.current_org with SET LOCAL, or call tenancy.enter(), after BEGIN in the same transaction."
             }
-            Reason::Stranger => "SELECT * FROM tenancy.my_orgs() lists where you may go.",
+            Reason::Stranger => {
+                "SELECT * FROM tenancy.my_orgs() lists where you may go. An organization is named by its id or its external key, not by its slug."
+            }
             Reason::UnknownUser => {
                 "Set app.current_user_id to the id or external key of a user that tenancy.create_user() made."
             }
@@ -100,10 +102,6 @@ impl Reason {
             }
         }
     }
-}
-
-fn id_text(id: &Id) -> String {
-    uuid::Uuid::from_bytes(*id).hyphenated().to_string()
 }
 
 /// A write, or a call, that needs an organization where none is in effect.
@@ -174,6 +172,19 @@ pub fn outside_scope(what: &str) -> ErrorReport {
     fail(NO_RIGHT, message).set_detail(detail).set_hint(
         "SELECT * FROM tenancy.list_scopes() shows the resources; whoever holds team:role changes them with tenancy.set_scope().",
     )
+}
+
+/// What no administrator may do, and why.
+pub fn require_superuser(doing: &str, why: &str) -> crate::pg::Result<()> {
+    if super::is_superuser() {
+        return Ok(());
+    }
+    Err(fail(
+        NO_RIGHT,
+        format!("permission denied: only a superuser may {doing}"),
+    )
+    .set_detail(why)
+    .set_hint("Ask a superuser."))
 }
 
 /// What is the owner's alone and no grantable right.

@@ -155,7 +155,7 @@ fn claimed_user(principal: &Principal) -> Result<Option<Id>, Reason> {
             {
                 Err(Reason::OtherUser)
             }
-            _ => authority::user(&uuid::Uuid::from_bytes(*user).hyphenated().to_string())
+            _ => authority::user(&authority::id_text(user))
                 .filter(|known| known == user)
                 .map(Some)
                 .ok_or(Reason::UnknownUser),

@@ -111,6 +111,8 @@ pub fn find(table: &Table, key: &str) -> pg::Result<Found> {
                 catalog::relation_name(relid)
             ),
         )
+        .set_detail("Rows are named in protected tables.")
+        .set_hint("SELECT * FROM tenancy.protected_tables lists those that are.")
     })?;
     Ok(Found {
         root: own.root,

@@ -8,18 +8,12 @@ use crate::context::authority;
 use crate::isolation;
 use crate::org::owner_alone::{lock_as_owner, require_owner};
 use crate::org::{id_text, lock_org};
+use crate::pg::error::invalid;
 use crate::pg::query::{Arg, execute, run};
 use crate::pg::{self, fail};
 use pgrx::datum::Uuid;
-use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 use serde_json::json;
-
-fn invalid(message: &str, detail: String, hint: &str) -> ErrorReport {
-    fail(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, message)
-        .set_detail(detail)
-        .set_hint(hint)
-}
 
 /// What lessens the protection of production is for the owner in person, as taking a row out of production is.
 fn require_in_person(doing: &str) -> pg::Result<()> {
@@ -58,7 +52,7 @@ fn create_environment(org: Option<Uuid>, name: Option<&str>, kind: Option<&str>)
     if !fits || like.is_some_and(|like| *like == name || *like != kind) {
         return Err(invalid(
             "this cannot be an environment's name",
-            "A name has 1 to 63 characters, no blanks at its ends, and is none of development, staging and production, which are always there.".into(),
+            "A name has 1 to 63 characters, no blanks at its ends, and is none of development, staging and production, which are always there.",
             "Pass the tag as it stands in the rows, such as 'qa'.",
         ));
     }

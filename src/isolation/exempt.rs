@@ -60,7 +60,7 @@ fn exempt(table_name: Option<pg_sys::Oid>, reason: Option<&str>) -> pg::Result<(
     Ok(())
 }
 
-/// Takes an exemption back; the table is an unprotected one like any other then. For the table's owner and the DBA.
+/// Takes an exemption back (spec 5); the table is an unprotected one like any other then. For the table's owner and the DBA.
 /// Errors: 42501 not the owner, 42704 not exempt.
 #[pg_extern(sql = r#"
 CREATE FUNCTION unexempt(table_name regclass)

@@ -207,7 +207,7 @@ pub fn org_column(table: &Facts, name: &str) -> pg::Result<OrgColumn> {
             format!("column \"{name}\" of table \"{}\" does not exist", table.name),
         )
         .set_detail("A protected table says in a column of its own which organization each row belongs to.")
-        .set_hint("Name the column with org_column => '...', or add one: ALTER TABLE ... ADD COLUMN org_id uuid."));
+        .set_hint("Name the column with org_column => '...', or add one: CALL tenancy.add_org_column('...') where a foreign key leads to a protected table, else ALTER TABLE ... ADD COLUMN org_id uuid."));
     };
     let Some(kind) = KeyType::of(type_id) else {
         return Err(fail(

@@ -5,8 +5,8 @@ use super::facts::{Facts, current_options, require_column};
 use super::plan::Options;
 use super::table;
 use super::tree;
+use crate::pg::error::invalid;
 use crate::pg::{self, fail, primary_key};
-use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 use pgrx::spi;
 use serde::{Deserialize, Serialize};
@@ -91,12 +91,6 @@ pub fn resolve(
         require_parent(table, org_column, column)?;
     }
     Ok(Some(resource))
-}
-
-fn invalid(message: String, detail: &str, hint: &str) -> ErrorReport {
-    fail(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, message)
-        .set_detail(detail)
-        .set_hint(hint)
 }
 
 fn require_name(kind: &str) -> pg::Result<()> {

@@ -13,14 +13,10 @@ use pgrx::prelude::*;
 /// user tables, their rows and the schema tenancy_audit stay (spec 13). For superusers. Errors: 42501.
 #[pg_extern(volatile, parallel_unsafe)]
 fn uninstall() -> pg::Result<()> {
-    if !crate::context::is_superuser() {
-        return Err(fail(
-            PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
-            "permission denied: only a superuser may uninstall pg_tenancy",
-        )
-        .set_detail("Every protected table loses its protection.")
-        .set_hint("Ask a superuser."));
-    }
+    crate::context::require_superuser(
+        "uninstall pg_tenancy",
+        "Every protected table loses its protection.",
+    )?;
     unprotect_everything()?;
     fill::drop_triggers()?;
     super::leakproof::withdraw_all();

@@ -199,15 +199,7 @@ fn forget(login: &str, kind: &str, doing: &str) -> pg::Result<()> {
 }
 
 fn require_superuser(doing: &str) -> pg::Result<()> {
-    if context::is_superuser() {
-        return Ok(());
-    }
-    Err(fail(
-        PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
-        format!("permission denied: only a superuser may {doing}"),
-    )
-    .set_detail("It changes who may act as the DBA.")
-    .set_hint("Ask a superuser."))
+    context::require_superuser(doing, "It changes who may act as the DBA.")
 }
 
 /// Lets the members of a role run the DBA's functions without being superuser (spec 4). For superusers.

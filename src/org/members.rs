@@ -43,7 +43,7 @@ pub fn already_a_member() -> pgrx::pg_sys::panic::ErrorReport {
     .set_hint("tenancy.set_member_role() changes the role.")
 }
 
-/// Makes a membership; false where the user has one. What is left of an expired one goes first, with all that hung on it.
+/// Makes a membership; false where the user has one, as the owner always does. What is left of an expired one goes first, with all that hung on it.
 pub fn add(org: &[u8; 16], user: &[u8; 16], role: &str, expires: Option<i64>) -> bool {
     execute(
         "DELETE FROM tenancy.memberships
@@ -52,7 +52,9 @@ pub fn add(org: &[u8; 16], user: &[u8; 16], role: &str, expires: Option<i64>) ->
         &[Arg::Uuid(org), Arg::Uuid(user)],
     );
     execute(
-        "INSERT INTO tenancy.memberships (org_id, user_id, role, expires_at) VALUES ($1, $2, $3, $4)
+        "INSERT INTO tenancy.memberships (org_id, user_id, role, expires_at)
+         SELECT $1, $2, $3, $4
+         WHERE NOT EXISTS (SELECT FROM tenancy.orgs WHERE id OPERATOR(pg_catalog.=) $1 AND owner_id OPERATOR(pg_catalog.=) $2)
          ON CONFLICT DO NOTHING",
         &[
             Arg::Uuid(org),

@@ -16,16 +16,14 @@ pub mod services;
 mod signing_keys;
 pub mod suspension;
 
+pub use crate::context::authority::id_text;
+pub use crate::pg::error::invalid;
 pub use logins::require_administrator;
 pub use members::not_a_member;
 
 use crate::context::authority::Id;
 use crate::pg::{self, fail};
 use pgrx::prelude::*;
-
-pub fn id_text(id: &Id) -> String {
-    uuid::Uuid::from_bytes(*id).hyphenated().to_string()
-}
 
 /// Breaks of "exactly one owner" (spec 3.2) are check violations: nobody's rights could allow them.
 pub fn owner_rule(message: impl Into<String>, detail: &str) -> pgrx::pg_sys::panic::ErrorReport {
@@ -34,16 +32,6 @@ pub fn owner_rule(message: impl Into<String>, detail: &str) -> pgrx::pg_sys::pan
         .set_hint(
             "The owner hands the organization on with tenancy.transfer_ownership(org, new_owner).",
         )
-}
-
-pub fn invalid(
-    message: impl Into<String>,
-    detail: impl Into<String>,
-    hint: &str,
-) -> pgrx::pg_sys::panic::ErrorReport {
-    fail(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, message)
-        .set_detail(detail)
-        .set_hint(hint)
 }
 
 /// Locks the organization's row against a change of owner until the transaction ends; answers its owner now.

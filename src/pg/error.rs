@@ -22,6 +22,13 @@ pub fn fail(code: PgSqlErrorCode, message: impl Into<String>) -> ErrorReport {
     ErrorReport::new(code, message.into(), "pg_tenancy")
 }
 
+/// The report of an argument that is not what it should be.
+pub fn invalid(message: impl Into<String>, detail: impl Into<String>, hint: &str) -> ErrorReport {
+    fail(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, message)
+        .set_detail(detail)
+        .set_hint(hint)
+}
+
 /// An argument that may not be NULL.
 pub fn given<T>(value: Option<T>, name: &str) -> Result<T> {
     value.ok_or_else(|| {

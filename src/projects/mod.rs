@@ -16,7 +16,7 @@ use crate::context::authority::Id;
 use crate::context::projects::{RUN_PROJECTS, Reach};
 use crate::context::{self, authority};
 use crate::org::{id_text, lock_org};
-use crate::pg::error::server_log;
+use crate::pg::error::{invalid, server_log};
 use crate::pg::query::{Arg, latest, run};
 use crate::pg::{self, fail};
 use pgrx::pg_sys::panic::ErrorReport;
@@ -41,12 +41,6 @@ enum Power {
     Runs,
     /// He owns the organization, or is the DBA: what he gives he holds.
     Gives,
-}
-
-fn invalid(message: impl Into<String>, detail: impl Into<String>, hint: &str) -> ErrorReport {
-    fail(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, message)
-        .set_detail(detail)
-        .set_hint(hint)
 }
 
 /// One answer for a project that does not exist, for another organization's, and for one that the caller may not see.

@@ -17,10 +17,9 @@ pub mod tally;
 use crate::access;
 use crate::context;
 use crate::context::authority::Id;
-use crate::pg::{self, fail};
+use crate::pg;
+use crate::pg::error::invalid;
 use pgrx::datum::Uuid;
-use pgrx::pg_sys::panic::ErrorReport;
-use pgrx::prelude::*;
 
 /// Whether the session may do an action in an organization, whatever its context is; a service only in the one in effect.
 fn may_in(org: &Id, action: &str) -> bool {
@@ -53,10 +52,4 @@ fn allowed(org: Option<Uuid>, action: &str, on: &str, doing: &str) -> pg::Result
     }
     access::require(&id, action, on)?;
     Ok(id)
-}
-
-fn invalid(message: impl Into<String>, detail: impl Into<String>, hint: &str) -> ErrorReport {
-    fail(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, message)
-        .set_detail(detail)
-        .set_hint(hint)
 }

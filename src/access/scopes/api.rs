@@ -72,7 +72,7 @@ fn set_scope(
     set(org, user_id, table_name, &[key.to_string()], access)
 }
 
-/// `set_scope()` for many resources at once. Needs team:role there (or the DBA). Errors: as set_scope().
+/// `set_scope()` for many resources at once (spec 3.8). Needs team:role there (or the DBA). Errors: as set_scope().
 #[pg_extern(sql = r#"
 CREATE FUNCTION set_scopes(org uuid, user_id uuid, table_name regclass, keys text[], access text DEFAULT 'full')
 RETURNS void VOLATILE PARALLEL UNSAFE LANGUAGE c AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';

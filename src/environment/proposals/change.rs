@@ -4,10 +4,10 @@ use super::layout::Layout;
 use crate::context::Standing;
 use crate::environment::row_key::{self, quoted_name};
 use crate::isolation::{self, Table};
+pub use crate::pg::error::invalid;
 use crate::pg::query::{Arg, latest, run_as_is};
 use crate::pg::trigger::Event;
 use crate::pg::{self, canonical, catalog, fail, primary_key};
-use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 use pgrx::spi;
 use serde_json::value::RawValue;
@@ -44,12 +44,6 @@ pub fn event_named(operation: &str) -> Option<Event> {
         "delete" => Some(Event::Delete),
         _ => None,
     }
-}
-
-pub fn invalid(message: impl Into<String>, detail: impl Into<String>, hint: &str) -> ErrorReport {
-    fail(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, message)
-        .set_detail(detail)
-        .set_hint(hint)
 }
 
 /// New values by column, as text: a number is not to lose digits on the way.

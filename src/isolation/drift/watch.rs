@@ -225,11 +225,11 @@ fn require_right(schema: &str) -> pg::Result<()> {
 /// its transaction commits, or is protected at once where tenancy.on_drift is mend. Tables that are there already are
 /// left as they are. For the schema's owner and the DBA. Errors: 3F000 no such schema, 42501 not its owner.
 #[pg_extern(sql = r#"
-CREATE FUNCTION watch_schema(schema text, org_column text DEFAULT 'org_id')
+CREATE FUNCTION watch_schema(schema_name text, org_column text DEFAULT 'org_id')
 RETURNS void VOLATILE PARALLEL UNSAFE LANGUAGE c AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';
 "#)]
-fn watch_schema(schema: Option<&str>, org_column: Option<&str>) -> pg::Result<()> {
-    let schema = pg::given(schema, "schema")?;
+fn watch_schema(schema_name: Option<&str>, org_column: Option<&str>) -> pg::Result<()> {
+    let schema = pg::given(schema_name, "schema_name")?;
     let org_column = pg::given(org_column, "org_column")?;
     require_right(schema)?;
     execute(
@@ -247,8 +247,8 @@ fn watch_schema(schema: Option<&str>, org_column: Option<&str>) -> pg::Result<()
 /// Undoes watch_schema() (spec 5.7). For the schema's owner and the DBA. Errors: 3F000 no such schema, 42501 not its
 /// owner, 42704 not watched.
 #[pg_extern(volatile, parallel_unsafe)]
-fn unwatch_schema(schema: Option<&str>) -> pg::Result<()> {
-    let schema = pg::given(schema, "schema")?;
+fn unwatch_schema(schema_name: Option<&str>) -> pg::Result<()> {
+    let schema = pg::given(schema_name, "schema_name")?;
     require_right(schema)?;
     let gone = execute(
         "DELETE FROM tenancy.watched_schemas WHERE schema OPERATOR(pg_catalog.=) $1::pg_catalog.name",

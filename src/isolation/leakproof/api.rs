@@ -25,15 +25,10 @@ enum Named {
 }
 
 fn require_superuser() -> pg::Result<()> {
-    if context::is_superuser() {
-        return Ok(());
-    }
-    Err(fail(
-        PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
-        "permission denied: only a superuser may vouch for operators",
+    context::require_superuser(
+        "vouch for operators",
+        "It decides which indexes may be read across organizations before rows are shown.",
     )
-    .set_detail("It decides which indexes may be read across organizations before rows are shown.")
-    .set_hint("Ask a superuser."))
 }
 
 fn named(text: &str) -> pg::Result<Named> {
@@ -292,7 +287,7 @@ fn vouch_leakproof(what: Option<&str>) -> pg::Result<i32> {
     Ok(vouch(&subjects(named(pg::given(what, "what")?)?)?))
 }
 
-/// The same for an operator given as regoperator (spec 14).
+/// The same for an operator given as regoperator (spec 14). Errors: as for a text.
 #[pg_extern(sql = r#"
 CREATE FUNCTION vouch_leakproof(operator regoperator)
 RETURNS integer VOLATILE PARALLEL UNSAFE LANGUAGE c AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';
@@ -304,7 +299,7 @@ fn vouch_leakproof_operator(operator: Option<pg_sys::Oid>) -> pg::Result<i32> {
     )?)?))
 }
 
-/// The same for every vetted operator of an index family, such as ('jsonb_ops', 'gin') (spec 14).
+/// The same for every vetted operator of an index family, such as ('jsonb_ops', 'gin') (spec 14). Errors: as for a text.
 #[pg_extern(volatile, parallel_unsafe, name = "vouch_leakproof")]
 fn vouch_leakproof_family(family: Option<&str>, access_method: Option<&str>) -> pg::Result<i32> {
     require_superuser()?;
@@ -322,7 +317,7 @@ fn withdraw_vouch(what: Option<&str>) -> pg::Result<i32> {
     withdraw(&subjects(named(pg::given(what, "what")?)?)?)
 }
 
-/// The same for an operator given as regoperator (spec 14).
+/// The same for an operator given as regoperator (spec 14). Errors: as for a text.
 #[pg_extern(sql = r#"
 CREATE FUNCTION withdraw_vouch(operator regoperator)
 RETURNS integer VOLATILE PARALLEL UNSAFE LANGUAGE c AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';
@@ -332,7 +327,7 @@ fn withdraw_vouch_operator(operator: Option<pg_sys::Oid>) -> pg::Result<i32> {
     withdraw(&subjects_of_operator(pg::given(operator, "operator")?)?)
 }
 
-/// The same for every vetted operator of an index family (spec 14).
+/// The same for every vetted operator of an index family (spec 14). Errors: as for a text.
 #[pg_extern(volatile, parallel_unsafe, name = "withdraw_vouch")]
 fn withdraw_vouch_family(family: Option<&str>, access_method: Option<&str>) -> pg::Result<i32> {
     require_superuser()?;
@@ -381,7 +376,7 @@ fn leakproof_list() -> TableIterator<
     TableIterator::new(rows)
 }
 
-/// The reason that is given for a function in an index's expression.
+/// The reason that is given for a function in an index's expression (spec 14). Anyone may read it.
 #[pg_extern(immutable, parallel_safe)]
 fn leakproof_expression_reason() -> &'static str {
     EXPRESSION
@@ -394,8 +389,9 @@ crate::pg::finfo!(pg_finfo_tenancy_with_room);
 const PER_ITEM: usize = 512;
 const BESIDES: usize = 32 << 10;
 
-/// Answers its argument, a full-text query, after making sure that an index scan has room for it on the stack. Stands in
-/// plans, at the start of a scan: the error then says nothing of any row.
+/// `tenancy.with_room(query tsquery) -> tsquery` (spec 14): answers its argument, a full-text query, after making sure that an
+/// index scan has room for it on the stack. Stands in plans, at the start of a scan: the error then says nothing of any row.
+/// Anyone may call it. Errors: 54001 no room.
 ///
 /// SAFETY: called by PostgreSQL's function manager with one tsquery.
 #[unsafe(no_mangle)]

@@ -239,7 +239,7 @@ COMMENT ON FUNCTION tenancy.set_legal_hold(boolean, text) IS
     'Keeps the current organization''s log from being purged or erased; needs org:delete (spec 6.5)';
 COMMENT ON FUNCTION tenancy.purge_audit() IS
     'Removes what is older than the organization keeps its log; needs org:delete, or to be the DBA (spec 6.5)';
-COMMENT ON FUNCTION tenancy.protect_schema(text, text, jsonb, boolean, boolean) IS
+COMMENT ON FUNCTION tenancy.protect_schema(text, text, jsonb, boolean, boolean, text, text, text) IS
     'Protects every table of a schema that has the organization column, all or none, and says which it left and why (spec 5)';
 COMMENT ON PROCEDURE tenancy.add_org_column(regclass, text, text[], integer) IS
     'Adds an organization column to a table that refers to one that has it, fills and keeps it; for the owner and the DBA (spec 5)';

@@ -33,6 +33,7 @@ mod resource;
 mod right;
 mod route;
 mod schema;
+mod schema_columns;
 mod scope;
 mod scope_entry;
 mod scope_key;

@@ -21,6 +21,8 @@ pub struct House {
     pub is_unscoped: pg_sys::Oid,
     pub in_projects: pg_sys::Oid,
     pub check_project_row: pg_sys::Oid,
+    /// The table of the counters behind quotas.
+    pub counters: pg_sys::Oid,
     pub project_from: pg_sys::Oid,
     pub project_to: pg_sys::Oid,
     pub in_scope: pg_sys::Oid,
@@ -79,6 +81,7 @@ pub fn find_house() -> Option<House> {
             .unwrap_or(pg_sys::InvalidOid),
         project_to: function_of(c"tenancy", c"project_to", &[pg_sys::TEXTOID])
             .unwrap_or(pg_sys::InvalidOid),
+        counters: relation_in(schema, c"quota_counters").unwrap_or(pg_sys::InvalidOid),
         is_unscoped: function_in(c"tenancy", c"is_unscoped").unwrap_or(pg_sys::InvalidOid),
         in_scope: scope_function(c"in_scope"),
         in_full_scope: scope_function(c"in_full_scope"),
@@ -103,6 +106,9 @@ pub fn find_house() -> Option<House> {
         house.project_to,
         house.in_projects,
         house.check_project_row,
+        house.counters,
+        house.project_from,
+        house.project_to,
     ];
     if ![house.guard_row, house.guard_statement].contains(&pg_sys::InvalidOid)
         && !others.contains(&pg_sys::InvalidOid)

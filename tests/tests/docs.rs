@@ -372,7 +372,7 @@ const OPEN_TO_EVERYBODY: &[&str] = &[
     "begin_migration(text)",
     "watch_schema(text,text)",
     "unwatch_schema(text)",
-    "protect_schema(text,text,jsonb,boolean,boolean)",
+    "protect_schema(text,text,jsonb,boolean,boolean,text,text,text)",
     "exempt(regclass,text)",
     "unexempt(regclass)",
     "add_org_column(regclass,text,text[],integer)",

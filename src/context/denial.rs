@@ -197,6 +197,7 @@ pub fn outside_scope(what: &str) -> ErrorReport {
 
 /// What no administrator may do, and why.
 pub fn require_superuser(doing: &str, why: &str) -> crate::pg::Result<()> {
+    no_ai(doing)?;
     if super::is_superuser() {
         return Ok(());
     }

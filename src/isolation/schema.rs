@@ -100,6 +100,7 @@ fn protect_schema(
     let permissions = given_permissions(pg::given(permissions, "permissions")?)?;
     let audit = pg::given(audit, "audit")?;
     let dry_run = pg::given(dry_run, "dry_run")?;
+    crate::context::no_ai("change the protection of tables")?;
     let options = Options::new(org_column, permissions, audit, Before::default());
     options.require_known_actions()?;
     let columns = Columns {

@@ -20,6 +20,8 @@ pub struct Project {
     pub name: String,
     /// Only its own members get in; else every member of the organization by his role there.
     pub restricted: bool,
+    /// Its tag, which rows may inherit (spec 7).
+    pub environment: Option<Rc<str>>,
 }
 
 /// An organization's projects, by id.
@@ -58,11 +60,13 @@ pub(super) struct Memory {
     roles: HashMap<(Id, Id), Rc<ProjectRoles>>,
     matrix: Option<Rc<ProjectMatrix>>,
     clusters: HashMap<(Id, String), Option<(Id, Id)>>,
+    /// The tags of an organization's clusters that have one of their own.
+    cluster_tags: HashMap<Id, Rc<HashMap<Id, Rc<str>>>>,
 }
 
 impl Memory {
     pub(super) fn len(&self) -> usize {
-        self.projects.len() + self.roles.len() + self.clusters.len()
+        self.projects.len() + self.roles.len() + self.clusters.len() + self.cluster_tags.len()
     }
 }
 
@@ -71,13 +75,14 @@ pub fn projects(org: &Id) -> Rc<Projects> {
         |m| m.projects.projects.get(org).cloned(),
         || {
             let all = latest(
-                "SELECT id, name, access OPERATOR(pg_catalog.=) 'restricted' FROM tenancy.projects
+                "SELECT id, name, access OPERATOR(pg_catalog.=) 'restricted', environment FROM tenancy.projects
                  WHERE org_id OPERATOR(pg_catalog.=) $1",
                 &[Arg::Uuid(org)],
                 |row| Project {
                     id: row.uuid(1).unwrap_or_default(),
                     name: row.get::<String>(2).unwrap_or_default(),
                     restricted: row.get::<bool>(3).unwrap_or(true),
+                    environment: row.get::<String>(4).map(Rc::from),
                 },
             );
             let strict = latest(
@@ -169,6 +174,46 @@ fn cluster(org: &Id, project: Option<&Id>, claim: &str) -> Option<(Id, Id)> {
 pub fn project_of_cluster(org: &Id, id: &Id) -> Option<Id> {
     let claim = authority::id_text(id);
     cluster(org, None, &claim).map(|(_, project)| project)
+}
+
+fn cluster_tags(org: &Id) -> Rc<HashMap<Id, Rc<str>>> {
+    authority::remembered(
+        |m| m.projects.cluster_tags.get(org).cloned(),
+        || {
+            let tags = latest(
+                "SELECT id, environment FROM tenancy.clusters
+                 WHERE org_id OPERATOR(pg_catalog.=) $1 AND environment IS NOT NULL",
+                &[Arg::Uuid(org)],
+                |row| Some((row.uuid(1)?, row.get::<String>(2).map(Rc::from)?)),
+            );
+            Rc::new(tags.into_iter().flatten().collect())
+        },
+        |m, answer| {
+            m.projects.cluster_tags.insert(*org, answer);
+        },
+    )
+}
+
+/// The tag of a project of the organization, or where `cluster` says, of a cluster that has one of its own. The outer None:
+/// there is no such project.
+pub fn environment(org: &Id, project: &Id, cluster: Option<&Id>) -> Option<Option<Rc<str>>> {
+    let projects = projects(org);
+    let project = projects.get(project)?;
+    let own = cluster.and_then(|cluster| cluster_tags(org).get(cluster).cloned());
+    Some(own.or_else(|| project.environment.clone()))
+}
+
+/// Which of our tables has a project or cluster of the organization with this tag.
+pub fn tagged(org: &Id, tag: &str) -> Option<&'static str> {
+    let has = |sql| !latest(sql, &[Arg::Uuid(org), Arg::Text(tag)], |_| ()).is_empty();
+    if has("SELECT 1 FROM tenancy.projects
+            WHERE org_id OPERATOR(pg_catalog.=) $1 AND environment OPERATOR(pg_catalog.=) $2 LIMIT 1")
+    {
+        return Some("tenancy.projects");
+    }
+    has("SELECT 1 FROM tenancy.clusters
+         WHERE org_id OPERATOR(pg_catalog.=) $1 AND environment OPERATOR(pg_catalog.=) $2 LIMIT 1")
+    .then_some("tenancy.clusters")
 }
 
 /// Every project with its organization, and every cluster with its project.
@@ -345,6 +390,7 @@ mod tests {
             id,
             name: name.into(),
             restricted,
+            environment: None,
         };
         let cell = |role: &str, actions: &[&str]| {
             let actions = actions.iter().map(|a| a.to_string()).collect();

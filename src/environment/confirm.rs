@@ -1,7 +1,7 @@
 //! confirm_production_delete(): what the owner confirmed, for one row, in this transaction and nowhere else.
 
 use super::production::table_with_environments;
-use super::{RowKey, row_key};
+use super::{RowKey, retag, row_key};
 use crate::audit::{self, Act};
 use crate::context;
 use crate::context::authority::Id;
@@ -23,9 +23,10 @@ static CONFIRMED: Backend<RefCell<Vec<Confirmed>>> = Backend::new(RefCell::new(V
 
 /// Confirms that one production row is to be deleted, or taken out of production, in this transaction (spec 7). The
 /// confirmation holds for that row and once, until the transaction, or the savepoint that it was given in, is rolled back or
-/// over. Rows that have their environment from that row are confirmed with it.
+/// over. Rows that have their environment from that row are confirmed with it. Of tenancy.projects it confirms that the
+/// project, and so every row that has its environment from it, is to be taken out of production.
 ///
-/// `table_name`: a table protected with environment_column or environment_from. `key`: the primary key as text, or where it
+/// `table_name`: a table protected with environment_column or environment_from, or tenancy.projects. `key`: the primary key as text, or where it
 /// has several columns, as a JSON object. `typed`: what the person typed to confirm, which must be the key again. For the
 /// organization's owner, as a person. Errors: 42501 no organization in effect, not the owner, not human, 22023 typed is not
 /// the key, or no key of the table, 25P01 outside a transaction block, 55000 the table has no environments or no key,
@@ -75,8 +76,13 @@ fn confirm_production_delete(
         .set_detail("To confirm, the person types the key of the row that is to go.")
         .set_hint("Pass as typed what the person typed, and as key the key of the row."));
     }
-    let table = table_with_environments(relid)?;
-    let found = row_key::find(&table, key)?;
+    let (found, object) = match retag::named(relid, &now, key)? {
+        Some(project) => (project, retag::PROJECTS.to_string()),
+        None => {
+            let table = table_with_environments(relid)?;
+            (row_key::find(&table, key)?, table.object.clone())
+        }
+    };
     CONFIRMED.with_borrow_mut(|all| {
         all.push(Confirmed {
             org,
@@ -89,7 +95,7 @@ fn confirm_production_delete(
     audit::record(&Act {
         org,
         operation: "confirm_production_delete",
-        object: &table.object,
+        object: &object,
         key: serde_json::from_str(&found.json).unwrap_or_default(),
         old: None,
         new: None,

@@ -1,5 +1,6 @@
-//! Rows that have their environment from the row that they refer to (environment_from of protect()): that row is looked up
-//! by the foreign key, without a query and without a lock.
+//! Rows that have their environment from the row that they refer to, or from their project (environment_from of protect()).
+//! A row is looked up by the foreign key, without a query and without a lock; a project's tag is remembered with the rest of
+//! what the hall knows of projects, and the project is held by then (isolation/place.rs).
 //!
 //! Where it is gone by the time, because this transaction deleted it or gave it another key (a cascade reaches the rows
 //! that refer to it afterwards), what it was is remembered here. A row that refers to nothing that can be found and that
@@ -7,6 +8,7 @@
 
 use super::Tag;
 use crate::context::authority::Id;
+use crate::context::projects;
 use crate::isolation::{self, GuardedKey, Source, Table, Way};
 use crate::pg::local::Backend;
 use crate::pg::lookup;
@@ -18,6 +20,7 @@ use crate::pg::{self, fail};
 use pgrx::prelude::*;
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::rc::Rc;
 
 /// The columns that were referred to, by name, with what stood in them.
 type Reference = (u32, Vec<(String, Vec<u8>)>);
@@ -46,11 +49,37 @@ fn at_depth(
         Way::Column { attnum, is_enum } => {
             return Ok(Tag::of(org, row, attnum, is_enum).is_production());
         }
+        Way::Place { by_cluster } => {
+            return Ok(is_production_place(
+                org,
+                of_place(org, table, by_cluster, row),
+            ));
+        }
         Way::Key(place) => place,
     };
     let key = &table.foreign_keys[place];
     let values: Vec<Value> = key.columns.iter().map(|(i, _)| row.value(*i)).collect();
     by_reference(org, key, &values, depth)
+}
+
+/// The tag of a row's project, or of its cluster where `by_cluster` says so and that has one; the outer None where the
+/// organization has no such project.
+pub fn of_place(
+    org: &Id,
+    table: &Table,
+    by_cluster: bool,
+    row: &RowImage,
+) -> Option<Option<Rc<str>>> {
+    let placed = table.placed.as_ref()?;
+    let cluster = placed.cluster.filter(|_| by_cluster);
+    let cluster = cluster.and_then(|attnum| row.value(attnum).as_uuid());
+    let project = row.value(placed.project).as_uuid()?;
+    projects::environment(org, &project, cluster.as_ref())
+}
+
+/// Whether a place with this tag is production; one that is not there is.
+pub fn is_production_place(org: &Id, tag: Option<Option<Rc<str>>>) -> bool {
+    tag.is_none_or(|tag| tag.is_some_and(|tag| Tag::named(org, tag.to_string()).is_production()))
 }
 
 /// Whether a row that refers to another by these values is production by it.

@@ -8,10 +8,12 @@ mod confirm;
 mod inherit;
 mod production;
 pub mod proposals;
+pub mod retag;
 mod row_key;
 mod settings;
 mod tag;
 
+pub use inherit::of_place;
 pub use production::{check_arrival, check_row, vanished};
 pub use proposals::{
     approver, check_row as check_ai_row, check_statement as check_ai_statement, note_cascade,

@@ -1,5 +1,5 @@
-//! Rights for one environment, on tables whose rows have theirs in a column (spec 2): a role may deploy on staging and not
-//! on production.
+//! Rights for one environment, on tables whose rows have theirs in a column or from their project (spec 2): a role may
+//! deploy on staging and not on production.
 //!
 //! Writing: the policies of such a table ask whether the context has the action in any environment, and the row guard asks
 //! of each row, as it was and as it will be, whether in its own. So a statement that meets a row of another environment is
@@ -15,14 +15,14 @@ use super::tagged::Way;
 use crate::access;
 use crate::access::matrix::{Action, Level};
 use crate::context::{self, Standing};
-use crate::environment::Tag;
+use crate::environment::{self, Tag};
 use crate::pg;
 use crate::pg::trigger::{Event, RowImage};
 use std::borrow::Cow;
 
 /// An action as a policy for writing asks for it.
 pub fn asking<'a>(options: &Options, command: &str, action: &'a str) -> Cow<'a, str> {
-    if options.environment_column.is_some() && command != "select" {
+    if options.names_environment() && command != "select" {
         Cow::Owned(somewhere(action))
     } else {
         Cow::Borrowed(action)
@@ -30,9 +30,9 @@ pub fn asking<'a>(options: &Options, command: &str, action: &'a str) -> Cow<'a, 
 }
 
 fn level(now: &Standing, index: Action, table: &Table) -> Level {
-    match table.options.environment_column {
-        Some(_) => now.rights().level_somewhere(index),
-        None => now.level(index),
+    match table.options.names_environment() {
+        true => now.rights().level_somewhere(index),
+        false => now.level(index),
     }
 }
 
@@ -46,7 +46,16 @@ pub fn may_somewhere(now: &Standing, action: &str, table: &Table) -> pg::Result<
 pub(super) fn environment(table: &Table, row: &RowImage) -> Option<String> {
     match table.environment.as_ref()?.way {
         Way::Column { attnum, is_enum } => Tag::text(row, attnum, is_enum),
-        Way::Key(_) => None,
+        Way::Place { .. } | Way::Key(_) => None,
+    }
+}
+
+/// The environment that a row names, or its project does.
+fn environment_of(now: &Standing, table: &Table, row: &RowImage) -> Option<String> {
+    match table.environment.as_ref()?.way {
+        Way::Place { by_cluster } => environment::of_place(&now.org_id()?, table, by_cluster, row)?
+            .map(|tag| tag.to_string()),
+        _ => environment(table, row),
     }
 }
 
@@ -65,7 +74,7 @@ pub fn require(
     }
     for row in rows.iter().copied().flatten() {
         // Where it is going is another table of the tree: what holds everywhere holds there.
-        let name = environment(table, row).filter(|_| !row.has_moved());
+        let name = environment_of(now, table, row).filter(|_| !row.has_moved());
         if now.level_in(index, name.as_deref()) != Level::Allow
             && !place::gives(now, table, action, row)
         {
@@ -89,7 +98,7 @@ pub fn require_everywhere(
     on: &str,
 ) -> pg::Result<()> {
     let index = access::action(&now.matrix, action)?;
-    if table.options.environment_column.is_none()
+    if !table.options.names_environment()
         || now.level(index) == Level::Allow
         || place::gives(now, table, action, row)
     {
@@ -106,7 +115,7 @@ pub fn check_row(
     rows: &[Option<&RowImage>],
     on: &str,
 ) -> pg::Result<()> {
-    if table.options.environment_column.is_none() {
+    if !table.options.names_environment() {
         return Ok(());
     }
     let leaves = rows.iter().flatten().any(|row| row.has_moved());

@@ -6,7 +6,7 @@ use super::{by_environment, place};
 use crate::access::matrix::Level;
 use crate::access::{self, level_of};
 use crate::context::authority::{self, Id};
-use crate::context::projects::Reach;
+use crate::context::projects::{self, Reach};
 use crate::isolation::Way;
 use crate::pg::trigger::RowImage;
 
@@ -45,10 +45,17 @@ pub fn member_may(org: &Id, user: &Id, table: &Table, action: &str, at: &Whereab
     let Ok(index) = access::action(&authority::matrix(), action) else {
         return false;
     };
-    // A right for one environment counts where the rows name theirs.
-    let environment = at.environment.as_deref();
-    let environment = environment.filter(|_| table.options.environment_column.is_some());
-    let in_org = level_of(org, user, index, environment) == Level::Allow;
+    // A right for one environment counts where the rows name theirs, or their projects do.
+    let of_project = match table.environment.as_ref().map(|source| &source.way) {
+        Some(Way::Place { by_cluster: false }) => at
+            .project
+            .and_then(|project| projects::environment(org, &project, None))
+            .flatten(),
+        _ => None,
+    };
+    let named = at.environment.as_deref();
+    let named = named.filter(|_| table.options.environment_column.is_some());
+    let in_org = level_of(org, user, index, named.or(of_project.as_deref())) == Level::Allow;
     if table.placed.is_none() {
         return in_org;
     }

@@ -42,7 +42,8 @@ pub struct Options {
     pub project_column: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster_column: Option<String>,
-    /// The column that holds each row's environment, or one of a foreign key to the row that has it.
+    /// The column that holds each row's environment, or one of a foreign key to the row that has it, or the one of those
+    /// above whose project or cluster has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub environment_column: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -94,6 +95,21 @@ impl Options {
             environment_from: None,
             before,
         }
+    }
+
+    /// Whether the environment of each row is that of its project, or of its cluster.
+    pub fn environment_from_place(&self) -> bool {
+        self.environment_from.as_ref().is_some_and(|from| {
+            [&self.project_column, &self.cluster_column]
+                .into_iter()
+                .flatten()
+                .any(|column| column == from)
+        })
+    }
+
+    /// Whether the environment of each row has a name that grants for one environment are compared with.
+    pub fn names_environment(&self) -> bool {
+        self.environment_column.is_some() || self.environment_from_place()
     }
 
     /// The columns that set_audit() named.

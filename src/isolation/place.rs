@@ -23,7 +23,7 @@ use crate::pg::probe::{self, Parent, Probe, ProbeKey};
 use crate::pg::query::{Arg, latest, latest_of};
 use crate::pg::trigger::{Call, Event, RowImage};
 use crate::pg::value::Value;
-use crate::pg::{self, fail};
+use crate::pg::{self, fail, transaction};
 use pgrx::datum::Uuid;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
@@ -173,6 +173,12 @@ pub fn hold(
                 require(table, now, action, project, cluster)?;
             }
         }
+    }
+    if let Some((Some(project), _)) = before
+        && table.options.environment_from_place()
+    {
+        // Its tag says what may be done to the row. Held, it does not change before this transaction ends.
+        is_held(&placed.projects, org, &project);
     }
     match after {
         Some(place) if before != Some(place) => hold_place(table, placed, org, place),
@@ -333,6 +339,8 @@ fn is_held(probe: &Probe, org: &'static Keys, id: &Id) -> bool {
         return true;
     }
     let found = probe::find(probe, &[value], org) == Parent::Held;
+    // Whoever held it may have changed it while we waited.
+    transaction::accept_invalidations();
     if let Some(name) = name.filter(|_| found) {
         held::insert(&name);
     }
@@ -341,7 +349,7 @@ fn is_held(probe: &Probe, org: &'static Keys, id: &Id) -> bool {
 
 /// The action as the table's policies ask for it.
 fn marked(table: &Table, action: &str, to_write: bool) -> String {
-    let anywhere = to_write && table.options.environment_column.is_some();
+    let anywhere = to_write && table.options.names_environment();
     asked::marked(action, (anywhere, table.scoped.is_some(), false))
 }
 

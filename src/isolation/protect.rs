@@ -41,7 +41,8 @@ pub fn given_permissions(given: Document) -> pg::Result<Permissions> {
 /// `permissions`: the action needed to select, insert, update and delete (defaults
 /// data:read and data:write) and, under columns, to change a column. `audit`: whether writes are logged.
 /// `environment_column`: a column (text, varchar or an enum) with each row's environment; `environment_from`: in its place a
-/// column of a foreign key to a protected table whose rows have one (spec 7).
+/// column of a foreign key to a protected table whose rows have one, or the project column or the cluster column, whose project or
+/// cluster has it; a cluster without one has its project's (spec 7).
 /// `resource_type`: what a row is to resource scopes (spec 3.8), such as server; the primary key names it, without the
 /// organization column. `resource_parent`: a column with a foreign key to another table of resources, whose scope reaches
 /// the rows here too. `project_column`, `cluster_column`: columns (uuid) with each row's project, which is then never empty,

@@ -1,12 +1,12 @@
-//! Tables whose rows have an environment (spec 7): in a column of their own, or that of the row which a foreign key leads
-//! to. The record of protection names the column, so one that it names keeps its name, its type and its key.
+//! Tables whose rows have an environment (spec 7): in a column of their own, that of the row which a foreign key leads to,
+//! or that of their project or cluster. The record of protection names the column, so one that it names keeps its name, its type and its key.
 
 use super::facts::{Facts, current_options, facts, require_column};
 use super::plan::Options;
 use super::protect::Planned;
 use super::table::{self, GuardedKey, all_keys};
 use super::tree;
-use crate::context::{authority, keys};
+use crate::context::{authority, keys, projects};
 use crate::environment::Tag;
 use crate::pg::query::{Arg, latest};
 use crate::pg::{self, fail, scan};
@@ -31,6 +31,10 @@ pub enum Way {
     },
     /// The place of the foreign key among those of the table.
     Key(usize),
+    /// The row's project has it; `by_cluster`: its cluster, where that has one of its own.
+    Place {
+        by_cluster: bool,
+    },
 }
 
 /// Where the record says that the environment stands; an error where it is not there.
@@ -49,6 +53,9 @@ pub fn source(
                 is_enum: kind_of_column(relid, *attnum).ok_or(())?,
             }
         }
+        (None, Some(name)) if options.environment_from_place() => Way::Place {
+            by_cluster: options.cluster_column.as_ref() == Some(name),
+        },
         (None, Some(name)) => {
             let leads = |key: &GuardedKey| key.columns.iter().any(|(_, n)| n == name);
             let mut found = foreign_keys.iter().enumerate().filter(|(_, k)| leads(k));
@@ -114,6 +121,10 @@ pub fn check(table: &Facts, options: &Options) -> pg::Result<()> {
         .set_detail("A row's environment stands in the row, or in the one that it refers to.")
         .set_hint("Name one of them.")),
         (Some(column), None) => check_column(table, column),
+        // What the column holds, place_setup.rs asks.
+        (None, Some(column)) if options.environment_from_place() => {
+            require_column(table, column, "It is named as environment_from.")
+        }
         (None, Some(column)) => check_from(table, column),
     }
 }
@@ -210,7 +221,8 @@ pub fn require_no_heirs(tree: &[Facts]) -> pg::Result<()> {
         if tree.iter().any(|t| t.relid == relid) {
             continue;
         }
-        let Some(name) = current_options(relid).and_then(|o| o.environment_from) else {
+        let by_key = current_options(relid).filter(|o| !o.environment_from_place());
+        let Some(name) = by_key.and_then(|o| o.environment_from) else {
             continue;
         };
         let leads_here = |key: &GuardedKey| {
@@ -271,8 +283,11 @@ pub fn tell_of_unknown_tags(planned: &[Planned]) {
     }
 }
 
-/// Whether rows of an organization have this tag, in any table.
+/// Whether rows of an organization have this tag, in any table; its projects and clusters count, too.
 pub fn is_in_use(org: &authority::Id, tag: &str) -> Option<String> {
+    if let Some(place) = projects::tagged(org, tag) {
+        return Some(place.to_string());
+    }
     for relid in tree::protected() {
         let Some(table) = table::protected(relid) else {
             continue;

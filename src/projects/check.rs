@@ -1,11 +1,13 @@
-//! What holds for projects and clusters whoever writes our tables: they stay in their organization, and go only when they
-//! are empty.
+//! What holds for projects and clusters whoever writes our tables: they stay in their organization, go only when they are
+//! empty, and leave production only as their rows would (spec 7).
 
+use crate::environment::retag;
 use crate::org::id_text;
 use crate::pg::query::{Arg, run};
 use crate::pg::{fail, identity, trigger};
 use pgrx::datum::Uuid;
 use pgrx::heap_tuple::PgHeapTuple;
+use pgrx::pg_sys::panic::ErrorReportable;
 use pgrx::prelude::*;
 use pgrx::{AllocatedByPostgres, WhoAllocated};
 
@@ -19,6 +21,10 @@ trigger::entry!(
 fn id<A: WhoAllocated>(row: &PgHeapTuple<'_, A>, column: &str) -> Option<[u8; 16]> {
     let id = row.get_by_name::<Uuid>(column).ok().flatten();
     id.map(|id| *id.as_bytes())
+}
+
+fn text<A: WhoAllocated>(row: &PgHeapTuple<'_, A>, column: &str) -> Option<String> {
+    row.get_by_name::<String>(column).ok().flatten()
 }
 
 /// Refuses to let a project or cluster go while something is in it. One that goes with its organization, or is taken away
@@ -82,6 +88,17 @@ pub fn check_place<'a>(
         ))
         .set_hint("Create another one there.")
         .report(PgLogLevel::ERROR);
+    }
+    let (before, after) = (text(&old, "environment"), text(&new, "environment"));
+    // The publisher checked it.
+    if before != after && !identity::is_logical_worker() {
+        let place = retag::Place {
+            org: id(&old, "org_id").unwrap_or_default(),
+            id: id(&old, "id").unwrap_or_default(),
+            name: text(&old, "name").unwrap_or_default(),
+            project: id(&old, "project_id"),
+        };
+        retag::before_change(&place, before.as_deref(), after.as_deref()).unwrap_or_report();
     }
     Ok(trigger.new())
 }

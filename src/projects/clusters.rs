@@ -3,6 +3,7 @@
 use super::{Place, Power, checked_environment, checked_name, lock, taken, unknown_project};
 use crate::audit::{self, Act};
 use crate::context::authority::Id;
+use crate::environment::retag;
 use crate::org::id_text;
 use crate::pg::query::{Arg, execute, latest, run};
 use crate::pg::{self, fail};
@@ -49,6 +50,7 @@ fn create_cluster(
     .pop()
     .flatten()
     .ok_or_else(|| taken("cluster", "project"))?;
+    retag::tell_of_unknown(&place.org, environment);
     audit::record(&Act {
         org: place.org,
         operation: "create_cluster",

@@ -3,7 +3,9 @@
 use super::{Power, checked_environment, checked_name, invalid, lock, taken};
 use crate::access;
 use crate::audit::{self, Act};
+use crate::context;
 use crate::context::projects::RUN_PROJECTS;
+use crate::environment::retag;
 use crate::org::{id_text, lock_org};
 use crate::pg;
 use crate::pg::query::{Arg, execute, run};
@@ -57,6 +59,7 @@ fn create_project(
     .pop()
     .flatten()
     .ok_or_else(|| taken("project", "organization"))?;
+    retag::tell_of_unknown(org, environment);
     audit::record(&Act {
         org: *org,
         operation: "create_project",
@@ -114,19 +117,33 @@ fn set_project_access(project: Option<Uuid>, access: Option<&str>) -> pg::Result
     Ok(())
 }
 
-/// Tags a project with an environment (spec 7, 9). `environment`: such as production; NULL for none. Needs org:update in
-/// its organization (or the DBA). Errors: 42501 no right or unknown project, 22023 bad environment.
+/// Tags a project with an environment (spec 7, 9): also the rows that have theirs from it. Waits for transactions that write
+/// such rows. `environment`: such as production; NULL for none. Needs org:update in its organization (or the DBA). Under
+/// production protection a project leaves production by the organization's owner, in person, after
+/// confirm_production_delete('tenancy.projects', ...). Errors: 42501 no right or unknown project, or not confirmed, 22023 bad
+/// environment.
 #[pg_extern(volatile, parallel_unsafe)]
 fn set_project_environment(project: Option<Uuid>, environment: Option<&str>) -> pg::Result<()> {
     let project = pg::given(project, "project")?;
     let environment = checked_environment(environment)?;
     let (place, _) = lock(project.as_bytes(), Power::Runs, "retag", false)?;
-    set(
-        &place,
-        "set_project_environment",
-        "environment",
+    let old = context::projects::environment(&place.org, &place.id, None).flatten();
+    retag::require(
+        &place.org,
+        &place.id,
+        &place.name,
+        old.as_deref(),
         environment,
-    );
+    )?;
+    retag::tell_of_unknown(&place.org, environment);
+    retag::change(&place.id, || {
+        set(
+            &place,
+            "set_project_environment",
+            "environment",
+            environment,
+        );
+    });
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 use super::change::{Change, Risk};
 use crate::context::Standing;
 use crate::context::authority::Id;
+use crate::context::projects;
 use crate::environment::{RowKey, inherit, tag::Tag};
 use crate::isolation::{self, Way, Whereabouts};
 use crate::pg::key::Keys;
@@ -65,6 +66,12 @@ impl Change {
                 let key = &self.table.foreign_keys[place];
                 key.columns.iter().map(|(attnum, _)| *attnum).collect()
             }
+            Way::Place { by_cluster } => {
+                let placed = self.table.placed.as_ref();
+                let cluster = placed.and_then(|p| p.cluster).filter(|_| by_cluster);
+                let project = placed.map(|p| p.project);
+                project.into_iter().chain(cluster).collect()
+            }
         };
         let names: Vec<String> = numbers
             .iter()
@@ -74,7 +81,7 @@ impl Change {
         let list = |of: &str| {
             let each = names.iter().map(|name| match source.way {
                 Way::Column { .. } => format!("{of}.{name}::pg_catalog.text"),
-                Way::Key(_) => format!("{of}.{name}"),
+                Way::Key(_) | Way::Place { .. } => format!("{of}.{name}"),
             });
             each.collect::<Vec<_>>().join(", ")
         };
@@ -85,6 +92,13 @@ impl Change {
             Way::Key(place) => {
                 let values: Vec<Value> = (1..=numbers.len() as i16).map(|i| row.value(i)).collect();
                 inherit::by_reference(org, &self.table.foreign_keys[place], &values, 0)
+            }
+            Way::Place { .. } => {
+                let cluster = (numbers.len() > 1).then(|| row.uuid(2)).flatten();
+                let tag = row
+                    .uuid(1)
+                    .and_then(|project| projects::environment(org, &project, cluster.as_ref()));
+                Ok(inherit::is_production_place(org, tag))
             }
         };
         self.before_and_after(list, says)

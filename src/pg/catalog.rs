@@ -107,8 +107,6 @@ pub fn find_house() -> Option<House> {
         house.in_projects,
         house.check_project_row,
         house.counters,
-        house.project_from,
-        house.project_to,
     ];
     if ![house.guard_row, house.guard_statement].contains(&pg_sys::InvalidOid)
         && !others.contains(&pg_sys::InvalidOid)

@@ -96,6 +96,10 @@ pub fn check_metric(metric: &str) -> pg::Result<()> {
     ))
 }
 
+/// The digits of a quantity, on either side of the point.
+const WHOLE: usize = 40;
+const FRACTION: usize = 20;
+
 fn check_quantity(quantity: &AnyNumeric) -> pg::Result<String> {
     let text = quantity.to_string();
     if !text.bytes().any(|b| b.is_ascii_digit()) {
@@ -103,6 +107,16 @@ fn check_quantity(quantity: &AnyNumeric) -> pg::Result<String> {
             "a quantity is a finite number",
             format!("{text} is none."),
             "Record a number of the metric's unit.",
+        ));
+    }
+    // Records are never changed: one beyond what can be added up would leave its organization without a report for good.
+    let digits = text.trim_start_matches('-');
+    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
+    if whole.len() > WHOLE || fraction.len() > FRACTION {
+        return Err(invalid(
+            "this quantity is beyond what usage is counted in",
+            format!("It has up to {WHOLE} digits before the point and {FRACTION} after it."),
+            "Record it in another unit, or round it.",
         ));
     }
     // Within a sealed transaction the statements may be somebody else's than the application's.

@@ -155,6 +155,9 @@ fn a_record_is_never_changed_and_a_key_counts_once() {
         "'', 1",
         "'calls', 'NaN'",
         "'calls', 'Infinity'",
+        "'calls', 1e40",
+        "'calls', -9.9e131071",
+        "'calls', 1e-21",
         "'calls', 1, environment => ''",
         "'calls', 1, idempotency_key => repeat('x', 256)",
         "'calls', 1, at => 'infinity'",
@@ -165,6 +168,19 @@ fn a_record_is_never_changed_and_a_key_counts_once() {
         );
     }
     refused(app.attempt("SELECT tenancy.record_usage(NULL, 1)"), "22004");
+    // What is taken can be added up.
+    for quantity in [
+        "9999999999999999999999999999999999999999",
+        "0.00000000000000000001",
+    ] {
+        for _ in 0..2 {
+            app.run(&format!("SELECT tenancy.record_usage('most', {quantity})"));
+        }
+    }
+    assert_eq!(
+        owner.text("SELECT quantity FROM tenancy.usage_report(NULL, '2000-01-01', '2100-01-01') WHERE metric = 'most'"),
+        "19999999999999999999999999999999999999998.00000000000000000002"
+    );
 }
 
 #[test]

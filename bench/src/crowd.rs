@@ -25,25 +25,28 @@ pub fn crowd(world: &World, schema: &str, table: &str) -> Result<Vec<(Client, St
         .collect()
 }
 
-/// The time of so many commits of every writer, at once.
-pub fn together(writers: &mut [(Client, Statement)], commits: usize) -> Result<Duration> {
+/// The time of a commit, where all of them write at once for so long.
+pub fn together(writers: &mut [(Client, Statement)], lasting: Duration) -> Result<Duration> {
     let start = Instant::now();
-    std::thread::scope(|scope| {
+    let commits = std::thread::scope(|scope| {
         let running: Vec<_> = writers
             .iter_mut()
             .map(|(client, insert)| {
-                scope.spawn(move || -> Result<()> {
-                    for _ in 0..commits {
+                scope.spawn(move || -> Result<u32> {
+                    let mut commits = 0;
+                    while start.elapsed() < lasting {
                         let id = ID.fetch_add(1, Ordering::Relaxed);
                         client.execute(&*insert, &[&id, &None::<i64>])?;
+                        commits += 1;
                     }
-                    Ok(())
+                    Ok(commits)
                 })
             })
             .collect();
-        running
-            .into_iter()
-            .try_for_each(|w| w.join().expect("it does not panic"))
+        running.into_iter().try_fold(0, |sum, writer| {
+            let commits = writer.join().expect("it does not panic")?;
+            Ok::<u32, Box<dyn std::error::Error + Send + Sync>>(sum + commits)
+        })
     })?;
-    Ok(start.elapsed())
+    Ok(start.elapsed() / commits.max(1))
 }

@@ -17,8 +17,8 @@ use crate::{Result, items};
 const PART: &str = "seal";
 const OFF: &str = "protected, no audit";
 const OURS: &str = "pg_tenancy, sealed meanwhile";
-/// Of each writer and round.
-const COMMITS: usize = 300;
+/// How long each side writes in a round.
+const ROUND: Duration = Duration::from_millis(1500);
 
 pub fn measure(world: &World, scale: &Scale, report: &mut Report) -> Result<()> {
     let mut admin = world.superuser()?;
@@ -52,16 +52,15 @@ fn throughput(world: &World, scale: &Scale, report: &mut Report) -> Result<()> {
     let mut off = crowd(world, "z", "z.off")?;
     let mut ours = crowd(world, "z", "z.ours")?;
     let mut sealer = world.superuser()?;
-    let commits = CROWD * COMMITS;
     let samples = interleave(
-        scale.bulk_rounds.max(5),
+        scale.bulk_rounds.max(9),
         vec![
-            Side::bulk(OFF, commits, || together(&mut off, COMMITS)),
-            Side::bulk(OURS, commits, || {
+            Side::bulk(OFF, 1, || together(&mut off, ROUND)),
+            Side::bulk(OURS, 1, || {
                 let done = AtomicBool::new(false);
                 std::thread::scope(|scope| {
                     let sealing = scope.spawn(|| seal_until(&mut sealer, &done));
-                    let time = together(&mut ours, COMMITS);
+                    let time = together(&mut ours, ROUND);
                     done.store(true, Ordering::Relaxed);
                     sealing.thread().unpark();
                     sealing.join().expect("it does not panic")?;

@@ -132,6 +132,11 @@ pub fn flush() {
     });
 }
 
+/// Whether this transaction has made lines.
+pub fn has_written() -> bool {
+    NEXT.get() > 0
+}
+
 /// What a subtransaction wrote goes with it.
 pub fn at_subtransaction_abort(level: i32) {
     OPEN.with_borrow_mut(|open| {

@@ -13,6 +13,7 @@ use pg_tenancy_audit_format::erase::erase;
 use pg_tenancy_audit_format::{Moment, iso_time};
 use pgrx::prelude::*;
 use serde_json::{Value as Json, json};
+use std::collections::HashSet;
 
 /// So many lines are named by one act.
 const NAMED: usize = 1000;
@@ -50,6 +51,7 @@ fn erase_audit(
     require_no_hold(&org, "erased")?;
     let mut about = About::new(Some(key));
     let mut erased: Vec<Moment> = vec![];
+    let mut emptied = HashSet::new();
     for_each_chunk(&org, |table_id, row, chunk| {
         let mut here = vec![];
         while chunk.next()? {
@@ -74,11 +76,13 @@ fn erase_audit(
             let mut bytes = vec![0; raw::HEADER];
             bytes.extend_from_slice(&payload);
             let value = raw::with_header(&mut bytes);
+            emptied.insert(first.at);
             heap::rewrite(table_id, &chunk::TYPES, row, chunk::PAYLOAD, value);
             erased.append(&mut here);
         }
         Ok(())
     })?;
+    seal::index::forget_keys(&org, &emptied);
     for some in erased.chunks(NAMED) {
         let lines: Vec<Json> = some
             .iter()

@@ -1,8 +1,11 @@
 //! One row's past: its lines, and what it was at some time.
 
+use super::chunk::flush;
 use super::layouts::Known;
-use super::read::{Filter, may, read};
+use super::read::{Filter, may, read_at};
+use super::seal::index;
 use super::show::Chunk;
+use crate::context::authority::Id;
 use crate::pg::query::{Arg, run_as_is};
 use crate::pg::srf::Sink;
 use crate::pg::{self, canonical, json, lookup_row};
@@ -39,14 +42,27 @@ fn history(table: Option<String>, key: Option<String>, sink: &mut Sink) -> pg::R
     let table = pg::given(table, "table_name")?;
     let org = may("org:audit", "read an audit log")?;
     let mut about = About::new(key);
-    read(
-        &org,
-        &Filter::of_object(object(&table)),
-        |line| match about.concerns(line)? {
+    read_about(&org, object(&table), &mut about, |line, _| line.show(sink))
+}
+
+/// Gives `see` the lines about a table's row, oldest first.
+fn read_about(
+    org: &Id,
+    object: String,
+    about: &mut About,
+    mut see: impl FnMut(&Chunk, Concern) -> pg::Result<()>,
+) -> pg::Result<()> {
+    flush();
+    let times = match about.key {
+        Some(_) => index::times(org, about, &object)?,
+        None => None,
+    };
+    read_at(org, &Filter::of_object(object), times, |line| {
+        match about.concerns(line)? {
             None => Ok(()),
-            Some(_) => line.show(sink),
-        },
-    )
+            Some(concern) => see(line, concern),
+        }
+    })
 }
 
 /// What the log calls a table: the partitioned table for a partition.
@@ -71,6 +87,17 @@ pub struct About {
     wanted: HashMap<*const Known, String>,
 }
 
+/// A key as lines of a layout have it: where that is of one column, the value alone may be given.
+fn in_full(key: &str, known: &Known) -> String {
+    let mut names = known.format.columns.iter().filter(|c| c.is_key);
+    match (names.next(), names.next()) {
+        (Some(one), None) if !key.starts_with('{') => {
+            format!("{{{}: {key}}}", serde_json::Value::from(one.name.as_str()))
+        }
+        _ => key.to_string(),
+    }
+}
+
 /// How a line concerns a row: under which key it found it, and under which it left it.
 pub struct Concern {
     found: bool,
@@ -85,6 +112,11 @@ impl About {
             key,
             wanted: HashMap::new(),
         }
+    }
+
+    /// The key as lines of a layout have it; None where it is of no row in particular.
+    pub fn wanted_of(&self, known: &Known) -> Option<String> {
+        self.key.as_deref().map(|key| in_full(key, known))
     }
 
     pub fn concerns(&mut self, line: &Chunk) -> pg::Result<Option<Concern>> {
@@ -106,15 +138,10 @@ impl About {
             }));
         }
         let (_, known) = line.layout();
-        let wanted = self.wanted.entry(known).or_insert_with(|| {
-            let mut names = known.format.columns.iter().filter(|c| c.is_key);
-            match (names.next(), names.next()) {
-                (Some(one), None) if !key.starts_with('{') => {
-                    format!("{{{}: {key}}}", serde_json::Value::from(one.name.as_str()))
-                }
-                _ => key.clone(),
-            }
-        });
+        let wanted = self
+            .wanted
+            .entry(known)
+            .or_insert_with(|| in_full(key, known));
         let Some((before, after)) = canonical::output(|| line.keys())? else {
             return Ok(None);
         };
@@ -203,17 +230,15 @@ fn steps(table: &str, key: &str) -> pg::Result<Vec<Step>> {
     let org = may("org:audit", "read an audit log")?;
     let mut about = About::new(Some(key.to_string()));
     let mut steps = vec![];
-    read(&org, &Filter::of_object(table.to_string()), |line| {
-        if let Some(concern) = about.concerns(line)? {
-            let entry = canonical::output(|| line.entry())?;
-            steps.push(Step {
-                at: entry.microseconds,
-                operation: line.operation(),
-                old: row_of(entry.old),
-                new: row_of(entry.new),
-                concern,
-            });
-        }
+    read_about(&org, table.to_string(), &mut about, |line, concern| {
+        let entry = canonical::output(|| line.entry())?;
+        steps.push(Step {
+            at: entry.microseconds,
+            operation: line.operation(),
+            old: row_of(entry.old),
+            new: row_of(entry.new),
+            concern,
+        });
         Ok(())
     })?;
     Ok(steps)

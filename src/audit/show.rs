@@ -50,8 +50,8 @@ impl Chunk {
         let payload = row.get::<Vec<u8>>(14).unwrap_or_default();
         let first = Moment {
             at: first(row),
-            xid: row.get::<i64>(2).unwrap_or_default() as u64,
-            n: row.get(3).unwrap_or_default(),
+            xid: xid(row),
+            n: n(row),
         };
         let lines = row.get(4).unwrap_or_default();
         let reader = Reader::new(&payload, first, lines).map_err(|what| damaged(first, what))?;
@@ -147,6 +147,10 @@ impl Chunk {
     pub fn layout(&self) -> (LayoutId, &Known) {
         let place = self.line().layout;
         (self.reader.layouts[place], &self.layouts[place])
+    }
+
+    pub fn org(&self) -> &Id {
+        &self.org
     }
 
     pub fn is_erased(&self) -> bool {
@@ -256,14 +260,26 @@ impl Chunk {
     /// The key that the row had before the line, and the one that it has after it where that is another; None where the
     /// line names no row.
     pub fn keys(&self) -> pg::Result<Option<(String, Option<String>)>> {
-        let (_, known) = self.layout();
+        let keys = self.key_fields()?;
+        Ok(keys.map(|(before, after)| {
+            let after = after.map(|key| self.key_text(&key));
+            (self.key_text(&before), after)
+        }))
+    }
+
+    /// A key of the line's layout as JSON.
+    pub fn key_text(&self, key: &Fields) -> String {
+        json::text(object(self.layout().1, key, &self.org))
+    }
+
+    /// `keys` as they are stored.
+    pub fn key_fields(&self) -> pg::Result<Option<(Fields<'_>, Option<Fields<'_>>)>> {
         let Some(Body::Row { key, new, .. }) = self.parsed()? else {
             return Ok(None);
         };
         if key.is_empty() {
             return Ok(None);
         }
-        let text = |fields: &Fields| json::text(object(known, fields, &self.org));
         let changed = |i: usize| new.iter().flatten().find(|(n, _)| *n == i);
         let mut after = key.clone();
         let mut moved = false;
@@ -275,7 +291,7 @@ impl Chunk {
                 }
             }
         }
-        Ok(Some((text(&key), moved.then(|| text(&after)))))
+        Ok(Some((key, moved.then_some(after))))
     }
 
     fn shown(&self) -> pg::Result<Shown<'_>> {
@@ -450,9 +466,17 @@ impl Ord for Chunk {
 pub fn moment(row: &Found) -> Moment {
     Moment {
         at: first(row),
-        xid: row.get::<i64>(2).unwrap_or_default().cast_unsigned(),
-        n: row.get(3).unwrap_or_default(),
+        xid: xid(row),
+        n: n(row),
     }
+}
+
+pub fn xid(row: &Found) -> u64 {
+    row.get::<i64>(2).unwrap_or_default().cast_unsigned()
+}
+
+pub fn n(row: &Found) -> i32 {
+    row.get(3).unwrap_or_default()
 }
 
 pub fn payload(row: &Found) -> Vec<u8> {

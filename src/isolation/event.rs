@@ -42,14 +42,19 @@ pub unsafe extern "C-unwind" fn tenancy_before_table_ddl(
     fcinfo: pg_sys::FunctionCallInfo,
 ) -> pg_sys::Datum {
     // SAFETY: as the function's own.
-    let (detached, evaluated) = unsafe {
+    let (detached, evaluated, rewritten) = unsafe {
         event::require(fcinfo, "before_table_ddl");
         if protect::is_own_ddl() {
             return pg_sys::Datum::from(0);
         }
-        (event::detached(fcinfo), evaluated::evaluated(fcinfo))
+        (
+            event::detached(fcinfo),
+            evaluated::evaluated(fcinfo),
+            evaluated::rewritten(fcinfo),
+        )
     };
     drift::check_evaluated(evaluated).unwrap_or_report();
+    drift::check_rewritten(rewritten).unwrap_or_report();
     if let Some(detached) = detached.filter(|d| d.concurrently)
         && !identity::break_glass()
     {

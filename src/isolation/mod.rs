@@ -24,6 +24,7 @@ mod paths;
 mod place;
 mod place_columns;
 mod place_plan;
+mod place_refusal;
 mod place_setup;
 mod plan;
 mod progress;
@@ -33,6 +34,7 @@ mod resource;
 mod right;
 mod route;
 mod schema;
+mod schema_columns;
 mod scope;
 mod scope_entry;
 mod scope_key;
@@ -48,7 +50,7 @@ mod whose;
 
 use pgrx::pg_sys::panic::ErrorReportable;
 
-pub use asked::asked;
+pub use asked::{asked, either, parts};
 pub use foreign_key::{before_subtransaction_commit, hides, hides_any, is_held};
 pub use guard::{denied, refused_row};
 pub use held::any as holds_any;
@@ -56,6 +58,7 @@ pub use locking::{asks_each_row, check_unasked};
 pub use member::{Whereabouts, member_may};
 pub use options::Options;
 pub use place::{holding, reads_every_project, reads_projects};
+pub use place_refusal::asked_of;
 pub use reading::{
     any_protected, check_inside_cascade, check_locking_read, check_reading, check_unread_merge,
     pin_for,

@@ -10,6 +10,30 @@ pub struct Evaluated {
     pub what: String,
 }
 
+/// Tables whose rows the command makes others of, by an expression for a column's new type.
+///
+/// SAFETY: the call of an event trigger.
+pub unsafe fn rewritten(fcinfo: pg_sys::FunctionCallInfo) -> Option<pg_sys::Oid> {
+    // SAFETY: node tags say what the pointers point to.
+    unsafe {
+        let tree = (*(*fcinfo).context.cast::<pg_sys::EventTriggerData>()).parsetree;
+        if tree.is_null() || (*tree).type_ != pg_sys::NodeTag::T_AlterTableStmt {
+            return None;
+        }
+        let statement = tree.cast::<pg_sys::AlterTableStmt>();
+        let by_expression = |command: &*mut pg_sys::Node| {
+            let command = command.cast::<pg_sys::AlterTableCmd>();
+            let column = (*command).def.cast::<pg_sys::ColumnDef>();
+            (*command).subtype == pg_sys::AlterTableType::AT_AlterColumnType
+                && !(*column).raw_default.is_null()
+        };
+        nodes((*statement).cmds)
+            .iter()
+            .any(by_expression)
+            .then(|| find((*statement).relation))
+    }
+}
+
 /// What the command that fired an event trigger evaluates.
 ///
 /// SAFETY: the call of an event trigger.

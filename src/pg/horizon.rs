@@ -9,6 +9,8 @@ pub struct Horizon {
     pub oldest: u64,
     pub next: u64,
     pub unassigned: u64,
+    /// `oldest` as if this transaction had ended.
+    pub others: u64,
 }
 
 /// Runs `work` under the newest snapshot there is, in a transaction that keeps an older one too.
@@ -27,16 +29,18 @@ pub fn with_latest_snapshot<T>(work: impl FnOnce(Horizon) -> T) -> T {
         // This transaction's own id is not in the list.
         let own = pg_sys::GetTopTransactionIdIfAny();
         let own = (own != pg_sys::InvalidTransactionId).then(|| wide(own));
-        let oldest = running
+        // The snapshot's end is this transaction's id where none with a later one has ended.
+        let after_own = end + u64::from(own == Some(end));
+        let others = running
             .iter()
             .filter(|xid| !runs_elsewhere(**xid))
             .map(|xid| wide(*xid))
-            .chain(own)
-            .fold(end, u64::min);
+            .fold(after_own, u64::min);
         let horizon = Horizon {
-            oldest,
+            oldest: own.into_iter().fold(others.min(end), u64::min),
             next: end,
             unassigned: next,
+            others,
         };
         pg_sys::PushActiveSnapshot(snapshot);
         let result = work(horizon);

@@ -1,7 +1,7 @@
 //! One organization's new lines, numbered and folded into its tree.
 
 use super::heads::{self, Place, Stored};
-use super::leaves;
+use super::{index, leaves};
 use crate::audit::read::corrupt;
 use crate::audit::store::{self, Store};
 use crate::audit::{chunk, show};
@@ -37,7 +37,7 @@ pub fn has_news(org: &Id, shared: &[Store]) -> pg::Result<bool> {
     horizon::with_latest_snapshot(|horizon| {
         let last = heads::last_head(org)?;
         let mut pass = Pass::begin(org, shared, last.as_ref(), horizon)?;
-        Ok(pass.next()?.is_some())
+        Ok(pass.next(|_| Ok(()))?.is_some())
     })
 }
 
@@ -54,15 +54,22 @@ fn fold(
     let before = frontier.size();
     let mut pass = Pass::begin(org, shared, last, horizon)?;
     let mut restored = last.is_some_and(|l| l.restored || l.cluster != horizon::cluster());
-    while let Some((moment, payload, lines)) = pass.next()? {
+    let mut index = index::Builder::new(org, before);
+    while let Some((moment, leaves)) = pass.next(|row| {
+        let leaves = leaves_in(&show::payload(row), show::lines(row))?;
+        index.add(row, leaves.len() as u64);
+        Ok(leaves)
+    })? {
         restored |= moment.xid >= horizon.oldest;
-        let leaves = leaves_in(&payload, lines)?;
         leaves::store(org, frontier.size(), &moment, &leaves);
         for leaf in &leaves {
             frontier.push(leaf);
         }
     }
-    let place = pass.place.map(|place| place.after(pass.pages, horizon));
+    index.store();
+    let place = pass
+        .place
+        .map(|place| place.after(pass.pages, horizon, chunk::has_written()));
     drop(pass);
     if frontier.size() == before {
         return Ok(None);
@@ -171,7 +178,11 @@ impl Pass<'_> {
         })
     }
 
-    fn next(&mut self) -> pg::Result<Option<(Moment, Vec<u8>, i32)>> {
+    /// What `take` makes of the next one.
+    fn next<T>(
+        &mut self,
+        take: impl FnOnce(&Found) -> pg::Result<T>,
+    ) -> pg::Result<Option<(Moment, T)>> {
         let key = |s: &&mut Source| s.row.map(|(m, _)| (m.xid, m.n, m.at));
         while let Some(source) = self
             .sources
@@ -182,12 +193,13 @@ impl Pass<'_> {
             let (moment, row) = source.row.expect("only such were asked");
             let taken = (!self.first || is_finished(&moment, &row, self.horizon))
                 && !(self.mixed && leaves::number_of(self.org, &moment).is_some());
-            let chunk = taken.then(|| (moment, show::payload(&row), show::lines(&row)));
             self.pages = self.pages.max(source.scan.pages());
-            source.advance();
-            if chunk.is_some() {
-                return Ok(chunk);
+            if taken {
+                let made = take(&row)?;
+                source.advance();
+                return Ok(Some((moment, made)));
             }
+            source.advance();
         }
         Ok(None)
     }
@@ -257,11 +269,11 @@ pub fn open(
 ) -> pg::Result<Chunks> {
     if store.own {
         let from = range.map_or(0, |_| place(store, last).from);
+        // Of most rows nothing but the transaction is looked at.
         let key_of = move |row: &Found| {
-            let at = show::moment(row);
-            range
-                .is_none_or(|(from, end)| (from..end).contains(&at.xid))
-                .then_some((at.xid, at.n, at.at))
+            let xid = show::xid(row);
+            let wanted = range.is_none_or(|(from, end)| (from..end).contains(&xid));
+            wanted.then(|| (xid, show::n(row), show::first(row)))
         };
         let rows = Gathered::open(store.table, &chunk::TYPES, from, Box::new(key_of));
         return Ok(Chunks::Gathered(rows));

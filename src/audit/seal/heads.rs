@@ -64,7 +64,9 @@ impl Place {
 
     /// After a pass that knows of chunks in the table's first `pages` pages: of chunks, since after a crash the pages
     /// are there again that something was logged in, and no others need be.
-    pub fn after(self, pages: u32, horizon: Horizon) -> Place {
+    /// This transaction counts as one that runs where it `wrote` to a log: one that seals many logs has had its id since the
+    /// first of them.
+    pub fn after(self, pages: u32, horizon: Horizon, wrote: bool) -> Place {
         let end = |pages: u32| pages.saturating_sub(heap::WINDOW);
         let next = |from: u32| Place {
             file: self.file,
@@ -72,7 +74,12 @@ impl Place {
             pages,
             before_xid: horizon.unassigned,
         };
-        if horizon.oldest >= horizon.unassigned {
+        let running = if wrote {
+            horizon.oldest
+        } else {
+            horizon.others
+        };
+        if running >= horizon.unassigned {
             next(end(pages))
         } else if horizon.oldest >= self.before_xid {
             next(end(self.pages).max(self.from))

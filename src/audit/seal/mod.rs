@@ -10,8 +10,10 @@
 //! The leaf hashes are kept once more, beside the chunks, since a root alone would say that something is wrong, not what.
 
 pub mod api;
+mod fingerprint;
 mod fold;
 mod heads;
+pub mod index;
 mod keys;
 mod leaves;
 pub mod retention;
@@ -44,6 +46,13 @@ pub fn tables() {
             &[("UNIQUE", "(org_id, first)"), ("", "(org_id, xid, n)")],
             "Which chunk has which numbers in its organization''s log, and its lines'' leaf hashes",
         ),
+        (
+            index::NAME,
+            index::COLUMNS,
+            // What somebody left there when he cut the log hinders no sealing.
+            &[("", "(org_id, first)")],
+            "Which chunks of an organization''s log tell of which rows, by short fingerprints of their keys; read by history() and as_of()",
+        ),
     ] {
         store::ensure(name, |name| {
             let table = format!("tenancy_audit.{name}");
@@ -52,7 +61,7 @@ pub fn tables() {
                 format!("CREATE TABLE {table} ({columns}) WITH (toast_tuple_target = {row})");
             execute(&create, &[]);
             // Hashes do not compress.
-            for column in ["leaves", "peaks"] {
+            for column in ["leaves", "peaks", "chunks"] {
                 if columns.contains(column) {
                     execute(
                         &format!("ALTER TABLE {table} ALTER {column} SET STORAGE EXTERNAL"),

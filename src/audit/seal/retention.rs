@@ -4,7 +4,7 @@
 //! The sealed leaf hashes of removed lines stay: 32 bytes a line, which say nothing of what it was, and by which every head
 //! ever handed out can still be proved.
 
-use super::{fold, heads, leaves};
+use super::{fold, heads, index, leaves};
 use crate::context::authority::Id;
 use crate::pg::{self, horizon};
 use pg_tenancy_audit_format::Moment;
@@ -94,6 +94,7 @@ pub fn checkpoint(org: &Id, time: i64) -> pg::Result<Option<Purged>> {
             last.restored,
             None,
         )?;
+        index::purge(org, purged.up_to);
         Ok(Some(purged))
     })
 }

@@ -20,7 +20,7 @@ use pgrx::pg_sys::panic::{ErrorReport, ErrorReportable};
 use pgrx::prelude::*;
 use std::cell::{Cell, RefCell};
 
-pub use evaluate::check as check_evaluated;
+pub use evaluate::{check as check_evaluated, check_rewritten};
 pub use readers::{is_noting, note_reading};
 pub use watch::{at_subtransaction_abort, at_subtransaction_commit, before_commit, forget};
 

@@ -15,6 +15,11 @@ GRANT SELECT ON tenancy.org_environments TO PUBLIC;
 CREATE POLICY current_org ON tenancy.org_environments FOR SELECT USING (org_id = tenancy.current_org());
 SELECT pg_catalog.pg_extension_config_dump('tenancy.org_environments', '');
 
+CREATE FUNCTION tenancy.check_lock(table_id oid, row_of_table record) RETURNS boolean
+    LANGUAGE c AS 'MODULE_PATHNAME', 'tenancy_check_lock';
+COMMENT ON FUNCTION tenancy.check_lock(oid, record) IS
+    'True for a row that the context may lock, in its environment, else an error: stands in plans of SELECT ... FOR UPDATE (spec 5.4)';
+
 CREATE VIEW tenancy.environments WITH (security_invoker = true) AS
 SELECT o.id AS org_id, b.name, b.name AS kind, true AS built_in
 FROM tenancy.orgs AS o

@@ -16,7 +16,9 @@ use crate::pg::bound::Binder;
 use crate::pg::key::KeyType;
 use crate::pg::local::Backend;
 use crate::pg::plan::Ours;
-use crate::pg::{catalog, identity, modify, paths, placed_plan, placed_query, plan, range_table};
+use crate::pg::{
+    catalog, identity, modify, paths, placed_plan, placed_query, plan, range_table, rewrite,
+};
 use pgrx::prelude::*;
 use std::cell::Cell;
 use std::ffi::{c_char, c_int};
@@ -54,6 +56,7 @@ unsafe extern "C-unwind" fn planner(
         }
         if placed_query::may_concern(query) {
             refuse_by_row(query);
+            check_locks(query);
         }
         lifted
     };
@@ -98,6 +101,15 @@ unsafe extern "C-unwind" fn check_once(query: *mut pg_sys::Query) {
     if let Some(house) = catalog::find_house() {
         // SAFETY: as the function's own.
         unsafe { modify::check_once(query, house.check_row) }
+    }
+}
+
+/// SAFETY: a query that is about to be planned.
+#[pg_guard]
+unsafe extern "C-unwind" fn check_locks(query: *mut pg_sys::Query) {
+    if let Some(house) = catalog::find_house().filter(|h| h.check_lock != pg_sys::InvalidOid) {
+        // SAFETY: as the function's own.
+        unsafe { rewrite::check_locks(query, house.check_lock, &isolation::asks_each_row) }
     }
 }
 

@@ -3,7 +3,9 @@
 //! that may not update is refused, plans get their organization, and the audit's lines are stored.
 
 use super::{cascade, writes};
-use crate::pg::range_table::{locked_relations, merged_unread, read_relations, relations};
+use crate::pg::range_table::{
+    locked_relations, merged_unread, named_and_locked, read_relations, relations,
+};
 use crate::pg::{bound, catalog, cursor, identity, stand_in, transaction, value};
 use crate::usage::quota;
 use crate::{audit, context, isolation};
@@ -166,7 +168,22 @@ unsafe extern "C-unwind" fn look_at(query: *mut pg_sys::QueryDesc, inside: bool)
             for relid in locked_relations(plan) {
                 isolation::check_locking_read(relid).unwrap_or_report();
             }
+            check_row_locks(plan);
         }
+    }
+}
+
+/// SAFETY: a plan about to start.
+unsafe fn check_row_locks(plan: *mut pg_sys::PlannedStmt) {
+    // SAFETY: as the function's own.
+    unsafe {
+        let locked = named_and_locked(plan);
+        if !locked.iter().any(|table| isolation::asks_each_row(*table)) {
+            return;
+        }
+        let check = catalog::house().check_lock;
+        let asked = crate::pg::plan::tables_asked_for(plan, check);
+        isolation::check_unasked(&locked, &asked).unwrap_or_report();
     }
 }
 

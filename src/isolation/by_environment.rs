@@ -36,6 +36,12 @@ fn level(now: &Standing, index: Action, table: &Table) -> Level {
     }
 }
 
+/// Whether a right is another one in some environment than in all of them.
+pub fn differs(now: &Standing, table: &Table, action: &str) -> pg::Result<bool> {
+    let index = access::action(&now.matrix, action)?;
+    Ok(level(now, index, table) != now.level(index))
+}
+
 /// Whether a statement may write to the table at all.
 pub fn may_somewhere(now: &Standing, action: &str, table: &Table) -> pg::Result<bool> {
     let index = access::action(&now.matrix, action)?;
@@ -69,7 +75,7 @@ pub fn require(
 ) -> pg::Result<()> {
     let index = access::action(&now.matrix, action)?;
     // Nearly always: a right that is the same everywhere, which the statement was asked for.
-    if level(now, index, table) == now.level(index) {
+    if !differs(now, table, action)? {
         return Ok(());
     }
     for row in rows.iter().copied().flatten() {

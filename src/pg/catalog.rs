@@ -27,6 +27,7 @@ pub struct House {
     pub project_to: pg_sys::Oid,
     pub in_scope: pg_sys::Oid,
     pub in_full_scope: pg_sys::Oid,
+    pub check_lock: pg_sys::Oid,
 }
 
 static HOUSE: Backend<Cell<Option<House>>> = Backend::new(Cell::new(None));
@@ -85,6 +86,12 @@ pub fn find_house() -> Option<House> {
         is_unscoped: function_in(c"tenancy", c"is_unscoped").unwrap_or(pg_sys::InvalidOid),
         in_scope: scope_function(c"in_scope"),
         in_full_scope: scope_function(c"in_full_scope"),
+        check_lock: function_of(
+            c"tenancy",
+            c"check_lock",
+            &[pg_sys::OIDOID, pg_sys::RECORDOID],
+        )
+        .unwrap_or(pg_sys::InvalidOid),
         schema,
         org_if: ByKind::new(|kind| {
             let name = match kind {

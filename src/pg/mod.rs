@@ -7,6 +7,7 @@ pub mod call_site;
 pub mod canonical;
 pub mod catalog;
 pub mod cidr;
+pub mod composite;
 pub mod counter;
 pub mod cursor;
 pub mod error;

@@ -266,6 +266,37 @@ unsafe fn walk(plan: *mut pg_sys::Plan, see: &mut dyn FnMut(*mut pg_sys::Plan)) 
     }
 }
 
+/// The tables, each as often as it stands there, that a plan's columns hand to a function as its first argument.
+///
+/// SAFETY: a finished plan.
+pub unsafe fn tables_asked_for(
+    plan: *mut pg_sys::PlannedStmt,
+    function: pg_sys::Oid,
+) -> Vec<pg_sys::Oid> {
+    let mut found = vec![];
+    // SAFETY: the lists hold what they are called; the nodes' tags say what they are.
+    unsafe {
+        for_each_node(plan, &mut |node| {
+            for column in elements::<pg_sys::TargetEntry>((*node).targetlist) {
+                let call = (**column).expr.cast::<pg_sys::FuncExpr>();
+                if call.is_null()
+                    || (*call).xpr.type_ != pg_sys::NodeTag::T_FuncExpr
+                    || (*call).funcid != function
+                {
+                    continue;
+                }
+                if let [table, _] = elements::<pg_sys::Node>((*call).args)
+                    && (**table).type_ == pg_sys::NodeTag::T_Const
+                {
+                    let value = (*table.cast::<pg_sys::Const>()).constvalue;
+                    found.push(pg_sys::Oid::from(value.value() as u32));
+                }
+            }
+        });
+    }
+    found
+}
+
 /// The table that a node scans, if it scans one.
 ///
 /// SAFETY: a node of the plan.

@@ -45,6 +45,25 @@ pub unsafe fn locked_relations(plan: *mut pg_sys::PlannedStmt) -> Vec<pg_sys::Oi
     }
 }
 
+/// Those of the tables whose rows are locked that the statement names; parts of another table come with that.
+///
+/// SAFETY: `plan` is a valid plan.
+pub unsafe fn named_and_locked(plan: *mut pg_sys::PlannedStmt) -> Vec<pg_sys::Oid> {
+    // SAFETY: as `locked_relations`. A parent has the strength of its parts among all of theirs.
+    unsafe {
+        let tables = elements::<pg_sys::RangeTblEntry>((*plan).rtable);
+        let locks = (0..=pg_sys::RowMarkType::ROW_MARK_KEYSHARE).map(|kind| 1 << kind);
+        let locks: i32 = locks.sum();
+        elements::<pg_sys::PlanRowMark>((*plan).rowMarks)
+            .iter()
+            .filter(|mark| (***mark).rti == (***mark).prti && (***mark).allMarkTypes & locks != 0)
+            .map(|mark| tables[(**mark).rti as usize - 1])
+            .filter(|entry| (**entry).rtekind == pg_sys::RTEKind::RTE_RELATION)
+            .map(|entry| (*entry).relid)
+            .collect()
+    }
+}
+
 /// The targets of a MERGE that reads no column of them: PostgreSQL then leaves their SELECT policies out of the plan,
 /// and WHEN MATCHED fires for every organization's rows.
 ///

@@ -1,4 +1,4 @@
-//! Rewritten queries: taking out what our policies put in.
+//! Rewritten queries: taking out what our policies put in, and putting in what is asked of each row that is locked.
 
 use super::plan::{elements, list_of};
 use pgrx::prelude::*;
@@ -163,6 +163,100 @@ unsafe fn is_ours(node: *mut pg_sys::Node, schema: pg_sys::Oid) -> bool {
                         .any(|arm| is_ours(arm, schema))
             }
             _ => calls_us(node),
+        }
+    }
+}
+
+struct Locking<'a> {
+    /// A function (table oid, row record) that answers a boolean.
+    check: pg_sys::Oid,
+    asks: &'a dyn Fn(pg_sys::Oid) -> bool,
+}
+
+/// Makes a query, and all queries in it, call a function for each row that it is about to lock, of the tables that `asks`
+/// names: as a column that nobody sees, which is evaluated after all conditions and before the lock.
+///
+/// SAFETY: a rewritten query that nobody else uses.
+pub unsafe fn check_locks(
+    query: *mut pg_sys::Query,
+    check: pg_sys::Oid,
+    asks: &dyn Fn(pg_sys::Oid) -> bool,
+) {
+    let locking = Locking { check, asks };
+    // SAFETY: as the function's own.
+    unsafe { locks_in(query, &locking) }
+}
+
+/// SAFETY: a rewritten query. Most have nothing below, and are not walked.
+unsafe fn locks_in(query: *mut pg_sys::Query, locking: &Locking) {
+    // SAFETY: the lists hold what they are called.
+    unsafe {
+        pg_sys::check_stack_depth();
+        if !(*query).rowMarks.is_null() {
+            check_locked(query, locking);
+        }
+        for entry in elements::<pg_sys::RangeTblEntry>((*query).rtable) {
+            if !(**entry).subquery.is_null() {
+                locks_in((**entry).subquery, locking);
+            }
+        }
+        for cte in elements::<pg_sys::CommonTableExpr>((*query).cteList) {
+            if (*(**cte).ctequery).type_ == pg_sys::NodeTag::T_Query {
+                locks_in((**cte).ctequery.cast(), locking);
+            }
+        }
+        if (*query).hasSubLinks {
+            let flags = pg_sys::QTW_IGNORE_RT_SUBQUERIES | pg_sys::QTW_IGNORE_CTE_SUBQUERIES;
+            let context = std::ptr::from_ref(locking).cast_mut().cast();
+            pg_sys::query_tree_walker(query, Some(see_locks), context, flags as i32);
+        }
+    }
+}
+
+/// SAFETY: a node or NULL, and the `Locking`.
+#[pg_guard]
+unsafe extern "C-unwind" fn see_locks(node: *mut pg_sys::Node, context: *mut c_void) -> bool {
+    if node.is_null() {
+        return false;
+    }
+    // SAFETY: the node's tag says what it is.
+    unsafe {
+        if (*node).type_ == pg_sys::NodeTag::T_Query {
+            locks_in(node.cast(), &*context.cast::<Locking>());
+            return false;
+        }
+        pg_sys::expression_tree_walker(node, Some(see_locks), context)
+    }
+}
+
+/// SAFETY: a rewritten query.
+unsafe fn check_locked(query: *mut pg_sys::Query, locking: &Locking) {
+    // SAFETY: the lists hold what they are called; marks count the range table from 1. What is made lives with the query.
+    unsafe {
+        for mark in elements::<pg_sys::RowMarkClause>((*query).rowMarks) {
+            let number = (**mark).rti;
+            let entry = elements::<pg_sys::RangeTblEntry>((*query).rtable)[number as usize - 1];
+            if (*entry).rtekind != pg_sys::RTEKind::RTE_RELATION || !(locking.asks)((*entry).relid)
+            {
+                continue;
+            }
+            let none = pg_sys::InvalidOid;
+            let table = (*entry).relid.into();
+            let table = pg_sys::makeConst(pg_sys::OIDOID, -1, none, 4, table, false, true);
+            let row = pg_sys::makeWholeRowVar(entry, number as i32, 0, false);
+            let call = pg_sys::makeFuncExpr(
+                locking.check,
+                pg_sys::BOOLOID,
+                list_of::<pg_sys::Node>(&[table.cast(), row.cast()]),
+                none,
+                none,
+                pg_sys::CoercionForm::COERCE_EXPLICIT_CALL,
+            );
+            let list = (*query).targetList;
+            let place = elements::<pg_sys::TargetEntry>(list).len() + 1;
+            let name = pg_sys::pstrdup(c"tenancy_lock".as_ptr());
+            let column = pg_sys::makeTargetEntry(call.cast(), place as i16, name, true);
+            (*query).targetList = pg_sys::lappend(list, column.cast());
         }
     }
 }

@@ -335,6 +335,7 @@ const OPEN_TO_EVERYBODY: &[&str] = &[
     "current_project()",
     "current_cluster()",
     "in_projects(uuid,uuid,text)",
+    "check_lock(oid,record)",
     "check_project(oid,uuid,uuid,text)",
     "check_project_row(oid,uuid,uuid,text)",
     "project_from(text)",

@@ -170,3 +170,56 @@ fn no_way_around_the_function_takes_a_project_out_of_production() {
     ));
     stage.admin().run("DELETE FROM nodes WHERE id = 3");
 }
+
+#[test]
+fn a_confirmation_is_worth_nothing_to_another_actor_or_after_the_ownership() {
+    let stage = Stage::new();
+    let (delete, out) = (
+        "DELETE FROM nodes WHERE id = 1",
+        retag(&stage.prod, "'staging'"),
+    );
+    let mut session = stage.acting("acme.owner", "human");
+    session.run(&confirm("nodes", "1"));
+    session.run(&confirm("tenancy.projects", &stage.prod));
+    session.run("SET LOCAL app.actor_type = 'service'");
+    about_production(session.attempt_within(delete));
+    about_production(session.attempt_within(&out));
+    session.run("SET LOCAL app.actor_type = 'human'");
+    session.run(delete);
+    session.run(&out);
+    session.run("ROLLBACK");
+    let mut owner = stage.owner();
+    owner.run("BEGIN");
+    owner.run(&confirm("nodes", "1"));
+    owner.run(&confirm("tenancy.projects", &stage.prod));
+    stage.world.superuser().run(&format!(
+        "SELECT tenancy.transfer_ownership('{}', '{}')",
+        stage.world.acme.id,
+        stage.world.user("acme.admin")
+    ));
+    about_production(owner.attempt_within(delete));
+    about_production(owner.attempt_within(&out));
+    owner.run("ROLLBACK");
+}
+
+/// Where the DBA lets a transaction change its user, what the one before confirmed is still only his.
+#[test]
+fn a_confirmation_is_its_givers_alone() {
+    let stage = Stage::new();
+    stage.world.superuser().run(&format!(
+        "ALTER ROLE {} SET tenancy.one_org_per_transaction = off",
+        stage.world.db.role("app")
+    ));
+    let mut app = stage.acting("acme.owner", "human");
+    app.run(&confirm("nodes", "1"));
+    stage.world.superuser().run(&format!(
+        "SELECT tenancy.transfer_ownership('{}', '{}')",
+        stage.world.acme.id,
+        stage.world.user("acme.admin")
+    ));
+    app.run(&stage.world.claim(stage.world.acme, "acme.admin"));
+    assert_eq!(app.text("SELECT tenancy.current_role_name()"), "owner");
+    about_production(app.attempt_within("DELETE FROM nodes WHERE id = 1"));
+    app.run(&confirm("nodes", "1"));
+    app.run("DELETE FROM nodes WHERE id = 1; ROLLBACK");
+}

@@ -18,7 +18,10 @@ COMMENT ON VIEW tenancy.member_states IS
 GRANT SELECT ON tenancy.member_states TO PUBLIC;
 
 CREATE VIEW tenancy.members WITH (security_invoker = true) AS
-SELECT m.user_id, u.email, u.name, m.role, m.custom_role IS NOT NULL AS custom, m.status, m.conditions, m.expires_at, m.created_at
+SELECT m.user_id, u.email, u.name, m.role, m.custom_role IS NOT NULL AS custom, m.status, m.conditions, m.expires_at, m.created_at,
+       (SELECT pg_catalog.string_agg(p.name || ': ' || r.role, '; ' ORDER BY p.name, p.id)
+        FROM tenancy.project_members AS r JOIN tenancy.projects AS p ON p.id = r.project_id
+        WHERE r.org_id = m.org_id AND r.user_id = m.user_id) AS project_roles
 FROM tenancy.member_states AS m JOIN tenancy.users AS u ON u.id = m.user_id
 WHERE m.org_id = tenancy.current_org();
 COMMENT ON VIEW tenancy.members IS

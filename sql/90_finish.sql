@@ -138,12 +138,12 @@ COMMENT ON FUNCTION tenancy.deactivate_role(uuid, text) IS
 COMMENT ON FUNCTION tenancy.drop_role(uuid, text) IS
     'Ends one of the organization''s own roles, which nobody has any more; needs team:role (spec 2)';
 COMMENT ON FUNCTION tenancy.access_matrix(uuid) IS
-    'What every member of an organization may, in effect and now; needs team:read (spec 2)';
+    'What every member and service account of an organization may, in effect and now, in projects too; needs team:read (spec 2)';
 COMMENT ON FUNCTION tenancy.access_matrix_csv(uuid) IS
     'access_matrix() as CSV; needs team:read (spec 2)';
-COMMENT ON FUNCTION tenancy.who_can(text, regclass, text) IS
+COMMENT ON FUNCTION tenancy.who_can(text, regclass, text, uuid) IS
     'Which members of the current organization may do an action, or do it on one resource; needs team:read (spec 2)';
-COMMENT ON FUNCTION tenancy.what_can(uuid, uuid) IS
+COMMENT ON FUNCTION tenancy.what_can(uuid, uuid, uuid) IS
     'What a user may in an organization; for oneself, holders of team:read and the DBA (spec 2)';
 COMMENT ON FUNCTION tenancy.define_action(text, text, text, text, text, text) IS
     'Adds an application''s own action with the levels that the system roles have on it; for the DBA (spec 2)';
@@ -239,7 +239,7 @@ COMMENT ON FUNCTION tenancy.set_legal_hold(boolean, text) IS
     'Keeps the current organization''s log from being purged or erased; needs org:delete (spec 6.5)';
 COMMENT ON FUNCTION tenancy.purge_audit() IS
     'Removes what is older than the organization keeps its log; needs org:delete, or to be the DBA (spec 6.5)';
-COMMENT ON FUNCTION tenancy.protect_schema(text, text, jsonb, boolean, boolean) IS
+COMMENT ON FUNCTION tenancy.protect_schema(text, text, jsonb, boolean, boolean, text, text, text) IS
     'Protects every table of a schema that has the organization column, all or none, and says which it left and why (spec 5)';
 COMMENT ON PROCEDURE tenancy.add_org_column(regclass, text, text[], integer) IS
     'Adds an organization column to a table that refers to one that has it, fills and keeps it; for the owner and the DBA (spec 5)';
@@ -303,6 +303,8 @@ COMMENT ON FUNCTION tenancy.sees_project_member(uuid, uuid) IS
     'Whether the context sees who has a role in a project: the policy of project_members (spec 9)';
 COMMENT ON FUNCTION tenancy.check_project(oid, uuid, uuid, text) IS
     'Whether a row may be written in its project: true, or the refusal; in the policies of tables with a project column (spec 9)';
+COMMENT ON FUNCTION tenancy.check_project_row(oid, uuid, uuid, text) IS
+    'Whether a row that is there may be written in its project: true, or the refusal of one that may be read; in plans (spec 5.4, 9)';
 COMMENT ON FUNCTION tenancy.has_project_permission(uuid, text) IS
     'Whether the context may do an action in a project (spec 9)';
 COMMENT ON FUNCTION tenancy.recommend_isolation(boolean, boolean) IS

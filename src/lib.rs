@@ -68,7 +68,7 @@ extension_sql_file!(
 extension_sql_file!(
     "../sql/46_members.sql",
     name = "members",
-    requires = ["policies"]
+    requires = ["policies", "projects"]
 );
 extension_sql_file!(
     "../sql/80_triggers.sql",

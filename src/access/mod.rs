@@ -80,8 +80,9 @@ fn unknown(what: &str, name: &str, nearest: Option<&str>, table: &str) -> ErrorR
 
 pub fn action_is_known(name: &[u8]) -> bool {
     std::str::from_utf8(name).is_ok_and(|name| {
-        let name = crate::isolation::asked(name).name;
-        authority::matrix().action(name).is_some()
+        let matrix = authority::matrix();
+        crate::isolation::parts(name)
+            .all(|part| matrix.action(crate::isolation::asked(part).name).is_some())
     })
 }
 

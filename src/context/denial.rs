@@ -153,6 +153,27 @@ pub fn no_right(standing: &Standing, action: &str, on: &str) -> ErrorReport {
     refused(&standing.role, action, on, &org, &user)
 }
 
+/// The same of a project, where the role that somebody has in it could have added the action.
+pub fn no_right_in_project(
+    standing: &Standing,
+    action: &str,
+    on: &str,
+    project: &Id,
+    role: Option<&str>,
+) -> ErrorReport {
+    let role = match role {
+        Some(role) => format!("Role \"{role}\" in the project does not add it."),
+        None => "There is no role in the project that would add it.".to_string(),
+    };
+    let refusal = no_right(standing, action, on);
+    let detail = refusal.detail().unwrap_or_default().to_string();
+    refusal.set_detail(format!("{detail} {role}")).set_hint(format!(
+        "Ask an administrator of the project, or an owner of the organization, for a role that holds {action} there; \
+         SELECT tenancy.has_project_permission('{}', '{action}') says what you have.",
+        id_text(project)
+    ))
+}
+
 /// A service account takes part in the organization's work and not in its government: an action that it holds gives it no
 /// say over people, roles and keys.
 pub fn no_service(action: &str) -> ErrorReport {
@@ -176,6 +197,7 @@ pub fn outside_scope(what: &str) -> ErrorReport {
 
 /// What no administrator may do, and why.
 pub fn require_superuser(doing: &str, why: &str) -> crate::pg::Result<()> {
+    no_ai(doing)?;
     if super::is_superuser() {
         return Ok(());
     }

@@ -31,8 +31,9 @@ mod transaction;
 
 pub use api::known_org;
 pub use denial::{
-    lasting_change, no_ai, no_right, no_service, outside_scope, owner_only, refused,
-    require_superuser, sealed_statistics, stranger, suspended, without_context, without_key,
+    lasting_change, no_ai, no_right, no_right_in_project, no_service, outside_scope, owner_only,
+    refused, require_superuser, sealed_statistics, stranger, suspended, without_context,
+    without_key,
 };
 pub use entitle::{admits_from_here, honoured, login, names_a_user};
 pub use entry::{form_for_number, number_of};

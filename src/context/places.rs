@@ -55,13 +55,34 @@ impl Places {
         }
     }
 
+    /// Where one of two is enough; both are of one standing, so one project is the same in both.
+    fn or(self, other: Places) -> Places {
+        match (self, other) {
+            (Places::None, other) => other,
+            (this, Places::None) => this,
+            (Places::Some(mut all), Places::Some(more)) => {
+                all.extend(more);
+                Places::Some(all)
+            }
+            (one @ Places::One(..), _) | (_, one @ Places::One(..)) => one,
+            (Places::All, _) | (_, Places::All) => Places::All,
+        }
+    }
+
     pub fn is_none(&self) -> bool {
         matches!(self, Places::None)
     }
 }
 
-/// Where the standing may do the action. What narrows the session is left out where `anywhere` says so.
+/// Where the standing may do the action, or one of several. What narrows the session is left out where `anywhere` says so.
 pub fn places(now: &Standing, action: &str, anywhere: bool) -> Places {
+    crate::isolation::parts(action)
+        .map(|part| places_of(now, part, anywhere))
+        .reduce(Places::or)
+        .unwrap_or(Places::None)
+}
+
+fn places_of(now: &Standing, action: &str, anywhere: bool) -> Places {
     // What removes the organization removes the rows of every project, also where none is left to ask about.
     if super::deletion::org().is_some() {
         return Places::All;
@@ -230,8 +251,7 @@ pub fn number_of_bound(action: &[u8], upper: bool) -> Option<u16> {
     let known = |all: &Vec<Box<[u8]>>| all.iter().position(|a| **a == *action);
     let index = NUMBERED.with_borrow(known).or_else(|| {
         let room = NUMBERED.with_borrow(Vec::len) < MOST;
-        let name = std::str::from_utf8(action).map_or("", |a| crate::isolation::asked(a).name);
-        (room && crate::access::action_is_known(name.as_bytes())).then(|| {
+        (room && crate::access::action_is_known(action)).then(|| {
             NUMBERED.with_borrow_mut(|all| {
                 all.push(action.into());
                 all.len() - 1
@@ -241,14 +261,44 @@ pub fn number_of_bound(action: &[u8], upper: bool) -> Option<u16> {
     Some(NUMBERS | (index as u16) << 1 | u16::from(upper))
 }
 
-/// The value of a bound's number; None for a number of something else.
+/// By these numbers plans name whether in_projects(.., action) is true of every row that a scan puts to it.
+const EVERY: u16 = 0xe000;
+
+/// The number of it. `in_range`: the scan's index range is from project_from(action) to project_to(action).
+pub fn number_of_every(action: &[u8], in_range: bool) -> Option<u16> {
+    let index = (number_of_bound(action, false)? ^ NUMBERS) >> 1;
+    (index < 0xff0).then_some(EVERY | index << 1 | u16::from(in_range))
+}
+
+/// Whether the rows of every project pass, or those that a range of one project leaves.
+fn every(action: &[u8], in_range: bool) -> pg_sys::NullableDatum {
+    // SAFETY: looked at before anything else happens.
+    let places = unsafe { &*kept(action) };
+    let every = match places {
+        Places::All => true,
+        Places::One(_, None) => in_range,
+        _ => false,
+    };
+    pg_sys::NullableDatum {
+        value: pg_sys::Datum::from(every),
+        isnull: false,
+    }
+}
+
+/// The value of a bound's number, or of the question whether every row passes; None for a number of something else.
 pub fn bound_for_number(number: u16) -> Option<pg_sys::NullableDatum> {
-    let index = usize::from((number ^ NUMBERS) >> 1);
+    let asks_every = number >= EVERY;
+    let index = usize::from((number ^ if asks_every { EVERY } else { NUMBERS }) >> 1);
     if number & NUMBERS == 0 || index >= MOST {
         return None;
     }
     let action = NUMBERED.with_borrow(|all| all[index].clone());
-    Some(bound(&action, number & 1 == 1))
+    let flag = number & 1 == 1;
+    Some(if asks_every {
+        every(&action, flag)
+    } else {
+        bound(&action, flag)
+    })
 }
 
 /// SAFETY: the call of project_from() or project_to().

@@ -7,6 +7,7 @@ use super::principal::Principal;
 use super::settings::Setting;
 use super::standing::{Reason, Standing};
 use crate::access;
+use crate::access::matrix::Level;
 use crate::pg::query::{Arg, latest};
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
@@ -303,6 +304,18 @@ impl Reach {
     /// Whether he may do the action in the project; `in_org`: whether his role in the organization allows it.
     pub fn may(&self, project: &Project, action: &str, in_org: bool) -> bool {
         in_org && self.is_open_to_org_role(project) || self.is_added(&project.id, action)
+    }
+
+    /// The level that he has on the action in the project; `in_org`: the one of his role in the organization, which for a
+    /// membership that is limited to resources counts on those of open projects.
+    pub fn level(&self, project: &Project, action: &str, in_org: Level) -> Level {
+        if self.is_added(&project.id, action) {
+            Level::Allow
+        } else if self.is_open_to_org_role(project) || self.limited && !project.restricted {
+            in_org
+        } else {
+            Level::Deny
+        }
     }
 
     fn is_added(&self, project: &Id, action: &str) -> bool {

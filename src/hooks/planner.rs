@@ -16,7 +16,7 @@ use crate::pg::bound::Binder;
 use crate::pg::key::KeyType;
 use crate::pg::local::Backend;
 use crate::pg::plan::Ours;
-use crate::pg::{catalog, identity, modify, paths, plan, range_table};
+use crate::pg::{catalog, identity, modify, paths, placed_plan, placed_query, plan, range_table};
 use pgrx::prelude::*;
 use std::cell::Cell;
 use std::ffi::{c_char, c_int};
@@ -51,6 +51,9 @@ unsafe extern "C-unwind" fn planner(
         let lifted = context::migration::is_on() && migration::lift(query);
         if !(*query).withCheckOptions.is_null() {
             check_once(query);
+        }
+        if placed_query::may_concern(query) {
+            refuse_by_row(query);
         }
         lifted
     };
@@ -98,6 +101,20 @@ unsafe extern "C-unwind" fn check_once(query: *mut pg_sys::Query) {
     }
 }
 
+/// SAFETY: a query that is about to be planned.
+#[pg_guard]
+unsafe extern "C-unwind" fn refuse_by_row(query: *mut pg_sys::Query) {
+    if let Some(house) = catalog::find_house() {
+        let rules = placed_query::Rules {
+            in_projects: house.in_projects,
+            check: house.check_project_row,
+            asked: &isolation::asked_of,
+        };
+        // SAFETY: as the function's own.
+        unsafe { placed_query::refuse_by_row(query, &rules) }
+    }
+}
+
 /// SAFETY: a plan just made, for a query with row security in it.
 #[pg_guard]
 unsafe extern "C-unwind" fn put_in_order(statement: *mut pg_sys::PlannedStmt) {
@@ -119,6 +136,11 @@ unsafe extern "C-unwind" fn put_in_order(statement: *mut pg_sys::PlannedStmt) {
             plan::action_of(call).and_then(|action| context::number_of(action, kind))
         }
     };
+    let placed = placed_plan::Functions {
+        in_projects: house.in_projects,
+        from: house.project_from,
+        to: house.project_to,
+    };
     // SAFETY: as the function's own; nobody uses the plan yet.
     unsafe {
         let mut binder = Binder::of(statement);
@@ -134,6 +156,13 @@ unsafe extern "C-unwind" fn put_in_order(statement: *mut pg_sys::PlannedStmt) {
                 plan::silent_first(node, ours);
             }
             if let Some(binder) = &mut binder {
+                let in_projects = |call: *mut pg_sys::FuncExpr| {
+                    let action = placed_plan::action_of(call, placed)?;
+                    // Before the range is bound.
+                    let in_range = placed_plan::is_ranged(node, call, placed);
+                    context::places::number_of_every(action, in_range)
+                };
+                binder.spare(node, &in_projects);
                 binder.bind(node, &number);
             }
             // What is read-only is not held against others, either.

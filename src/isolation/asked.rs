@@ -12,6 +12,18 @@ pub fn somewhere(action: &str) -> String {
     format!("{action}{SOMEWHERE}")
 }
 
+/// What stands between two actions of which either is enough for a row. Policies ask so in plans only.
+const OR: &str = " or ";
+
+pub fn either(one: &str, other: &str) -> String {
+    format!("{one}{OR}{other}")
+}
+
+/// The actions of which one is enough.
+pub fn parts(action: &str) -> impl Iterator<Item = &str> {
+    action.split(OR)
+}
+
 #[derive(Debug, PartialEq, Eq)]
 pub struct Asked<'a> {
     /// The action with its marks but for that of projects.

@@ -76,6 +76,7 @@ pub fn locked(relid: pg_sys::Oid) -> pg::Result<Facts> {
 
 /// For owners of the table and for the DBA; the extension's own and the system's tables are nobody's to change here.
 pub fn require_owner(table: &Facts) -> pg::Result<()> {
+    context::no_ai("change the protection of tables")?;
     if context::is_administrator()
         || identity::both(|role| identity::has_privileges_of(role, table.owner))
     {

@@ -23,6 +23,7 @@ mod paths;
 mod place;
 mod place_columns;
 mod place_plan;
+mod place_refusal;
 mod place_setup;
 mod plan;
 mod progress;
@@ -32,6 +33,7 @@ mod resource;
 mod right;
 mod route;
 mod schema;
+mod schema_columns;
 mod scope;
 mod scope_entry;
 mod scope_key;
@@ -47,13 +49,14 @@ mod whose;
 
 use pgrx::pg_sys::panic::ErrorReportable;
 
-pub use asked::asked;
+pub use asked::{asked, either, parts};
 pub use foreign_key::{before_subtransaction_commit, hides, hides_any, is_held};
 pub use guard::{denied, refused_row};
 pub use held::any as holds_any;
 pub use member::{Whereabouts, member_may};
 pub use options::Options;
 pub use place::{holding, reads_every_project, reads_projects};
+pub use place_refusal::asked_of;
 pub use reading::{
     any_protected, check_inside_cascade, check_locking_read, check_reading, check_unread_merge,
     pin_for,

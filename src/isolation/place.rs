@@ -8,6 +8,7 @@
 use super::asked;
 use super::guard::denied;
 use super::held::{self, Name};
+use super::place_refusal;
 use super::plan::Options;
 use super::table::{self, GuardedKey, Table};
 use super::{moved, scope, tree};
@@ -169,7 +170,10 @@ pub fn hold(
                 })
         });
         if !allowed {
-            for (project, cluster) in [before, after].into_iter().flatten() {
+            if let Some((project, cluster)) = before {
+                require_there(table, now, action, project, cluster)?;
+            }
+            if let Some((project, cluster)) = after {
                 require(table, now, action, project, cluster)?;
             }
         }
@@ -225,6 +229,31 @@ fn check_project(
     Ok(true)
 }
 
+/// The refusal of a row as it was before it was written: one that may be read. Of another one nothing is said.
+fn require_there(
+    table: &Table,
+    now: &Standing,
+    action: &str,
+    project: Option<Id>,
+    cluster: Option<Id>,
+) -> pg::Result<()> {
+    let may = |project: &Id| with_places(action, |places| places.have(project, cluster.as_ref()));
+    match project {
+        Some(project) if may(&project) => Ok(()),
+        Some(project) if place_refusal::reads(now, table, &project, cluster.as_ref()) => {
+            require(table, now, action, Some(project), cluster)
+        }
+        _ => Err(denied(
+            format!(
+                "permission denied: the row in table \"{}\" is of no project that you may see",
+                relation_name(table.relid)
+            ),
+            "Something reached it without row security: a function or trigger of another role.",
+            "SELECT * FROM tenancy.projects lists the projects that you may see.",
+        )),
+    }
+}
+
 /// The refusal of a row in a project where the context may not write it, if it is one.
 fn require(
     table: &Table,
@@ -233,7 +262,9 @@ fn require(
     project: Option<Id>,
     cluster: Option<Id>,
 ) -> pg::Result<()> {
-    let seen = project.filter(|id| now.reach().seen(id).is_some());
+    let seen = project.filter(|id| {
+        now.reach().seen(id).is_some() || place_refusal::reads(now, table, id, cluster.as_ref())
+    });
     let Some(project) = seen else {
         return Err(missing(table, Column::Project, project));
     };
@@ -250,13 +281,7 @@ fn require(
             "Leave the columns out: their defaults fill them. Or RESET app.current_project and app.current_cluster.",
         ));
     }
-    let reach = now.reach();
-    let name = reach.get(&project).map_or("", |p| p.name.as_str());
-    let on = format!(
-        "on table \"{}\" in project \"{name}\"",
-        relation_name(table.relid)
-    );
-    Err(context::no_right(now, asked::asked(action).name, &on))
+    Err(place_refusal::no_right(now, table, action, &project))
 }
 
 #[derive(Clone, Copy)]
@@ -348,7 +373,7 @@ fn is_held(probe: &Probe, org: &'static Keys, id: &Id) -> bool {
 }
 
 /// The action as the table's policies ask for it.
-fn marked(table: &Table, action: &str, to_write: bool) -> String {
+pub(super) fn marked(table: &Table, action: &str, to_write: bool) -> String {
     let anywhere = to_write && table.options.names_environment();
     asked::marked(action, (anywhere, table.scoped.is_some(), false))
 }

@@ -9,6 +9,7 @@ use crate::context::projects;
 use crate::pg::key::KeyColumn;
 use crate::pg::query::{Arg, latest, run};
 use crate::pg::{self, fail};
+use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 use pgrx::spi;
 
@@ -16,12 +17,7 @@ use pgrx::spi;
 pub fn check(table: &Facts, options: &Options) -> pg::Result<()> {
     let given = [&options.project_column, &options.cluster_column];
     if options.cluster_column.is_some() && options.project_column.is_none() {
-        return Err(fail(
-            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
-            "a cluster column needs a project column",
-        )
-        .set_detail("A cluster belongs to a project.")
-        .set_hint("Name both: project_column => '...', cluster_column => '...'."));
+        return Err(no_project_column());
     }
     for column in given.into_iter().flatten() {
         super::facts::require_column(table, column, "It is to hold the row's project or cluster.")?;
@@ -48,6 +44,15 @@ pub fn check(table: &Facts, options: &Options) -> pg::Result<()> {
         }
     }
     Ok(())
+}
+
+pub fn no_project_column() -> ErrorReport {
+    fail(
+        PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+        "a cluster column needs a project column",
+    )
+    .set_detail("A cluster belongs to a project.")
+    .set_hint("Name both: project_column => '...', cluster_column => '...'.")
 }
 
 /// The columns of a table that is about to be protected, as statements name them.

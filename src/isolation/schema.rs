@@ -7,8 +7,9 @@ use super::paths::{self, Graph};
 use super::plan::{Before, Options};
 use super::progress::Progress;
 use super::protect::{Planned, apply, given_permissions, plan_tree};
+use super::schema_columns::{self, Columns};
 use super::survey::{Finding, Problem, Target, look};
-use super::tree;
+use super::{tagged, tree};
 use crate::pg::json::Document;
 use crate::pg::query::{Arg, run};
 use crate::pg::{self, fail};
@@ -49,24 +50,29 @@ impl Line {
 /// was done or why it was left (spec 5).
 ///
 /// `schema_name`: the schema. `org_column`, `permissions`, `audit`: as for protect(), for each of its tables; tables that
-/// need others are protected one by one before. `dry_run`: changes nothing, locks nobody out, and also tells what would
+/// need others, an environment_from or a resource type are protected one by one before. `environment_column`,
+/// `project_column`, `cluster_column`: as for protect(), for the tables that have such a column, which the answer tells
+/// (under finding); a cluster column counts where there is a project column. `dry_run`: changes nothing, locks nobody out, and also tells what would
 /// keep the real run from being done. The answer has one line per table and finding:
 /// status `ready` (dry run) or `protected`; `already protected`; `exempt` (see exempt()); `left` (no organization column,
 /// no way to one); `needs org column` (a foreign key leads to an organization: add_org_column()); and what makes the real
-/// run an error: `broken` (rows without organization, references that cross organizations, with their number) and `cannot`
+/// run an error: `broken` (rows without organization or project, references that cross organizations, with their number) and `cannot`
 /// (the table cannot be protected, the finding says why). `warning`: rows of organizations that do not exist.
 /// For the DBA, and for a role that owns the tables. Errors: 3F000 no such schema, 42809 the system's or ours, 55000 something is broken or cannot be
-/// (nothing was changed), 22023 unknown action or key, 42501 no right to the schema.
+/// (nothing was changed), 22023 unknown action or key, or a cluster column alone, 42703 no table has such a column, 42501 no
+/// right to the schema.
 #[pg_extern(sql = r#"
 CREATE FUNCTION protect_schema(
     schema_name text, org_column text DEFAULT 'org_id', permissions jsonb DEFAULT '{}', audit boolean DEFAULT true,
-    dry_run boolean DEFAULT false)
+    dry_run boolean DEFAULT false, environment_column text DEFAULT NULL,
+    project_column text DEFAULT NULL, cluster_column text DEFAULT NULL)
 RETURNS TABLE (table_name regclass, status text, finding text, rows bigint, remedy text)
 VOLATILE PARALLEL UNSAFE LANGUAGE c AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';
 "#)]
 #[allow(
     clippy::type_complexity,
-    reason = "the columns of a SQL table function"
+    clippy::too_many_arguments,
+    reason = "the arguments and columns of a SQL table function"
 )]
 fn protect_schema(
     schema_name: Option<&str>,
@@ -74,6 +80,9 @@ fn protect_schema(
     permissions: Option<Document>,
     audit: Option<bool>,
     dry_run: Option<bool>,
+    environment_column: Option<&str>,
+    project_column: Option<&str>,
+    cluster_column: Option<&str>,
 ) -> pg::Result<
     TableIterator<
         'static,
@@ -91,9 +100,15 @@ fn protect_schema(
     let permissions = given_permissions(pg::given(permissions, "permissions")?)?;
     let audit = pg::given(audit, "audit")?;
     let dry_run = pg::given(dry_run, "dry_run")?;
+    crate::context::no_ai("change the protection of tables")?;
     let options = Options::new(org_column, permissions, audit, Before::default());
     options.require_known_actions()?;
-    let lines = work(schema, &options, dry_run)?;
+    let columns = Columns {
+        environment: environment_column,
+        project: project_column,
+        cluster: cluster_column,
+    };
+    let lines = work(schema, &options, &columns, dry_run)?;
     Ok(TableIterator::new(lines.into_iter().map(|line| {
         (
             line.table,
@@ -105,7 +120,12 @@ fn protect_schema(
     })))
 }
 
-fn work(schema: &str, options: &Options, dry_run: bool) -> pg::Result<Vec<Line>> {
+fn work(
+    schema: &str,
+    options: &Options,
+    columns: &Columns,
+    dry_run: bool,
+) -> pg::Result<Vec<Line>> {
     let exemptions = exempt::all();
     let mut progress = Progress::new("protect_schema");
     let mut lines = vec![];
@@ -127,9 +147,10 @@ fn work(schema: &str, options: &Options, dry_run: bool) -> pg::Result<Vec<Line>>
             }
         }
     }
+    columns.require(trees.iter().map(|tree| &tree[0]))?;
     let mut planned: Vec<Planned> = vec![];
     for tree in &trees {
-        match plan_tree(tree, options) {
+        match plan_tree(tree, &columns.of(&tree[0], options)) {
             Ok(parts) if parts.is_empty() => {
                 lines.push(Line::new(tree[0].relid, "already protected"));
             }
@@ -145,7 +166,14 @@ fn work(schema: &str, options: &Options, dry_run: bool) -> pg::Result<Vec<Line>>
     let targets: Vec<Target> = planned.iter().map(Planned::target).collect();
     let all = targets.len();
     let findings = look(&targets, || progress.step("tables looked through", all))?;
-    let stands_in_the_way = describe(&findings, &trees, &mut lines)?;
+    let mut stands_in_the_way = describe(&findings, &trees, &mut lines)?;
+    for (table, problem) in schema_columns::survey(&planned) {
+        let root = trees.iter().find(|tree| holds(tree, table.relid));
+        let root = root.map_or(table.relid, |tree| tree[0].relid);
+        stands_in_the_way.insert(u32::from(root));
+        let line = Line::new(root, "broken");
+        lines.push(line.because(problem.message(), problem.hint().unwrap_or_default()));
+    }
     explain_missing(
         &without_column,
         &planned,
@@ -163,6 +191,7 @@ fn work(schema: &str, options: &Options, dry_run: bool) -> pg::Result<Vec<Line>>
         if !cannot.is_empty() {
             return Err(refusal(schema, &cannot));
         }
+        tagged::tell_of_unknown_tags(&planned);
         for one in &planned {
             apply(one);
             progress.step("tables protected", planned.len());
@@ -172,14 +201,21 @@ fn work(schema: &str, options: &Options, dry_run: bool) -> pg::Result<Vec<Line>>
     lines.extend(
         trees
             .iter()
-            .map(|tree| tree[0].relid)
-            .filter(|root| !stands_in_the_way.contains(&u32::from(*root)))
-            .filter(|root| lines_lack(&lines, *root))
-            .map(|root| Line::new(root, done))
+            .map(|tree| &tree[0])
+            .filter(|root| !stands_in_the_way.contains(&u32::from(root.relid)))
+            .filter(|root| lines_lack(&lines, root.relid))
+            .map(|root| Line {
+                finding: columns.told(&columns.of(root, options)),
+                ..Line::new(root.relid, done)
+            })
             .collect::<Vec<_>>(),
     );
     sort(&mut lines);
     Ok(lines)
+}
+
+fn holds(tree: &[Facts], relid: pg_sys::Oid) -> bool {
+    tree.iter().any(|table| table.relid == relid)
 }
 
 fn lines_lack(lines: &[Line], table: pg_sys::Oid) -> bool {

@@ -26,6 +26,7 @@ fn create_user(
     sso_subject: default!(Option<&str>, "NULL"),
 ) -> pg::Result<Uuid> {
     let email = pg::given(email, "email")?;
+    context::no_ai("register users")?;
     if !may_name_keys() {
         return Err(fail(
             PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,

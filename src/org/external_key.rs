@@ -23,6 +23,7 @@ use serde_json::json;
 fn set_external_key(org: Option<Uuid>, external_key: Option<&str>) -> pg::Result<()> {
     let org = pg::given(org, "org")?;
     let org = org.as_bytes();
+    context::no_ai("change an organization's external key")?;
     if !context::is_administrator() {
         return Err(fail(
             PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,

@@ -377,7 +377,7 @@ pub fn list_service_accounts(
 }
 
 /// Whether somebody answers for an account of this role.
-fn is_carried(org: &Id, sponsor: Option<&Id>, role: &str) -> bool {
+pub fn is_carried(org: &Id, sponsor: Option<&Id>, role: &str) -> bool {
     let sponsor = sponsor.and_then(|user| authority::membership(org, user));
     sponsor.is_some_and(|m| m.expires_at.is_none_or(|at| at > pg::transaction::now()))
         && authority::role(org, role).is_some_and(|role| role.active)

@@ -104,7 +104,35 @@ impl Binder {
         }
     }
 
-    /// The parameter in place of a call.
+    /// Puts `parameter OR condition` in the place of each condition of a scan that is a call which `number` knows: where the
+    /// parameter is true of all rows, they are not put to the call.
+    ///
+    /// SAFETY: as `bind`; where the value of the number is true, so is the call for every row of the scan.
+    pub unsafe fn spare(
+        &mut self,
+        scan: *mut pg_sys::Plan,
+        number: &dyn Fn(*mut pg_sys::FuncExpr) -> Option<u16>,
+    ) {
+        // SAFETY: as the function's own; the node's tag says what it is.
+        unsafe {
+            let conditions = (*scan).qual;
+            for i in 0..elements::<pg_sys::Node>(conditions).len() {
+                let condition = elements::<pg_sys::Node>(conditions)[i];
+                if (*condition).type_ != pg_sys::NodeTag::T_FuncExpr {
+                    continue;
+                }
+                let call = condition.cast::<pg_sys::FuncExpr>();
+                let Some(param) = number(call).and_then(|number| self.param(number, call)) else {
+                    continue;
+                };
+                let either = super::plan::list_of(&[param.cast::<pg_sys::Node>(), condition]);
+                let either = pg_sys::makeBoolExpr(pg_sys::BoolExprType::OR_EXPR, either, -1);
+                (*(*conditions).elements.add(i)).ptr_value = either.cast();
+            }
+        }
+    }
+
+    /// The parameter in place of a call, or before it.
     ///
     /// SAFETY: as `bind`.
     unsafe fn param(

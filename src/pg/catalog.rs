@@ -19,6 +19,10 @@ pub struct House {
     pub org_if: ByKind,
     pub check_row: ByKind,
     pub is_unscoped: pg_sys::Oid,
+    pub in_projects: pg_sys::Oid,
+    pub check_project_row: pg_sys::Oid,
+    /// The table of the counters behind quotas.
+    pub counters: pg_sys::Oid,
     pub project_from: pg_sys::Oid,
     pub project_to: pg_sys::Oid,
     pub in_scope: pg_sys::Oid,
@@ -56,10 +60,28 @@ pub fn find_house() -> Option<House> {
         bell,
         guard_row: function_in(c"tenancy", c"guard_row").unwrap_or(pg_sys::InvalidOid),
         guard_statement: function_in(c"tenancy", c"guard_statement").unwrap_or(pg_sys::InvalidOid),
+        in_projects: function_of(
+            c"tenancy",
+            c"in_projects",
+            &[pg_sys::UUIDOID, pg_sys::UUIDOID, pg_sys::TEXTOID],
+        )
+        .unwrap_or(pg_sys::InvalidOid),
+        check_project_row: function_of(
+            c"tenancy",
+            c"check_project_row",
+            &[
+                pg_sys::OIDOID,
+                pg_sys::UUIDOID,
+                pg_sys::UUIDOID,
+                pg_sys::TEXTOID,
+            ],
+        )
+        .unwrap_or(pg_sys::InvalidOid),
         project_from: function_of(c"tenancy", c"project_from", &[pg_sys::TEXTOID])
             .unwrap_or(pg_sys::InvalidOid),
         project_to: function_of(c"tenancy", c"project_to", &[pg_sys::TEXTOID])
             .unwrap_or(pg_sys::InvalidOid),
+        counters: relation_in(schema, c"quota_counters").unwrap_or(pg_sys::InvalidOid),
         is_unscoped: function_in(c"tenancy", c"is_unscoped").unwrap_or(pg_sys::InvalidOid),
         in_scope: scope_function(c"in_scope"),
         in_full_scope: scope_function(c"in_full_scope"),
@@ -78,7 +100,14 @@ pub fn find_house() -> Option<House> {
             function_of(c"tenancy", c"check_row", &arguments)
         }),
     };
-    let others = [house.is_unscoped, house.project_from, house.project_to];
+    let others = [
+        house.is_unscoped,
+        house.project_from,
+        house.project_to,
+        house.in_projects,
+        house.check_project_row,
+        house.counters,
+    ];
     if ![house.guard_row, house.guard_statement].contains(&pg_sys::InvalidOid)
         && !others.contains(&pg_sys::InvalidOid)
         && house.org_if.are_all_there()

@@ -10,8 +10,8 @@
 use super::{catalog, heap, raw};
 use crate::usage::tally::{Entry, Fate, Fates};
 use pgrx::prelude::*;
+use rustc_hash::FxHashMap;
 use std::cell::RefCell;
-use std::collections::HashMap;
 
 pub type Key = [u8; 16];
 
@@ -22,15 +22,16 @@ const BEFORE: usize = 16 + 16 + 4;
 
 thread_local! {
     // Where each counter was found: it stays there.
-    static PLACES: RefCell<HashMap<Key, (u32, u16)>> = RefCell::default();
+    static PLACES: RefCell<FxHashMap<Key, (u32, u16)>> = RefCell::default();
 }
 
 fn table() -> pg_sys::Oid {
-    relation(c"quota_counters")
+    catalog::house().counters
 }
 
-fn relation(name: &std::ffi::CStr) -> pg_sys::Oid {
-    catalog::relation_in(catalog::house().schema, name).unwrap_or(pg_sys::InvalidOid)
+fn index() -> pg_sys::Oid {
+    catalog::relation_in(catalog::house().schema, c"quota_counters_pkey")
+        .unwrap_or(pg_sys::InvalidOid)
 }
 
 /// Quotas changed: a counter may be gone.
@@ -116,7 +117,7 @@ unsafe fn find(table: pg_sys::Relation, key: &Key) -> Option<(u32, u16)> {
         );
         let scan = pg_sys::systable_beginscan(
             table,
-            relation(c"quota_counters_pkey"),
+            index(),
             true,
             std::ptr::null_mut(),
             1,
@@ -226,9 +227,16 @@ impl Fates for Me {
                     false => Fate::Gone,
                 };
             }
-            let next = pg_sys::ReadNextFullTransactionId().value;
-            if entry.top >= next || next - entry.top > 1 << 31 {
-                return Fate::Forgotten;
+            // One before this transaction was given a number, and not long ago.
+            let recent = self
+                .top
+                .checked_sub(entry.top)
+                .is_some_and(|age| age < 1 << 31);
+            if !recent {
+                let next = pg_sys::ReadNextFullTransactionId().value;
+                if entry.top >= next || next - entry.top > 1 << 31 {
+                    return Fate::Forgotten;
+                }
             }
             if pg_sys::TransactionIdIsInProgress(top) {
                 // In this order: one that ends meanwhile still counts as running.
@@ -237,7 +245,7 @@ impl Fates for Me {
                     false => Fate::Running,
                 };
             }
-            if pg_sys::TransactionIdPrecedes(top, oldest_known()) {
+            if precedes(top, oldest_known()) {
                 return Fate::Forgotten;
             }
             match pg_sys::TransactionIdDidCommit(xid) {
@@ -264,6 +272,11 @@ impl Fates for Me {
     fn me(&self) -> (u64, &[u32]) {
         (self.top, &self.open)
     }
+}
+
+/// As PostgreSQL compares the numbers of ordinary transactions.
+fn precedes(one: pg_sys::TransactionId, other: pg_sys::TransactionId) -> bool {
+    (u32::from(one).wrapping_sub(u32::from(other)) as i32) < 0
 }
 
 /// The oldest transaction whose end the commit log still tells.

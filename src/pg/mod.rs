@@ -25,6 +25,8 @@ pub mod modify;
 pub mod open_parent;
 pub mod partition;
 pub mod paths;
+pub mod placed_plan;
+pub mod placed_query;
 pub mod plan;
 pub mod primary_key;
 pub mod probe;

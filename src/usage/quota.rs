@@ -15,8 +15,8 @@ use crate::pg::trigger::RowImage;
 use crate::pg::value::Value;
 use crate::pg::{self, catalog, counter, fail, scan, transaction};
 use pgrx::prelude::*;
+use rustc_hash::FxHashMap;
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::rc::Rc;
 
 /// A statement's rows are put into the counter at its end, and after so many.
@@ -45,8 +45,8 @@ struct Memory {
     /// Tables that some organization has a quota on.
     tables: Vec<u32>,
     /// For a table, those of them that its rows count for: itself, and what it is a part of.
-    under: HashMap<u32, Rc<[u32]>>,
-    quotas: HashMap<(Id, u32), Option<Rc<Quota>>>,
+    under: FxHashMap<u32, Rc<[u32]>>,
+    quotas: FxHashMap<(Id, u32), Option<Rc<Quota>>>,
 }
 
 thread_local! {

@@ -36,6 +36,7 @@ pub struct Record<'a> {
 
 /// Whose usage is recorded: the organization in effect, by a service or trusted application; any, by the DBA.
 fn recorded_org(org: Option<Uuid>) -> pg::Result<Id> {
+    context::no_ai("record usage")?;
     let now = context::standing();
     if now.actor_type == "ai" {
         let message = "permission denied: an AI actor may not record usage";

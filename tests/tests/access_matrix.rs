@@ -321,6 +321,326 @@ fn states_and_conditions_are_shown() {
     );
 }
 
+/// Acme's projects `wide`, open, and `left` and `right`, restricted, with a role in one or two of them for each but the admin.
+fn projects(world: &World) -> Vec<String> {
+    let mut dba = world.superuser();
+    let acme = world.acme.id;
+    let projects: Vec<String> = [
+        ("wide", "open"),
+        ("left", "restricted"),
+        ("right", "restricted"),
+    ]
+    .into_iter()
+    .map(|(name, access)| {
+        dba.text(&format!(
+            "SELECT tenancy.create_project('{acme}', '{name}', '{access}')"
+        ))
+    })
+    .collect();
+    for (project, who, role) in [
+        (0, "acme.viewer", "project_operator"),
+        (1, "acme.member", "project_viewer"),
+        (1, "acme.viewer", "project_admin"),
+        (2, "acme.viewer", "project_viewer"),
+        (2, "acme.owner", "project_viewer"),
+        (2, "agency", "project_operator"),
+    ] {
+        dba.run(&format!(
+            "SELECT tenancy.add_project_member('{}', '{}', '{role}')",
+            projects[project],
+            world.user(who)
+        ));
+    }
+    projects
+}
+
+#[test]
+fn the_matrix_says_of_projects_what_is_done_in_them() {
+    let world = World::people();
+    let mut dba = world.superuser();
+    let acme = world.acme.id;
+    let projects = projects(&world);
+    let actions = actions(&mut dba);
+    for (n, action) in actions.iter().enumerate() {
+        dba.run(&format!(
+            r#"CREATE TABLE t{n} (id int, org_id uuid, project_id uuid); GRANT ALL ON t{n} TO PUBLIC;
+               INSERT INTO t{n} SELECT 1, '{acme}', id FROM tenancy.projects;
+               SELECT tenancy.protect('t{n}', audit => false, project_column => 'project_id',
+                   permissions => '{{"select": "{action}", "insert": "{action}"}}')"#
+        ));
+    }
+    let mut random = Random::new(78);
+    let grants: Vec<_> = actions
+        .iter()
+        .filter_map(|action| {
+            let level = ["allow", "limited", "deny", "deny"][random.next(4)];
+            (level != "deny").then(|| (action.clone(), None, level))
+        })
+        .collect();
+    role(&world, "first", true, &grants);
+    role(&world, "asleep", false, &grants);
+    for round in 0..4 {
+        match round {
+            1 => assign(&world, "acme.member", "first"),
+            2 => {
+                dba.run(&format!(
+                    "SELECT tenancy.set_strict_project_access('{acme}', true)"
+                ));
+            }
+            3 => assign(&world, "acme.viewer", "asleep"),
+            _ => {}
+        }
+        let mut cells = BTreeMap::new();
+        for row in dba.rows(&format!(
+            "SELECT user_id, action, environment, level, project_id FROM tenancy.access_matrix('{acme}')"
+        )) {
+            let [user, action, environment, level, project] =
+                <[Option<String>; 5]>::try_from(row).unwrap();
+            assert_eq!(environment, None);
+            let key = (user.unwrap(), action.unwrap(), project);
+            assert!(cells.insert(key, level.unwrap()).is_none(), "twice");
+        }
+        let strict = round >= 2;
+        let (mut differ, mut tried) = (0, 0);
+        let mut writers: Vec<Vec<String>> = vec![vec![]; projects.len()];
+        for who in MEMBERS {
+            let user = world.user(who).to_string();
+            let mut session = world.session(who);
+            let runs = !strict && cells[&(user.clone(), "org:update".to_string(), None)] == "allow";
+            let has_role = |project: &String| {
+                let of_project = Some(project.clone());
+                cells.keys().any(|(u, _, p)| *u == user && *p == of_project)
+            };
+            let levels: Vec<Vec<String>> = projects
+                .iter()
+                .map(|project| {
+                    dba.column(&format!(
+                        "SELECT level FROM tenancy.what_can('{user}', '{acme}', '{project}') ORDER BY action"
+                    ))
+                })
+                .collect();
+            for (n, action) in actions.iter().enumerate() {
+                let cell = |project: Option<&String>| {
+                    cells.get(&(user.clone(), action.clone(), project.cloned()))
+                };
+                let in_org = cell(None).unwrap();
+                let mut seen = vec![];
+                for (p, project) in projects.iter().enumerate() {
+                    let here = cell(Some(project));
+                    differ += usize::from(here.is_some());
+                    assert_ne!(here, Some(in_org), "{who} {action}: nothing new");
+                    // Without a row of its own the role in the organization counts, or he does not get in.
+                    let level = match here {
+                        Some(here) => here,
+                        None if p == 0 || runs || has_role(project) => in_org,
+                        None => "deny",
+                    };
+                    let allowed = level == "allow";
+                    let what = format!("{round} {who} {action} {p}");
+                    assert_eq!(levels[p][n], *level, "{what}");
+                    if allowed {
+                        seen.push(project.clone());
+                        if action == "data:write" {
+                            writers[p].push(user.clone());
+                        }
+                    }
+                    let inserted = session.attempt(&format!(
+                        "INSERT INTO t{n} VALUES (2, DEFAULT, '{project}')"
+                    ));
+                    assert_eq!(inserted.is_ok(), allowed, "{what}: {inserted:?}");
+                    assert_eq!(
+                        session.is_true(&format!(
+                            "SELECT tenancy.has_project_permission('{project}', '{action}')"
+                        )),
+                        allowed,
+                        "{what}"
+                    );
+                    tried += 1;
+                }
+                seen.sort();
+                assert_eq!(
+                    session.column(&format!(
+                        "SELECT project_id FROM t{n} WHERE id = 1 ORDER BY 1"
+                    )),
+                    seen,
+                    "{round} {who} {action}"
+                );
+            }
+        }
+        assert_eq!(tried, MEMBERS.len() * 48 * 3);
+        assert!(differ > 0);
+        for (project, mut writers) in projects.iter().zip(writers) {
+            writers.sort();
+            assert_eq!(
+                dba_in(&world).column(&format!(
+                    "SELECT user_id FROM tenancy.who_can('data:write', project => '{project}') ORDER BY 1"
+                )),
+                writers,
+                "{round}"
+            );
+        }
+    }
+    // Without a project: who may in the organization, and who in some project only.
+    assign(&world, "acme.viewer", "viewer");
+    assert_eq!(
+        dba_in(&world).column(
+            "SELECT concat_ws(' ', email, project_name, project_role) FROM tenancy.who_can('data:write')
+             WHERE email ~ 'viewer|owner' ORDER BY 1"
+        ),
+        [
+            "owner@acme.test",
+            "viewer@acme.test left project_admin",
+            "viewer@acme.test wide project_operator",
+        ]
+    );
+    assert_eq!(
+        dba_in(&world).column(
+            "SELECT project_roles FROM tenancy.members WHERE project_roles IS NOT NULL ORDER BY email"
+        ),
+        [
+            "right: project_operator",
+            "left: project_viewer",
+            "right: project_viewer",
+            "left: project_admin; right: project_viewer; wide: project_operator",
+        ]
+    );
+}
+
+#[test]
+fn a12_of_hidden_projects_nobody_is_told() {
+    let world = World::people();
+    let acme = world.acme.id;
+    let projects = projects(&world);
+    // A role with team:read that does not run projects.
+    role(
+        &world,
+        "reader",
+        true,
+        &[("team:read".into(), None, "allow")],
+    );
+    assign(&world, "acme.member", "reader");
+    let mut member = world.session("acme.member");
+    let told = format!(
+        "SELECT DISTINCT project_name FROM tenancy.access_matrix('{acme}') WHERE project_id IS NOT NULL ORDER BY 1"
+    );
+    assert_eq!(member.column(&told), ["left", "wide"]);
+    assert_eq!(
+        world.session("acme.admin").column(&told),
+        ["left", "right", "wide"]
+    );
+    assert!(
+        !member
+            .text(&format!("SELECT tenancy.access_matrix_csv('{acme}')"))
+            .contains("right")
+    );
+    let mut count = |sql: String| member.count(&format!("SELECT count(*) FROM {sql}"));
+    let owner = world.user("acme.owner");
+    assert_eq!(
+        count("tenancy.members WHERE project_roles ~ 'right'".into()),
+        0
+    );
+    assert_eq!(
+        count(format!(
+            "tenancy.what_can('{owner}') WHERE project_id IS NOT NULL"
+        )),
+        0
+    );
+    let theirs = world.superuser().text(&format!(
+        "SELECT tenancy.create_project('{}', 'theirs')",
+        world.globex.id
+    ));
+    let nothing = Uuid::new_v4().to_string();
+    for question in [
+        "SELECT * FROM tenancy.who_can('data:read', project => 'PROJECT')".to_string(),
+        format!("SELECT * FROM tenancy.what_can('{owner}', project => 'PROJECT')"),
+    ] {
+        let mut ask = |project: &str| {
+            refused(
+                member.attempt(&question.replace("PROJECT", project)),
+                "42501",
+            )
+        };
+        let none = ask(&nothing);
+        for project in [&projects[2], &theirs] {
+            assert_same_error(&ask(project), &none, &[(&nothing, project)]);
+        }
+    }
+}
+
+#[test]
+fn service_accounts_stand_in_the_matrix_with_what_they_may() {
+    let world = World::people();
+    let acme = world.acme.id;
+    let mut dba = dba_in(&world);
+    dba.run(&format!(
+        "SELECT tenancy.create_role('{acme}', 'lead', clone_of => 'admin');
+         SELECT tenancy.grant_permission('{acme}', 'lead', 'team:role');
+         SELECT tenancy.set_member_role('{acme}', '{}', 'lead')",
+        world.user("acme.admin")
+    ));
+    let account = |who: &str, name: &str, role: &str| {
+        let mut session = world.session(who);
+        let bot = session.text(&format!(
+            "SELECT tenancy.create_service_account('{acme}', '{name}', '{role}')"
+        ));
+        let key = session.text(&format!("SELECT tenancy.create_api_key('{bot}')"));
+        (bot, key)
+    };
+    let bots = [
+        account("acme.owner", "builder", "member"),
+        account("acme.admin", "of the lead", "admin"),
+        account("acme.owner", "stopped", "admin"),
+        account("acme.admin", "left behind", "member"),
+    ];
+    dba.run(&format!(
+        "SELECT tenancy.disable_service_account('{}')",
+        bots[2].0
+    ));
+    let actions = actions(&mut dba);
+    for (demoted, expected) in [
+        ("lead", ["active", "active", "disabled", "active"]),
+        ("viewer", ["active", "active", "disabled", "active"]),
+        ("", ["active", "stopped", "disabled", "stopped"]),
+    ] {
+        match demoted {
+            "" => world.remove("acme.admin"),
+            role => assign(&world, "acme.admin", role),
+        }
+        for ((bot, key), status) in bots.iter().zip(expected) {
+            let lines = dba.rows(&format!(
+                "SELECT action, level, status FROM tenancy.access_matrix('{acme}')
+                 WHERE service_account_id = '{bot}' AND principal = 'service account' AND user_id IS NULL ORDER BY action"
+            ));
+            assert_eq!(lines.len(), 48);
+            assert!(
+                lines.iter().all(|l| l[2].as_deref() == Some(status)),
+                "{lines:?}"
+            );
+            let allowed: Vec<bool> = lines
+                .iter()
+                .map(|l| l[1].as_deref() == Some("allow"))
+                .collect();
+            let mut app = world.app();
+            app.run("BEGIN");
+            let known = app.attempt_within(&format!("SELECT tenancy.authenticate('{key}')"));
+            assert_eq!(known.is_ok(), status == "active", "{known:?}");
+            for (action, allowed) in actions.iter().zip(&allowed) {
+                assert_eq!(
+                    app.is_true(&format!("SELECT tenancy.has_permission('{action}')"))
+                        && known.is_ok(),
+                    *allowed,
+                    "{demoted} {status} {action}"
+                );
+            }
+            let who = format!(
+                "SELECT count(*) FROM tenancy.who_can('app:deploy') WHERE service_account_id = '{bot}'"
+            );
+            let deploys = actions.iter().position(|a| a == "app:deploy").unwrap();
+            assert_eq!(dba.count(&who), i64::from(allowed[deploys]));
+        }
+    }
+}
+
 #[test]
 fn the_csv_is_the_matrix_and_no_formula() {
     let world = World::people();
@@ -344,14 +664,21 @@ fn the_csv_is_the_matrix_and_no_formula() {
         "UPDATE tenancy.users SET email = '+1-2@viewer.test' WHERE id = '{}'",
         world.user("acme.viewer")
     ));
+    dba.run(&format!(
+        "SELECT tenancy.create_service_account('{acme}', '@bot', 'member');
+         SELECT tenancy.add_project_member(tenancy.create_project('{acme}', '=1+1', 'restricted'), '{}', 'project_operator')",
+        world.user("acme.member")
+    ));
     let csv = dba.text(&format!("SELECT tenancy.access_matrix_csv('{acme}')"));
     let mut lines = csv.split("\r\n");
     assert_eq!(
         lines.next(),
-        Some("user_id,email,role,kind,status,conditions,action,category,environment,level")
+        Some(
+            "user_id,email,role,kind,status,conditions,action,category,environment,level,principal,name,service_account_id,project_id,project_name,project_role"
+        )
     );
     // PostgreSQL's own reader of CSV reads it back.
-    dba.run("CREATE TEMP TABLE back (user_id uuid, email text, role text, kind text, status text, conditions text, action text, category text, environment text, level text)");
+    dba.run("CREATE TEMP TABLE back (user_id uuid, email text, role text, kind text, status text, conditions text, action text, category text, environment text, level text, principal text, name text, service_account_id uuid, project_id uuid, project_name text, project_role text)");
     let mut copy = dba
         .copy_in("COPY back FROM STDIN (FORMAT csv, HEADER true)")
         .unwrap();
@@ -362,15 +689,25 @@ fn the_csv_is_the_matrix_and_no_formula() {
         dba.count(&format!(
             "SELECT count(*) FROM
                  ((SELECT * FROM back EXCEPT ALL
-                   SELECT user_id, {}, {}, kind, status, conditions, action, category, {}, level FROM tenancy.access_matrix('{acme}'))
+                   SELECT user_id, {}, {}, kind, status, conditions, action, category, {}, level, principal, {}, service_account_id, project_id, {}, project_role FROM tenancy.access_matrix('{acme}'))
                   UNION ALL
-                  (SELECT user_id, {}, {}, kind, status, conditions, action, category, {}, level FROM tenancy.access_matrix('{acme}')
+                  (SELECT user_id, {}, {}, kind, status, conditions, action, category, {}, level, principal, {}, service_account_id, project_id, {}, project_role FROM tenancy.access_matrix('{acme}')
                    EXCEPT ALL SELECT * FROM back)) d",
-            safe("email"), safe("role"), safe("environment"), safe("email"), safe("role"), safe("environment")
+            safe("email"), safe("role"), safe("environment"), safe("name"), safe("project_name"),
+            safe("email"), safe("role"), safe("environment"), safe("name"), safe("project_name")
         )),
         0
     );
-    assert!(dba.count("SELECT count(*) FROM back") > 5 * 48);
+    assert!(dba.count("SELECT count(*) FROM back") > 6 * 48);
+    for cell in [
+        "name = '''@bot' AND principal = 'service account'",
+        "project_name = '''=1+1' AND project_role = 'project_operator'",
+    ] {
+        assert!(
+            dba.count(&format!("SELECT count(*) FROM back WHERE {cell}")) > 0,
+            "{cell}"
+        );
+    }
     assert_eq!(
         dba.count(
             "SELECT count(*) FROM back b, jsonb_each_text(to_jsonb(b)) c WHERE c.value ~ '^[=+@-]'"

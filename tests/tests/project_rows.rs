@@ -166,7 +166,14 @@ fn the_strict_rule_hides_rows_from_owner_and_admins() {
     r.add(&r.closed, "acme.owner", "project_viewer");
     assert_eq!(ids(&mut owner), [OPEN, CLOSED].concat());
     assert_eq!(owner.run("UPDATE servers SET cpus = 2 WHERE id < 10"), 3);
-    assert_eq!(owner.run("UPDATE servers SET cpus = 2 WHERE id > 10"), 0);
+    let error = refused(
+        owner.attempt("UPDATE servers SET cpus = 2 WHERE id > 10"),
+        "42501",
+    );
+    assert!(
+        error.message().contains("in project \"closed\""),
+        "{error:?}"
+    );
 }
 
 #[test]
@@ -182,12 +189,18 @@ fn a_project_role_adds_rights_in_its_project_and_nowhere_else() {
     assert_eq!(member.run(&insert(20, &r.closed)), 1);
     let error = refused(member.attempt(&insert(21, &r.open)), "42501");
     assert!(error.message().contains("in project \"open\""), "{error:?}");
+    let of_closed = format!("WHERE project_id = '{}'", r.closed);
     assert_eq!(
-        member.run("UPDATE servers SET cpus = 7"),
-        4,
-        "those of closed"
+        member.run(&format!("UPDATE servers SET cpus = 7 {of_closed}")),
+        4
     );
-    assert_eq!(member.run("UPDATE servers SET firewall_rules = 'mine'"), 4);
+    assert_eq!(
+        member.run(&format!(
+            "UPDATE servers SET firewall_rules = 'mine' {of_closed}"
+        )),
+        4
+    );
+    refused(member.attempt("UPDATE servers SET cpus = 7"), "42501");
     assert_eq!(member.run("DELETE FROM servers WHERE name = 'new'"), 1);
     // An operator reads and writes data, and has no server's firewall; a viewer reads.
     r.add(&r.open, "acme.viewer", "project_operator");
@@ -221,9 +234,9 @@ fn a_project_role_adds_rights_in_its_project_and_nowhere_else() {
         operator.run("UPDATE disks SET server_id = 2 WHERE id = 1"),
         1
     );
-    assert_eq!(
-        operator.run("UPDATE disks SET server_id = 12 WHERE id = 11"),
-        0
+    refused(
+        operator.attempt("UPDATE disks SET server_id = 12 WHERE id = 11"),
+        "42501",
     );
 }
 

@@ -331,3 +331,154 @@ fn a_hundred_and_fifty_tables_in_ten_seconds() {
     println!("150 tables protected in {took:?}");
     assert!(took < Duration::from_secs(10), "{took:?}");
 }
+
+/// Tables with some of the columns that protect() may be told of, each with a row of acme's.
+fn with_columns(world: &World) -> String {
+    let mut dba = world.superuser();
+    let project = dba.text(&format!(
+        "SELECT tenancy.create_project('{}', 'web')",
+        world.acme.id
+    ));
+    dba.run(&format!(
+        "CREATE SCHEMA c; GRANT USAGE ON SCHEMA c TO PUBLIC; SET search_path = c;
+         CREATE TABLE everything (id int PRIMARY KEY, org_id uuid, project_id uuid, cluster_id uuid, env text);
+         CREATE TABLE no_project (id int PRIMARY KEY, org_id uuid, cluster_id uuid, env text);
+         CREATE TABLE parts (id int, org_id uuid, project_id uuid) PARTITION BY LIST (id);
+         CREATE TABLE part_1 PARTITION OF parts FOR VALUES IN (1); CREATE TABLE part_2 PARTITION OF parts DEFAULT;
+         CREATE TABLE plain (id int PRIMARY KEY, org_id uuid);
+         INSERT INTO everything VALUES (1, '{0}', '{project}', NULL, 'production');
+         INSERT INTO parts VALUES (1, '{0}', '{project}'), (2, '{0}', '{project}');
+         GRANT ALL ON ALL TABLES IN SCHEMA c TO PUBLIC",
+        world.acme.id
+    ));
+    project
+}
+
+const COLUMNS: &str =
+    "environment_column => 'env', project_column => 'project_id', cluster_column => 'cluster_id'";
+
+#[test]
+fn other_columns_are_for_the_tables_that_have_them() {
+    let world = World::people();
+    let project = with_columns(&world);
+    let mut dba = world.superuser();
+    let call = |more: &str| format!("tenancy.protect_schema('c', {COLUMNS}{more})");
+    let expected = |done: &str| {
+        [
+            format!(
+                "c.everything | {done} | environment column \"env\", project column \"project_id\", cluster column \"cluster_id\""
+            ),
+            format!(
+                "c.no_project | {done} | environment column \"env\", no project column, no cluster column"
+            ),
+            format!(
+                "c.parts | {done} | no environment column, project column \"project_id\", no cluster column"
+            ),
+            format!(
+                "c.plain | {done} | no environment column, no project column, no cluster column"
+            ),
+        ]
+    };
+    assert_eq!(
+        status(&mut dba, &call(", dry_run => true")),
+        expected("ready")
+    );
+    assert_eq!(status(&mut dba, &call("")), expected("protected"));
+    assert_eq!(
+        status(&mut dba, &call("")),
+        ["everything", "no_project", "parts", "plain"]
+            .map(|t| format!("c.{t} | already protected"))
+    );
+    // Each as protect() would have done it: a project of another organization is no row's.
+    let theirs = dba.text(&format!(
+        "SELECT tenancy.create_project('{}', 'web')",
+        world.globex.id
+    ));
+    let mut owner = world.session("acme.owner");
+    for table in ["everything", "parts"] {
+        refused(
+            owner.attempt(&format!(
+                "INSERT INTO c.{table} (id, project_id) VALUES (7, '{theirs}')"
+            )),
+            "23503",
+        );
+        owner.run(&format!(
+            "INSERT INTO c.{table} (id, project_id) VALUES (7, '{project}')"
+        ));
+    }
+    owner.run("INSERT INTO c.no_project (id, cluster_id, env) VALUES (7, gen_random_uuid(), 'production')");
+    owner.run("INSERT INTO c.plain VALUES (7)");
+    // And production is production.
+    owner.run(&format!(
+        "SELECT tenancy.set_production_protection('{}', true)",
+        world.acme.id
+    ));
+    refused(
+        owner.attempt("DELETE FROM c.no_project WHERE id = 7"),
+        "42501",
+    );
+    refused(
+        owner.attempt("DELETE FROM c.everything WHERE id = 1"),
+        "42501",
+    );
+    owner.run("DELETE FROM c.plain WHERE id = 7");
+}
+
+#[test]
+fn rows_that_break_a_column_of_another_kind_stand_in_the_way() {
+    let world = World::people();
+    with_columns(&world);
+    let mut dba = world.superuser();
+    let theirs = dba.text(&format!(
+        "SELECT tenancy.create_project('{}', 'web')",
+        world.globex.id
+    ));
+    dba.run(&format!(
+        "INSERT INTO c.everything (id, org_id) VALUES (2, '{0}'), (3, '{0}');
+         INSERT INTO c.parts VALUES (2, '{0}', '{theirs}');
+         CREATE TABLE c.odd (org_id uuid, project_id text)",
+        world.acme.id
+    ));
+    let call = format!("tenancy.protect_schema('c', {COLUMNS}, dry_run => true)");
+    let told = status(&mut dba, &call);
+    let broken = |table: &str| {
+        let of = format!("c.{table} | ");
+        let all: Vec<&str> = told
+            .iter()
+            .filter_map(|line| line.strip_prefix(&of))
+            .collect();
+        assert_eq!(all.len(), 1, "{told:?}");
+        all[0].to_string()
+    };
+    assert!(
+        broken("everything")
+            .starts_with("broken | table \"everything\" has 2 rows without a project")
+    );
+    assert!(
+        broken("parts").starts_with(
+            "broken | 1 rows of table \"part_2\" name a project of another organization"
+        )
+    );
+    assert!(broken("odd").starts_with(
+        "cannot | column \"project_id\" of table \"odd\" is no ordinary column of type uuid"
+    ));
+    assert!(broken("plain").starts_with("ready"));
+    refused(
+        dba.attempt(&format!("SELECT {}", call.replace("true", "false"))),
+        "55000",
+    );
+    assert_eq!(
+        dba.count("SELECT count(*) FROM pg_class WHERE relnamespace = 'c'::regnamespace AND relrowsecurity"),
+        0
+    );
+    for (columns, code) in [
+        ("project_column => 'projekt_id'", "42703"),
+        ("environment_column => 'Env'", "42703"),
+        ("cluster_column => 'cluster_id'", "22023"),
+    ] {
+        refused(
+            dba.attempt(&format!("SELECT tenancy.protect_schema('c', {columns})")),
+            code,
+        );
+    }
+}

@@ -21,12 +21,19 @@ SQL
 refused 42501 "in staging he stays what he is in Acme, a viewer" vic acme <<'SQL'
 INSERT INTO rollouts (id, project_id, version) SELECT 2, id, '2.0' FROM tenancy.projects WHERE name = 'staging';
 SQL
-answers "(0 rows)" "Mia sees no row of production" mia acme <<'SQL'
-SELECT version FROM rollouts;
-SQL
-keep=yes answers "INSERT 0 1" "and rolls out in staging, by her role in Acme" mia acme <<'SQL'
+keep=yes answers "INSERT 0 1" "Mia rolls out in staging, by her role in Acme" mia acme <<'SQL'
 SET LOCAL app.current_project = 'staging';
 INSERT INTO rollouts (id, version) VALUES (3, '2.1');
+SQL
+refused 42501 "Vic reads that one and does not change it: an error, and not zero rows" vic acme <<'SQL'
+SELECT version FROM rollouts WHERE id = 3;
+UPDATE rollouts SET version = '2.2' WHERE id = 3;
+SQL
+answers "(0 rows)" "Mia sees no row of production" mia acme <<'SQL'
+SELECT version FROM rollouts WHERE id = 1;
+SQL
+answers "UPDATE 0" "and meets none when she writes" mia acme <<'SQL'
+UPDATE rollouts SET version = '6.6' WHERE id = 1;
 SQL
 production=$(scalar ben acme <<<"SELECT id FROM tenancy.projects WHERE name = 'production';")
 refused 23503 "a row names no project that she does not see" mia acme <<SQL
@@ -39,6 +46,9 @@ SQL
 same "word for word" "${first//$production/ID}" "${raw//00000000-0000-4000-8000-000000000001/ID}"
 refused 23503 "a project with rows in it is not deleted" ben acme <<SQL
 SELECT tenancy.delete_project('$production');
+SQL
+answers "(3 rows)" "who may deploy in production, service accounts and roles in projects included" ben acme <<SQL
+SELECT email, role, project_role FROM tenancy.who_can('app:deploy', project => '$production');
 SQL
 answers "(1 row)" "which boundary suits whom, with the reasons" ben acme <<'SQL'
 SELECT * FROM tenancy.recommend_isolation(per_environment_access => true);

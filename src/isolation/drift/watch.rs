@@ -192,6 +192,7 @@ pub fn at_subtransaction_commit(level: i32) {
 }
 
 fn require_right(schema: &str) -> pg::Result<()> {
+    context::no_ai("say which schemas are watched")?;
     let owner = run(
         "SELECT nspowner FROM pg_catalog.pg_namespace WHERE nspname OPERATOR(pg_catalog.=) $1::pg_catalog.name
            AND nspname::pg_catalog.text OPERATOR(pg_catalog.=) $1",

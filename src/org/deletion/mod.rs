@@ -298,6 +298,7 @@ fn continue_deletion(
     >,
 > {
     let org = pg::given(org, "org")?;
+    context::no_ai("carry out a deletion")?;
     let step = step(org.as_bytes(), batch(batch_rows)?)?;
     let waiting = step
         .waiting
@@ -326,6 +327,7 @@ fn finish_deletion(
     fcinfo: pg_sys::FunctionCallInfo,
 ) -> pg::Result<()> {
     let most = batch(batch_rows)?;
+    context::no_ai("carry out a deletion")?;
     let orgs = match org {
         Some(org) => vec![*org.as_bytes()],
         None => waiting(),

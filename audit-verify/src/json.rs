@@ -1,6 +1,7 @@
 //! JSON whose numbers keep every digit: a forger must not hide behind the precision of a float.
 
 use std::borrow::Cow;
+use std::fmt;
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Json<'a> {
@@ -195,6 +196,24 @@ impl<'a> Json<'a> {
         }
     }
 
+    /// A copy that refers to nothing.
+    pub fn owned(&self) -> Json<'static> {
+        let text = |text: &Cow<str>| Cow::Owned(text.to_string());
+        match self {
+            Json::Null => Json::Null,
+            Json::Bool(value) => Json::Bool(*value),
+            Json::Number(number) => Json::Number(text(number)),
+            Json::Text(value) => Json::Text(text(value)),
+            Json::List(list) => Json::List(list.iter().map(Json::owned).collect()),
+            Json::Object(fields) => Json::Object(
+                fields
+                    .iter()
+                    .map(|(name, value)| (text(name), value.owned()))
+                    .collect(),
+            ),
+        }
+    }
+
     /// Of a number, or of a text that holds one: what a 64-bit id is written as.
     pub fn integer<T: std::str::FromStr>(&self) -> Option<T> {
         match self {
@@ -221,6 +240,50 @@ impl<'a> Json<'a> {
     }
 }
 
+impl fmt::Display for Json<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Json::Null => f.write_str("null"),
+            Json::Bool(value) => value.fmt(f),
+            // As it was read from storage it may begin with zeros.
+            Json::Number(number) => match Decimal::of(number) {
+                Some(decimal) => f.write_str(&decimal.plain()),
+                None => f.write_str(number),
+            },
+            Json::Text(text) => write_text(text, f),
+            Json::List(list) => {
+                for (i, value) in list.iter().enumerate() {
+                    f.write_str(if i == 0 { "[" } else { "," })?;
+                    value.fmt(f)?;
+                }
+                f.write_str(if list.is_empty() { "[]" } else { "]" })
+            }
+            Json::Object(fields) => {
+                for (i, (name, value)) in fields.iter().enumerate() {
+                    f.write_str(if i == 0 { "{" } else { "," })?;
+                    write_text(name, f)?;
+                    f.write_str(":")?;
+                    value.fmt(f)?;
+                }
+                f.write_str(if fields.is_empty() { "{}" } else { "}" })
+            }
+        }
+    }
+}
+
+fn write_text(text: &str, f: &mut fmt::Formatter) -> fmt::Result {
+    f.write_str("\"")?;
+    for c in text.chars() {
+        match c {
+            '"' => f.write_str("\\\"")?,
+            '\\' => f.write_str("\\\\")?,
+            c if c < ' ' => write!(f, "\\u{:04x}", c as u32)?,
+            c => write!(f, "{c}")?,
+        }
+    }
+    f.write_str("\"")
+}
+
 type Field<'a> = (Cow<'a, str>, Json<'a>);
 
 fn sorted<'a, 'b>(fields: &'b [Field<'a>]) -> Vec<&'b Field<'a>> {
@@ -238,6 +301,27 @@ pub struct Decimal {
 }
 
 impl Decimal {
+    /// Without a power of ten.
+    pub fn plain(&self) -> String {
+        let mut digits = String::from_utf8_lossy(&self.digits).into_owned();
+        let behind = usize::try_from(-self.exponent).unwrap_or(0);
+        let zeros = usize::try_from(self.exponent).unwrap_or(0);
+        digits.extend(std::iter::repeat_n('0', zeros));
+        if digits.len() <= behind {
+            digits.insert_str(0, &"0".repeat(behind + 1 - digits.len()));
+        }
+        if behind > 0 {
+            digits.insert(digits.len() - behind, '.');
+        }
+        if digits.is_empty() {
+            digits.push('0');
+        }
+        if self.negative {
+            digits.insert(0, '-');
+        }
+        digits
+    }
+
     pub fn of(text: &str) -> Option<Decimal> {
         let (negative, rest) = match text.strip_prefix('-') {
             Some(rest) => (true, rest),
@@ -284,6 +368,23 @@ impl Decimal {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        let text = r#"{"a":[1,-2.5,true,null,"x\"\\ü\u0001"],"b":{},"c":[]}"#;
+        let json = parse(text).unwrap();
+        assert_eq!(json.to_string(), text);
+        assert_eq!(json.owned(), json);
+        for (number, plain) in [
+            ("0", "0"),
+            ("-1.50", "-1.5"),
+            ("12e3", "12000"),
+            ("5e-3", "0.005"),
+            ("123e-2", "1.23"),
+        ] {
+            assert_eq!(Decimal::of(number).unwrap().plain(), plain);
+        }
+    }
 
     #[test]
     fn values() {

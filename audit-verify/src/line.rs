@@ -29,15 +29,15 @@ fn field<'a, 'b>(json: &'b Json<'a>, name: &str) -> Result<&'b Json<'a>> {
     json.get(name)
 }
 
-fn bad(name: &str) -> String {
+pub fn bad(name: &str) -> String {
     format!("\"{name}\" is not what it should be")
 }
 
-fn text<'b>(json: &'b Json, name: &str) -> Result<&'b str> {
+pub fn text<'b>(json: &'b Json, name: &str) -> Result<&'b str> {
     field(json, name)?.text().ok_or_else(|| bad(name))
 }
 
-fn optional(json: &Json, name: &str) -> Result<Option<String>> {
+pub fn optional(json: &Json, name: &str) -> Result<Option<String>> {
     match field(json, name)? {
         Json::Null => Ok(None),
         Json::Text(text) => Ok(Some(text.to_string())),
@@ -45,11 +45,11 @@ fn optional(json: &Json, name: &str) -> Result<Option<String>> {
     }
 }
 
-fn id(json: &Json, name: &str) -> Result<[u8; 16]> {
+pub fn id(json: &Json, name: &str) -> Result<[u8; 16]> {
     parse_uuid(text(json, name)?).ok_or_else(|| bad(name))
 }
 
-fn optional_id(json: &Json, name: &str) -> Result<Option<[u8; 16]>> {
+pub fn optional_id(json: &Json, name: &str) -> Result<Option<[u8; 16]>> {
     match optional(json, name)? {
         None => Ok(None),
         Some(text) => parse_uuid(&text).map(Some).ok_or_else(|| bad(name)),
@@ -78,6 +78,11 @@ fn texts(json: &Json, name: &str) -> Result<Vec<String>> {
 
 /// A layout that lines are read by. Its name is its hash, so nothing need be believed.
 pub fn layout(json: &Json) -> Result<(LayoutId, Layout)> {
+    layout_named(json, "layout")
+}
+
+/// The same where its id is called otherwise.
+pub fn layout_named(json: &Json, name: &str) -> Result<(LayoutId, Layout)> {
     let (names, encodings) = (texts(json, "columns")?, texts(json, "encodings")?);
     let (org, key) = (optional(json, "org_column")?, texts(json, "key")?);
     if names.len() != encodings.len() {
@@ -97,7 +102,7 @@ pub fn layout(json: &Json) -> Result<(LayoutId, Layout)> {
         })
         .collect::<Result<Vec<_>>>()?;
     let layout = Layout::new(text(json, "object")?, columns);
-    if layout.id() != id(json, "layout")? {
+    if layout.id() != id(json, name)? {
         return Err("a layout is not what its id says".into());
     }
     Ok((layout.id(), layout))

@@ -5,13 +5,14 @@
 //! that it goes on from the heads that somebody kept. See docs/audit-proofs.md.
 
 mod array;
+mod dump;
 mod export;
 mod json;
 mod jsonb;
 mod line;
 mod value;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use export::Export;
 use pg_tenancy_audit_format::Digest;
 use pg_tenancy_audit_format::head::{Signed, VerifyingKey, parse_verifier};
@@ -24,10 +25,18 @@ use std::process::ExitCode;
 /// Exit codes: 0 everything given was checked and is whole; 1 something is not; 2 it could not be checked (a file cannot be
 /// read, is no export, or the command line is wrong).
 #[derive(Parser)]
-#[command(name = "audit-verify", version)]
+#[command(
+    name = "audit-verify",
+    version,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true
+)]
 struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// The export, as export_audit() wrote it with evidence (NDJSON); - is standard input.
-    export: PathBuf,
+    #[arg(required = true)]
+    export: Option<PathBuf>,
     /// A file of heads that audit_head() handed out and that were kept elsewhere; may be given several times.
     #[arg(long = "head", value_name = "FILE")]
     heads: Vec<PathBuf>,
@@ -41,6 +50,17 @@ struct Arguments {
     /// no head or no key given.
     #[arg(long)]
     strict: bool,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Shows the lines of audit tables that were dumped as JSON, a row a line, and compares each with its hash: for logs whose
+    /// extension is gone. COPY (SELECT to_jsonb(t) FROM tenancy_audit.layouts t) TO ..., and the same of the log's table.
+    Read {
+        /// Dumps of tenancy_audit.layouts and of logs, in any order.
+        #[arg(required = true)]
+        dumps: Vec<PathBuf>,
+    },
 }
 
 /// At most so many findings are printed.
@@ -60,6 +80,9 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<ExitCode, Unusable> {
+    if let Some(Command::Read { dumps }) = &arguments.command {
+        return Ok(ExitCode::from(u8::from(!dump::run(dumps)?)));
+    }
     let keys = arguments
         .keys
         .iter()
@@ -70,7 +93,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Unusable> {
     for path in &arguments.proofs {
         proofs.push(consistency(path)?);
     }
-    let export = export::read(&arguments.export)?;
+    let export = export::read(arguments.export.as_deref().ok_or("no export is given")?)?;
     let mut report = Report::default();
     for (number, why) in &export.bad {
         report.find(format!("line {number} of the export: {why}"));

@@ -5,7 +5,7 @@ use crate::json::{Decimal, Json, parse};
 use crate::jsonb;
 use pg_tenancy_audit_format::head::uuid;
 use pg_tenancy_audit_format::read::Field;
-use pg_tenancy_audit_format::{AS_JSONB, AS_TEXT, MASKED};
+use pg_tenancy_audit_format::{AS_JSONB, AS_TEXT, MASKED, iso_time};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// Whether `shown` is what the value says; None where this program cannot tell.
@@ -20,6 +20,75 @@ pub fn same(encoding: &str, field: &Field, org: &[u8; 16], shown: &Json) -> Opti
         return crate::array::same(element, bytes, shown);
     }
     scalar(encoding, bytes, shown)
+}
+
+/// A value as JSON; one of a type that this program does not read as the bytes that are stored.
+pub fn shown(encoding: &str, field: &Field, org: &[u8; 16]) -> Json<'static> {
+    let text = |text: String| Json::Text(text.into());
+    let bytes = match field {
+        Field::Null => return Json::Null,
+        Field::Org => return text(uuid(org)),
+        Field::Integer(n) => return Json::Number(n.to_string().into()),
+        Field::Bytes(bytes) => *bytes,
+    };
+    read(encoding, bytes).unwrap_or_else(|| text(hex(bytes)))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    let hex = bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
+    format!("\\x{hex}")
+}
+
+fn read(encoding: &str, bytes: &[u8]) -> Option<Json<'static>> {
+    let text = |text: String| Some(Json::Text(text.into()));
+    let number = |n: String| Some(Json::Number(n.into()));
+    let float = |n: f64, shortest: String| match n.is_finite() {
+        true => number(shortest),
+        false if n.is_nan() => text("NaN".into()),
+        false => text(if n > 0.0 { "Infinity" } else { "-Infinity" }.into()),
+    };
+    let time = |at: i64| (at != i64::MIN && at != i64::MAX).then(|| iso_time(at));
+    match encoding {
+        "bool" => Some(Json::Bool(bytes.first()? != &0)),
+        "text" | "varchar" | "bpchar" | "name" | AS_TEXT => {
+            text(String::from_utf8(bytes.to_vec()).ok()?)
+        }
+        MASKED => text("(masked)".into()),
+        "uuid" => text(uuid(bytes.try_into().ok()?)),
+        "float4" => {
+            let n = f32::from_le_bytes(bytes.try_into().ok()?);
+            float(n.into(), n.to_string())
+        }
+        "float8" => {
+            let n = f64::from_le_bytes(bytes.try_into().ok()?);
+            float(n, n.to_string())
+        }
+        "oid" | "xid" => text(u32::from_le_bytes(bytes.try_into().ok()?).to_string()),
+        "xid8" => text(u64::from_le_bytes(bytes.try_into().ok()?).to_string()),
+        "date" => {
+            let days = i32::from_le_bytes(bytes.try_into().ok()?);
+            let at = time(i64::from(days).checked_mul(DAY)?)?;
+            text(at.split('T').next()?.to_string())
+        }
+        "timestamp" => {
+            let at = time(i64::from_le_bytes(bytes.try_into().ok()?))?;
+            text(at.trim_end_matches('Z').to_string())
+        }
+        "timestamptz" => text(time(i64::from_le_bytes(bytes.try_into().ok()?))?),
+        "bytea" => text(hex(bytes)),
+        "inet" | "cidr" => text(address(bytes, encoding == "cidr")?),
+        "macaddr" | "macaddr8" => {
+            let pairs: Vec<_> = bytes.iter().map(|b| format!("{b:02x}")).collect();
+            text(pairs.join(":"))
+        }
+        "numeric" => match numeric(bytes)? {
+            Ok(decimal) => number(Decimal::of(&decimal)?.plain()),
+            Err(word) => text(word.into()),
+        },
+        "json" => Some(parse(std::str::from_utf8(bytes).ok()?)?.owned()),
+        "jsonb" | AS_JSONB => Some(jsonb::read(bytes)?.owned()),
+        _ => None,
+    }
 }
 
 /// A value of fixed or variable length, without its length word.

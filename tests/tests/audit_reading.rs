@@ -271,6 +271,44 @@ fn a_rows_history_and_what_it_was_at_a_time() {
     );
 }
 
+/// A row may change its key to and fro, within a transaction too, and be gone from the reader's sight: what it was is found
+/// from its end, or else from its beginning, and never in a circle.
+#[test]
+fn as_of_a_row_that_changes_its_key_time_and_again() {
+    let world = World::new();
+    let mut admin = world.session("acme.admin");
+    admin.run("INSERT INTO sites (id, name, visits) VALUES (8000, 'kept', 1)");
+    let made = admin.text("SELECT clock_timestamp()");
+    admin.run("BEGIN");
+    for (from, to) in [(8000, 8001), (8001, 8002), (8002, 8000), (8000, 8001)] {
+        admin.run(&format!(
+            "UPDATE sites SET id = {to}, visits = visits + 1 WHERE id = {from}"
+        ));
+    }
+    admin.run("COMMIT");
+    let once = admin.text("SELECT clock_timestamp()");
+    for _ in 0..100 {
+        admin.run("UPDATE sites SET id = 8000 WHERE id = 8001; UPDATE sites SET id = 8001 WHERE id = 8000");
+    }
+    let mut seen = |at: &str| -> Vec<Option<String>> {
+        [8000, 8001, 8002]
+            .map(|id| {
+                admin.value(&format!(
+                    "SELECT (tenancy.as_of('sites', '{id}', '{at}')) ->> 'visits'"
+                ))
+            })
+            .into()
+    };
+    let (first, fifth) = (Some("1".to_string()), Some("5".to_string()));
+    let expected = [vec![first, None, None], vec![None, fifth, None]];
+    assert_eq!([seen(&made), seen(&once)], expected);
+    // The log knows no end of it now.
+    world
+        .break_glass()
+        .run("ALTER TABLE sites DISABLE TRIGGER ALL; DELETE FROM sites WHERE id = 8001");
+    assert_eq!([seen(&made), seen(&once)], expected);
+}
+
 #[test]
 fn as_of_with_keys_of_several_columns_numbers_and_truncate() {
     let world = World::people();

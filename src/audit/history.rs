@@ -43,8 +43,9 @@ pub unsafe extern "C-unwind" fn tenancy_history(fcinfo: pg_sys::FunctionCallInfo
 fn history(table: Option<String>, key: Option<String>, sink: &mut Sink) -> pg::Result<()> {
     let table = pg::given(table, "table_name")?;
     let org = may("org:audit", "read an audit log")?;
-    let mut about = About::new(key);
-    read_about(&org, object(&table), &mut about, |line, _| line.show(sink))
+    let object = object(&table);
+    let mut about = About::new(key.map(|key| lookup_row::canonical_key(&object, key)));
+    read_about(&org, object, &mut about, |line, _| line.show(sink))
 }
 
 /// Gives `see` the lines about a table's row, oldest first.
@@ -201,6 +202,7 @@ fn as_of(
     let key = pg::given(key, "key")?;
     let at = pg::given(at, "at")?;
     may("org:audit", "read an audit log")?;
+    let key = lookup_row::canonical_key(&table, key);
     let found = state(&table, &key, at)?;
     Ok(found.map(|row| serde_json::to_string(&row).unwrap_or_default()))
 }

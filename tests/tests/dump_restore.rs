@@ -134,7 +134,8 @@ fn with_environments_of_projects(world: &World) {
     let acme = world.acme.id;
     let mut dba = world.superuser();
     dba.run(&format!(
-        "SELECT tenancy.create_cluster(p, 'edge', 'production') FROM tenancy.create_project('{acme}', 'trial', environment => 'staging') AS p;
+        "SELECT tenancy.create_project('{acme}', 'shop', environment => 'production');
+         SELECT tenancy.create_cluster(p, 'edge', 'production') FROM tenancy.create_project('{acme}', 'trial', environment => 'staging') AS p;
          CREATE TABLE apps (id int PRIMARY KEY, org_id uuid, project_id uuid);
          CREATE TABLE nodes (id int PRIMARY KEY, org_id uuid, project_id uuid, cluster_id uuid);
          GRANT ALL ON apps, nodes TO PUBLIC;
@@ -142,11 +143,11 @@ fn with_environments_of_projects(world: &World) {
                 tenancy.protect('nodes', project_column => 'project_id', cluster_column => 'cluster_id', environment_from => 'cluster_id')",
     ));
     let mut glass = world.break_glass();
-    glass.run(&format!(
-        "INSERT INTO apps SELECT CASE name WHEN 'web' THEN 1 ELSE 2 END, org_id, id FROM tenancy.projects WHERE org_id = '{acme}';
+    glass.run(
+        "INSERT INTO apps SELECT CASE name WHEN 'shop' THEN 1 ELSE 2 END, org_id, id FROM tenancy.projects WHERE name IN ('shop', 'trial');
          INSERT INTO nodes SELECT 1, p.org_id, p.id, c.id FROM tenancy.projects p JOIN tenancy.clusters c ON c.project_id = p.id WHERE c.name = 'edge';
-         INSERT INTO nodes SELECT 2, org_id, id FROM tenancy.projects WHERE name = 'trial'"
-    ));
+         INSERT INTO nodes SELECT 2, org_id, id FROM tenancy.projects WHERE name = 'trial'",
+    );
     let mut owner = world.session("acme.owner");
     owner.run(&format!(
         "SELECT tenancy.set_production_protection('{acme}', true)"
@@ -164,11 +165,11 @@ fn holds_production(world: &World) {
         assert_eq!(owner.run(&delete(2)), 1, "{table}");
         owner.run("ROLLBACK");
     }
-    let web = owner.text("SELECT id FROM tenancy.projects WHERE name = 'web'");
+    let shop = owner.text("SELECT id FROM tenancy.projects WHERE name = 'shop'");
     owner.run("BEGIN");
     owner.run(&format!(
-        "SELECT tenancy.confirm_production_delete('tenancy.projects', '{web}', typed => '{web}'),
-                tenancy.set_project_environment('{web}', 'staging')"
+        "SELECT tenancy.confirm_production_delete('tenancy.projects', '{shop}', typed => '{shop}'),
+                tenancy.set_project_environment('{shop}', 'staging')"
     ));
     assert_eq!(owner.run("DELETE FROM apps WHERE id = 1"), 1);
     owner.run("ROLLBACK");

@@ -9,10 +9,12 @@ use crate::context::authority::Id;
 use crate::pg::query::{Arg, run_as_is};
 use crate::pg::srf::Sink;
 use crate::pg::{self, canonical, json, lookup_row};
+use pg_tenancy_audit_format::Moment;
 use pgrx::pg_sys::panic::ErrorReportable;
 use pgrx::prelude::*;
 use serde_json::value::RawValue;
 use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
 
 crate::pg::finfo!(pg_finfo_tenancy_history);
 
@@ -41,8 +43,9 @@ pub unsafe extern "C-unwind" fn tenancy_history(fcinfo: pg_sys::FunctionCallInfo
 fn history(table: Option<String>, key: Option<String>, sink: &mut Sink) -> pg::Result<()> {
     let table = pg::given(table, "table_name")?;
     let org = may("org:audit", "read an audit log")?;
-    let mut about = About::new(key);
-    read_about(&org, object(&table), &mut about, |line, _| line.show(sink))
+    let object = object(&table);
+    let mut about = About::new(key.map(|key| lookup_row::canonical_key(&object, key)));
+    read_about(&org, object, &mut about, |line, _| line.show(sink))
 }
 
 /// Gives `see` the lines about a table's row, oldest first.
@@ -199,6 +202,7 @@ fn as_of(
     let key = pg::given(key, "key")?;
     let at = pg::given(at, "at")?;
     may("org:audit", "read an audit log")?;
+    let key = lookup_row::canonical_key(&table, key);
     let found = state(&table, &key, at)?;
     Ok(found.map(|row| serde_json::to_string(&row).unwrap_or_default()))
 }
@@ -208,7 +212,7 @@ type Row = BTreeMap<String, Box<RawValue>>;
 
 /// A line about the row.
 struct Step {
-    at: i64,
+    moment: Moment,
     operation: &'static str,
     concern: Concern,
     old: Option<Row>,
@@ -233,7 +237,7 @@ fn steps(table: &str, key: &str) -> pg::Result<Vec<Step>> {
     read_about(&org, table.to_string(), &mut about, |line, concern| {
         let entry = canonical::output(|| line.entry())?;
         steps.push(Step {
-            at: entry.microseconds,
+            moment: line.moment(),
             operation: line.operation(),
             old: row_of(entry.old),
             new: row_of(entry.new),
@@ -244,11 +248,111 @@ fn steps(table: &str, key: &str) -> pg::Result<Vec<Step>> {
     Ok(steps)
 }
 
+/// The lines about the rows of a table, each key's read once: a row may go to and fro between two.
+struct Past<'a> {
+    table: &'a str,
+    read: HashMap<String, Rc<Vec<Step>>>,
+}
+
+/// A place between two lines of the log.
+#[derive(Clone, Copy)]
+enum Cut {
+    /// The lines of that time lie before it.
+    At(i64),
+    Before(Moment),
+    After(Moment),
+}
+
+impl Cut {
+    fn is_after(self, line: &Moment) -> bool {
+        match self {
+            Cut::At(at) => line.at <= at,
+            Cut::Before(moment) => *line < moment,
+            Cut::After(moment) => *line <= moment,
+        }
+    }
+}
+
+impl Past<'_> {
+    fn steps(&mut self, key: &str) -> pg::Result<Rc<Vec<Step>>> {
+        pgrx::check_for_interrupts!();
+        if let Some(known) = self.read.get(key) {
+            return Ok(known.clone());
+        }
+        let read = Rc::new(steps(self.table, key)?);
+        self.read.insert(key.to_string(), read.clone());
+        Ok(read)
+    }
+
+    /// From what the row was at its end, or is now, back to the cut. Where the row went on under another key, so does this,
+    /// and only ever to later lines.
+    fn ending(&mut self, key: &str, cut: Cut) -> pg::Result<Option<Row>> {
+        let (mut key, mut cut) = (key.to_string(), cut);
+        let mut undone = vec![];
+        let end = 'end: loop {
+            let steps = self.steps(&key)?;
+            let after = steps.partition_point(|step| cut.is_after(&step.moment));
+            for step in &steps[after..] {
+                match step.operation {
+                    "DELETE" => break 'end step.old.clone(),
+                    "UPDATE" => undone.extend(step.old.clone()),
+                    // Truncated, or made anew without a line about its end.
+                    _ => break 'end None,
+                }
+                if !step.leaves() {
+                    let Some(next) = &step.concern.left_as else {
+                        break 'end None;
+                    };
+                    (key, cut) = (next.clone(), Cut::After(step.moment));
+                    continue 'end;
+                }
+            }
+            break row_of(lookup_row::as_jsonb(self.table, &key));
+        };
+        Ok(end.map(|mut row| {
+            undone.into_iter().rev().for_each(|old| row.extend(old));
+            row
+        }))
+    }
+
+    /// From what the row was made as, on to the cut; the same on the way back, and only ever to earlier lines.
+    fn beginning(&mut self, key: &str, cut: Cut) -> pg::Result<Option<Row>> {
+        let (mut key, mut cut) = (key.to_string(), cut);
+        let mut redone: Vec<Row> = vec![];
+        'made: loop {
+            let steps = self.steps(&key)?;
+            let before = steps.partition_point(|step| cut.is_after(&step.moment));
+            for step in steps[..before].iter().rev() {
+                match (step.operation, &step.new) {
+                    ("INSERT", Some(new)) => {
+                        let mut row = new.clone();
+                        redone.into_iter().rev().for_each(|new| row.extend(new));
+                        return Ok(Some(row));
+                    }
+                    ("UPDATE", Some(new)) if step.leaves() => redone.push(new.clone()),
+                    _ => return Ok(None),
+                }
+                if !step.concern.found
+                    && let Some(from) = &step.concern.found_as
+                {
+                    (key, cut) = (from.clone(), Cut::Before(step.moment));
+                    continue 'made;
+                }
+            }
+            return Ok(None);
+        }
+    }
+}
+
 /// The row that had the key at a time, the lines of that time included.
 fn state(table: &str, key: &str, at: i64) -> pg::Result<Option<Row>> {
-    pgrx::check_for_interrupts!();
-    let steps = steps(table, key)?;
-    let (before, after) = steps.split_at(steps.partition_point(|step| step.at <= at));
+    let mut past = Past {
+        table,
+        read: HashMap::new(),
+    };
+    let cut = Cut::At(at);
+    let steps = past.steps(key)?;
+    let (before, after) = steps.split_at(steps.partition_point(|s| cut.is_after(&s.moment)));
     let existed = match (before.last(), after.first()) {
         (Some(last), _) => last.leaves(),
         (None, Some(first)) => first.operation != "INSERT" && first.concern.found,
@@ -257,64 +361,8 @@ fn state(table: &str, key: &str, at: i64) -> pg::Result<Option<Row>> {
     if !existed {
         return Ok(None);
     }
-    match ending(table, key, after)? {
+    match past.ending(key, cut)? {
         Some(row) => Ok(Some(row)),
-        None => beginning(table, before),
+        None => past.beginning(key, cut),
     }
-}
-
-/// From what the row was at its end, or is now, back.
-fn ending(table: &str, key: &str, after: &[Step]) -> pg::Result<Option<Row>> {
-    let mut undone = vec![];
-    let mut end = None;
-    for step in after {
-        match step.operation {
-            "DELETE" => end = Some(step.old.clone()),
-            "UPDATE" if step.leaves() => undone.extend(&step.old),
-            "UPDATE" => {
-                undone.extend(&step.old);
-                end = Some(match &step.concern.left_as {
-                    Some(next) => state(table, next, step.at)?,
-                    None => None,
-                });
-            }
-            // Truncated, or made anew without a line about its end.
-            _ => end = Some(None),
-        }
-        if end.is_some() {
-            break;
-        }
-    }
-    let row = match end {
-        Some(row) => row,
-        None => row_of(lookup_row::as_jsonb(table, key)),
-    };
-    Ok(row.map(|mut row| {
-        for old in undone.into_iter().rev() {
-            row.extend(old.clone());
-        }
-        row
-    }))
-}
-
-/// From what the row was made as, on.
-fn beginning(table: &str, before: &[Step]) -> pg::Result<Option<Row>> {
-    let mut row: Option<Row> = None;
-    for step in before {
-        match (step.operation, &step.new) {
-            ("INSERT", Some(new)) => row = Some(new.clone()),
-            ("UPDATE", Some(new)) if step.leaves() => {
-                if !step.concern.found
-                    && let Some(from) = &step.concern.found_as
-                {
-                    row = state(table, from, step.at - 1)?;
-                }
-                if let Some(row) = &mut row {
-                    row.extend(new.clone());
-                }
-            }
-            _ => row = None,
-        }
-    }
-    Ok(row)
 }

@@ -197,6 +197,11 @@ impl Chunk {
         self.line().moment.at
     }
 
+    /// The same to the line: no other has it.
+    pub fn moment(&self) -> Moment {
+        self.line().moment
+    }
+
     /// Hands the line out, a tenancy.audit_entry.
     pub fn show(&self, sink: &mut Sink) -> pg::Result<()> {
         let uuid = |id: &Option<Id>| id.and_then(|id| Uuid::from_bytes(id).into_datum());

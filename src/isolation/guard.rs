@@ -138,8 +138,7 @@ fn guard_row(call: &Call) -> pg::Result<()> {
         // With its organization production goes, and every project, too: its owner typed the name.
         let deleting = context::deletion::org().is_some();
         if !deleting {
-            let free = cascade::is_own_statement();
-            place::hold(call, &table, &now, org, free, old.as_ref(), new.as_ref())?;
+            place::hold(call, &table, &now, org, false, old.as_ref(), new.as_ref())?;
             if now.actor_type == "ai" {
                 environment::check_ai_row(&now, &table, call.event, old.as_ref(), new.as_ref())?;
             }

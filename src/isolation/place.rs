@@ -16,6 +16,7 @@ use crate::context::authority::Id;
 use crate::context::places::{Places, places, with_places};
 use crate::context::projects;
 use crate::context::{self, Standing};
+use crate::hooks::cascade;
 use crate::org::id_text;
 use crate::pg::catalog::relation_name;
 use crate::pg::key::{KeyColumn, KeyType, Keys};
@@ -141,8 +142,8 @@ fn place_of(placed: &Placed, row: &RowImage) -> (Option<Id>, Option<Id>) {
     (project, cluster)
 }
 
-/// Holds a written row to its place. `org`: the row's. `free`: a cascade needs the right on the parent only, and a migration
-/// none; what a row names must be there all the same.
+/// Holds a written row to its place. `org`: the row's. `free`: a migration needs no right. Nor does a cascade, but on the
+/// parent, unless it gives the row another project or cluster. What a row names must be there all the same.
 pub fn hold(
     call: &Call,
     table: &Table,
@@ -159,7 +160,12 @@ pub fn hold(
     let after = new.map(|row| place_of(placed, row));
     // A row of before the table was protected may name no project, and goes all the same.
     let free = free || context::deletion::org().is_some();
-    if !free && !scope::is_of_cascade(old, new) {
+    let spared = || match (before, after) {
+        // It would be a way to move rows out of a project that one does not see.
+        (Some(before), Some(after)) if before != after => false,
+        _ => cascade::is_own_statement() || scope::is_of_cascade(old, new),
+    };
+    if !free && !spared() {
         let action = &marked(table, action_for(call.event, table, old), true);
         let allowed = with_places(action, |places| {
             [before, after]

@@ -1,35 +1,53 @@
 //! One row of an application's table by its primary key, as the caller may see it.
 
+use super::canonical;
+use super::primary_key::{self, PrimaryKey};
 use super::query::{Arg, latest, run_as_is};
-use super::{canonical, primary_key};
 use pgrx::prelude::*;
 
-/// The row as the text of its to_jsonb(); None where there is none, or no such table. `table` is a quoted name with its
-/// schema, `key` a JSON object of the key's columns, or the value of the one column.
-pub fn as_jsonb(table: &str, key: &str) -> Option<String> {
-    let relid = latest(
+fn key_of(table: &str) -> Option<PrimaryKey> {
+    latest(
         "SELECT pg_catalog.to_regclass($1)::pg_catalog.oid",
         &[Arg::Text(table)],
         |row| row.get::<pg_sys::Oid>(1),
     )
     .pop()
-    .flatten()?;
-    let columns = primary_key::of(relid)?.columns;
-    let condition = match &columns[..] {
-        [only] if !key.starts_with('{') => {
-            only.is("$1::pg_catalog.jsonb OPERATOR(pg_catalog.#>>) '{}'")
-        }
-        several => primary_key::condition(several),
-    };
+    .flatten()
+    .and_then(primary_key::of)
+}
+
+/// The row as the text of its to_jsonb(); None where there is none, or no such table. `table` is a quoted name with its
+/// schema, `key` a JSON object of the key's columns, or the value of the one column.
+pub fn as_jsonb(table: &str, key: &str) -> Option<String> {
+    let of = key_of(table)?;
+    let (given, condition) = (of.given(), of.is_given());
     canonical::output(|| {
         run_as_is(
             &format!(
-                "SELECT pg_catalog.to_jsonb(t)::pg_catalog.text FROM {table} AS t WHERE {condition}"
+                "SELECT pg_catalog.to_jsonb(t)::pg_catalog.text FROM {given}, {table} AS t WHERE {condition}"
             ),
-            &[Arg::Text(key)],
+            &[Arg::Text(&of.in_full(key))],
             |row| row.get::<String>(1),
         )
     })
     .pop()
     .flatten()
+}
+
+/// A key as the log has it: its values as they are said in UTC and so on, in whatever form they were given. Such as it is
+/// where the table, or its key, is not there any more.
+pub fn canonical_key(table: &str, key: String) -> String {
+    let Some(of) = key_of(table).filter(|of| !of.is_of_one_form()) else {
+        return key;
+    };
+    canonical::output(|| {
+        run_as_is(
+            &format!("SELECT {} FROM {}", of.as_object(), of.given()),
+            &[Arg::Text(&of.in_full(&key))],
+            |row| row.get::<String>(1),
+        )
+    })
+    .pop()
+    .flatten()
+    .unwrap_or(key)
 }

@@ -18,6 +18,7 @@ pub struct Column {
     /// The operator that says equal in the index, and its name for OPERATOR().
     pub equals: pg_sys::Oid,
     operator: String,
+    type_id: pg_sys::Oid,
     pub type_name: String,
     /// Whether equal texts are the same bytes.
     pub deterministic: bool,
@@ -30,6 +31,71 @@ impl Column {
             "t.{} OPERATOR({}) ({value})::{}",
             self.quoted, self.operator, self.type_name
         )
+    }
+}
+
+impl PrimaryKey {
+    /// A key as a JSON object of its columns; where there is one column, its value alone may be given.
+    pub fn in_full(&self, key: &str) -> String {
+        match &self.columns[..] {
+            [only] if !key.starts_with('{') => {
+                format!("{{{}: {key}}}", serde_json::Value::from(only.name.as_str()))
+            }
+            _ => key.to_string(),
+        }
+    }
+
+    /// The columns as an item of FROM, `r`, read from parameter `$1`, such an object: a cast of a value's text would not
+    /// understand arrays and composites.
+    pub fn given(&self) -> String {
+        let each = self
+            .columns
+            .iter()
+            .map(|c| format!("{} {}", c.quoted, c.type_name));
+        format!(
+            "pg_catalog.jsonb_to_record($1::pg_catalog.jsonb) AS r ({})",
+            each.collect::<Vec<_>>().join(", ")
+        )
+    }
+
+    /// The condition by which a row `t` has the key `r`.
+    pub fn is_given(&self) -> String {
+        let each = self.columns.iter().map(|c| {
+            let (quoted, operator) = (&c.quoted, &c.operator);
+            format!("t.{quoted} OPERATOR({operator}) r.{quoted}")
+        });
+        each.collect::<Vec<_>>().join(" AND ")
+    }
+
+    /// The key `r` as a JSON object again.
+    pub fn as_object(&self) -> String {
+        let each = self
+            .columns
+            .iter()
+            .map(|c| format!("{}, r.{}", c.literal, c.quoted));
+        format!(
+            "pg_catalog.jsonb_build_object({})::pg_catalog.text",
+            each.collect::<Vec<_>>().join(", ")
+        )
+    }
+
+    /// Whether a value has one form as jsonb, whatever the session's settings were when it was made.
+    pub fn is_of_one_form(&self) -> bool {
+        const OF_ONE_FORM: [pg_sys::Oid; 10] = [
+            pg_sys::INT2OID,
+            pg_sys::INT4OID,
+            pg_sys::INT8OID,
+            pg_sys::NUMERICOID,
+            pg_sys::TEXTOID,
+            pg_sys::VARCHAROID,
+            pg_sys::BPCHAROID,
+            pg_sys::UUIDOID,
+            pg_sys::BOOLOID,
+            pg_sys::DATEOID,
+        ];
+        self.columns
+            .iter()
+            .all(|c| OF_ONE_FORM.contains(&c.type_id))
     }
 }
 
@@ -55,7 +121,7 @@ pub fn of(relid: pg_sys::Oid) -> Option<PrimaryKey> {
                 pg_catalog.quote_ident(ns.nspname) OPERATOR(pg_catalog.||) '.' OPERATOR(pg_catalog.||) o.oprname,
                 pg_catalog.format_type(a.atttypid, a.atttypmod),
                 COALESCE((SELECT l.collisdeterministic FROM pg_catalog.pg_collation AS l
-                          WHERE l.oid OPERATOR(pg_catalog.=) a.attcollation), true)
+                          WHERE l.oid OPERATOR(pg_catalog.=) a.attcollation), true), a.atttypid
          FROM pg_catalog.pg_index AS i,
               ROWS FROM (pg_catalog.unnest(i.indkey::pg_catalog.int2[]), pg_catalog.unnest(i.indclass::pg_catalog.oid[]))
                   WITH ORDINALITY AS k (attnum, class, n)
@@ -83,6 +149,7 @@ pub fn of(relid: pg_sys::Oid) -> Option<PrimaryKey> {
                 operator: text(7),
                 type_name: text(8),
                 deterministic: row.get(9).unwrap_or(false),
+                type_id: oid(10),
             };
             (oid(1), column)
         },

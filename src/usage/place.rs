@@ -1,9 +1,9 @@
 //! What usage was for: a project and cluster of the organization (spec 9), and the environment that they are in.
 
 use super::invalid;
-use crate::context;
 use crate::context::authority::Id;
 use crate::context::projects::Narrowed;
+use crate::context::{self, Standing};
 use crate::pg;
 use crate::pg::query::{Arg, latest};
 use crate::projects::{unknown_cluster, unknown_project};
@@ -41,10 +41,7 @@ impl Place {
         let tag = match &project {
             None => None,
             Some(project) => {
-                // In a user's name, only what he sees.
-                let hidden = now.user.is_some()
-                    && !context::is_administrator()
-                    && now.reach().seen(project).is_none();
+                let hidden = hides(&now, project);
                 let unknown = || match &cluster {
                     Some(cluster) => unknown_cluster(cluster),
                     None => unknown_project(project),
@@ -68,6 +65,22 @@ impl Place {
             environment: tag.or(environment.map(str::to_string)),
         })
     }
+}
+
+/// In a user's name there is only what he sees.
+fn hides(now: &Standing, project: &Id) -> bool {
+    now.user.is_some() && !context::is_administrator() && now.reach().seen(project).is_none()
+}
+
+/// Whether the project, or the cluster's, is there, and not for the caller to know.
+pub fn is_hidden(org: &Id, project: Option<Id>, cluster: Option<Id>) -> bool {
+    let of_cluster = cluster.and_then(|cluster| find_cluster(org, &cluster));
+    let named = project.filter(|project| find_project(org, project).is_some());
+    let now = context::standing();
+    [named, of_cluster.map(|(project, _)| project)]
+        .iter()
+        .flatten()
+        .any(|project| hides(&now, project))
 }
 
 /// A session that narrows itself knows no other project and cluster.

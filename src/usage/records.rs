@@ -2,7 +2,7 @@
 //! taken back by a record of its own.
 
 use super::invalid;
-use super::place::Place;
+use super::place::{self, Place};
 use crate::context::authority::Id;
 use crate::context::{self, Principal};
 use crate::org::id_text;
@@ -201,7 +201,13 @@ fn record_usage(
     let place = match Place::of(&org, record.project, record.cluster, environment) {
         Ok(place) => place,
         // Of a project that is gone meanwhile, perhaps.
-        Err(_) if idempotency_key.is_some() && same(&record) == Some(true) => return Ok(false),
+        Err(_)
+            if idempotency_key.is_some()
+                && !place::is_hidden(&org, record.project, record.cluster)
+                && same(&record) == Some(true) =>
+        {
+            return Ok(false);
+        }
         Err(unknown) => return Err(unknown),
     };
     (record.project, record.cluster) = (place.project, place.cluster);

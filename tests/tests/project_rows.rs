@@ -369,6 +369,37 @@ fn a_cascade_needs_the_right_on_the_parent_only() {
 }
 
 #[test]
+fn d3_a_cascade_moves_no_row_between_projects_without_the_right_in_both() {
+    let r = rows();
+    let mut dba = r.world.superuser();
+    let acme = r.world.acme.id;
+    let (open, closed) = (&r.open, &r.closed);
+    dba.run(&format!(
+        "CREATE TABLE labels (id uuid PRIMARY KEY, org_id uuid);
+         CREATE TABLE notes (id int PRIMARY KEY, org_id uuid, project uuid REFERENCES labels ON UPDATE CASCADE);
+         GRANT ALL ON labels, notes TO PUBLIC;
+         INSERT INTO labels VALUES ('{closed}', '{acme}'); INSERT INTO notes VALUES (1, '{acme}', '{closed}');
+         SELECT tenancy.protect('labels'); SELECT tenancy.protect('notes', project_column => 'project')"
+    ));
+    let mut member = r.session("acme.member");
+    let rename =
+        |from: &str, to: &str| format!("UPDATE labels SET id = '{to}' WHERE id = '{from}'");
+    let notes = "SELECT count(*) FROM notes";
+    assert_eq!(member.count(notes), 0);
+    // Out of one that he does not see.
+    refused(member.attempt(&rename(closed, open)), "42501");
+    // Into it, which is no more than into one that is not there.
+    let mut admin = r.session("acme.admin");
+    assert_eq!(admin.run(&rename(closed, open)), 1);
+    assert_eq!(member.count(notes), 1);
+    let hidden = fails(member.attempt(&rename(open, closed)), "23503");
+    let none = fails(member.attempt(&rename(open, NOBODYS)), "23503");
+    assert_same_error(&hidden, &none, &[(NOBODYS, closed)]);
+    assert_eq!(admin.run(&rename(open, closed)), 1);
+    assert_eq!(member.count(notes), 0);
+}
+
+#[test]
 fn d2_a_reference_to_a_row_of_a_hidden_project_fails_like_one_to_nothing() {
     let r = rows();
     r.add(&r.open, "acme.viewer", "project_operator");

@@ -358,7 +358,16 @@ fn usage_is_of_the_organizations_own_projects_and_clusters() {
     app.run(&record(&format!("cluster => '{CLUSTER}'")).replace("'m'", "'b'"));
     // What the application counts need not be seen by anybody.
     app.run(&record(&format!("project => '{CLOSED}'")).replace("'m'", "'c'"));
-    // In a user's name it is, or is as good as none.
+    let keyed = |project: &str| {
+        record(&format!("project => '{project}', idempotency_key => 'k'")).replace("'m'", "'h'")
+    };
+    app.run(&keyed(CLOSED));
+    // In a user's name it is, or is as good as none; knowing what was recorded does not help.
+    world.begin(&mut app, world.acme, "acme.member");
+    let told = refused(app.attempt_within(&keyed(CLOSED)), "42501");
+    let none = refused(app.attempt_within(&keyed(NOBODYS)), "42501");
+    assert_same_error(&none, &told, &[(CLOSED, NOBODYS)]);
+    app.run("ROLLBACK");
     for (who, may) in [
         ("acme.owner", true),
         ("acme.admin", true),
@@ -402,7 +411,7 @@ fn usage_is_of_the_organizations_own_projects_and_clusters() {
     ));
     assert_eq!(
         places(&world),
-        ["a 1 2", "b 1 2", "c 3", "d 1 2", "e 1", "f 1 2", "g"]
+        ["a 1 2", "b 1 2", "c 3", "d 1 2", "e 1", "f 1 2", "g", "h 3"]
     );
 }
 

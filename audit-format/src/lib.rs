@@ -329,15 +329,17 @@ pub fn leaf(context: &Digest, moment: Moment, operation: u8, values: &Digest) ->
     Sha256::digest(text).into()
 }
 
-/// A chunk's salt: from a secret of whoever writes it, which is kept nowhere, and a number never used twice with it.
-pub fn chunk_salt(secret: &[u8; 32], number: u64) -> Salt {
+/// Two chunks' salts: from a secret of whoever writes them, which is kept nowhere, and a number never used twice with it.
+pub fn chunk_salts(secret: &[u8; 32], number: u64) -> [Salt; 2] {
     let mut text = [0; 41];
     text[0] = kind::SECRET;
     text[1..33].copy_from_slice(secret);
     text[33..].copy_from_slice(&number.to_le_bytes());
-    let mut salt = [0; 16];
-    salt.copy_from_slice(&Sha256::digest(text)[..16]);
-    salt
+    let mut salts = [[0; 16]; 2];
+    salts
+        .as_flattened_mut()
+        .copy_from_slice(&Sha256::digest(text));
+    salts
 }
 
 /// The salts of the lines of a chunk, one after the other; one hash makes two.

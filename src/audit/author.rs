@@ -7,6 +7,7 @@ use crate::pg::identity;
 use crate::pg::raw::Text;
 use pg_tenancy_audit_format::Author;
 use std::cell::RefCell;
+use std::net::IpAddr;
 use std::rc::Rc;
 
 /// An author, and the texts as they are stored.
@@ -42,6 +43,7 @@ impl Signature {
 struct Kept {
     version: u64,
     runner: identity::Runner,
+    address: Option<IpAddr>,
     signature: Rc<Signature>,
 }
 
@@ -67,37 +69,36 @@ pub fn author(break_glass: bool) -> Rc<Signature> {
     }
     let now = context::standing();
     let version = context::version();
-    let db_role = context::login();
-    let client_addr = context::network::origin(&now.principal)
-        .address()
-        .map(|address| address.to_string());
+    let address = context::network::origin(&now.principal).address();
     let request_id = context::honoured(&now.principal, Setting::RequestId);
-    // Transactions in a row are mostly of one author: this runs for each.
-    let same = |kept: &Author| {
-        kept.actor == now.actor()
-            && kept.break_glass == break_glass
-            && kept.approver == approver
-            && kept.actor_type == now.actor_type
-            && kept.db_role == db_role
-            && kept.client_addr == client_addr
-            && kept.request_id == request_id
+    // Transactions in a row are mostly of one author: this runs for each, and makes no text of what it compares.
+    let same = |kept: &Kept| {
+        let author = &kept.signature.author;
+        author.actor == now.actor()
+            && author.break_glass == break_glass
+            && author.approver == approver
+            && author.actor_type == now.actor_type
+            && kept.address == address
+            && author.request_id == request_id
+            && context::is_login(&author.db_role)
     };
-    let kept = KEPT.take().map(|kept| kept.signature);
-    let signature = kept.filter(|k| same(&k.author)).unwrap_or_else(|| {
+    let kept = KEPT.take().filter(same).map(|kept| kept.signature);
+    let signature = kept.unwrap_or_else(|| {
         Rc::new(Signature::of(Author {
             actor: now.actor(),
             approver,
             break_glass,
             actor_type: now.actor_type.into(),
-            db_role,
+            db_role: context::login(),
             result: "completed".into(),
-            client_addr,
+            client_addr: address.map(|address| address.to_string()),
             request_id,
         }))
     });
     KEPT.set(Some(Kept {
         version,
         runner,
+        address,
         signature: signature.clone(),
     }));
     signature

@@ -319,6 +319,8 @@ fn salt() -> Salt {
 struct Secret {
     key: [u8; 32],
     used: u64,
+    /// The second salt of the last number.
+    left: Option<Salt>,
 }
 
 impl Secret {
@@ -326,11 +328,16 @@ impl Secret {
         Secret {
             key: pg::random(),
             used: 0,
+            left: None,
         }
     }
 
     fn next(&mut self) -> Salt {
-        self.used += 1;
-        format::chunk_salt(&self.key, self.used)
+        self.left.take().unwrap_or_else(|| {
+            self.used += 1;
+            let [salt, other] = format::chunk_salts(&self.key, self.used);
+            self.left = Some(other);
+            salt
+        })
     }
 }

@@ -38,6 +38,8 @@ pub struct Captured {
     pub format: Layout,
     pub id: LayoutId,
     pub sources: Vec<ColumnSource>,
+    /// A bit for each column of the primary key.
+    pub keys: Vec<u8>,
     /// The table in which it was seen committed.
     committed_in: Cell<u32>,
 }
@@ -47,7 +49,6 @@ pub struct Captured {
 pub struct ColumnSource {
     source: Source,
     pub is_org: bool,
-    pub is_key: bool,
 }
 
 impl std::ops::Deref for ColumnSource {
@@ -91,17 +92,18 @@ impl Captured {
                     is_org,
                     is_key,
                 };
-                let source = ColumnSource {
-                    source,
-                    is_org,
-                    is_key,
-                };
+                let source = ColumnSource { source, is_org };
                 (column, source)
             })
             .unzip();
         let format = Layout::new(&table.object, columns);
+        let eight = |columns: &[Column]| {
+            let bits = columns.iter().enumerate();
+            bits.fold(0, |byte, (i, column)| byte | u8::from(column.is_key) << i)
+        };
         Captured {
             id: format.id(),
+            keys: format.columns.chunks(8).map(eight).collect(),
             format,
             sources,
             committed_in: Cell::new(0),
@@ -114,6 +116,7 @@ impl Captured {
             id: format.id(),
             format,
             sources: vec![],
+            keys: vec![],
             committed_in: Cell::new(0),
         }
     }

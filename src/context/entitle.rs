@@ -189,6 +189,11 @@ pub fn login() -> String {
     identity::role_name(identity::session_user()).unwrap_or_default()
 }
 
+/// Whether that is its name now.
+pub fn is_login(name: &str) -> bool {
+    identity::is_named(identity::session_user(), name)
+}
+
 /// A setting's value, where this principal's context may still rest on it: a pooler's next client inherits nothing of
 /// a transaction-scoped login's.
 pub fn honoured(principal: &Principal, setting: Setting) -> Option<String> {

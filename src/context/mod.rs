@@ -35,7 +35,7 @@ pub use denial::{
     refused, require_superuser, sealed_statistics, stranger, suspended, without_context,
     without_key,
 };
-pub use entitle::{admits_from_here, honoured, login, names_a_user};
+pub use entitle::{admits_from_here, honoured, is_login, login, names_a_user};
 pub use entry::{form_for_number, number_of};
 pub use ledger::note_break_glass;
 pub use places::is_same_list;

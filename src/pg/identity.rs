@@ -106,6 +106,22 @@ pub fn role_name(role: pg_sys::Oid) -> Option<String> {
     }
 }
 
+/// Whether the role has this name now: `role_name` without a copy.
+pub fn is_named(role: pg_sys::Oid, name: &str) -> bool {
+    // SAFETY: the tuple is checked for NULL and released; the name in it is NUL-terminated.
+    unsafe {
+        let tuple =
+            pg_sys::SearchSysCache1(pg_sys::SysCacheIdentifier::AUTHOID as i32, role.into());
+        if tuple.is_null() {
+            return false;
+        }
+        let form = pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_authid>();
+        let same = CStr::from_ptr((*form).rolname.data.as_ptr()).to_bytes() == name.as_bytes();
+        pg_sys::ReleaseSysCache(tuple);
+        same
+    }
+}
+
 /// The role of this name now.
 pub fn role_id(name: &str) -> Option<pg_sys::Oid> {
     let name = std::ffi::CString::new(name).ok()?;

@@ -34,20 +34,17 @@ pub fn as_jsonb(table: &str, key: &str) -> Option<String> {
     .flatten()
 }
 
-/// A key as the log has it: its values as they are said in UTC and so on, in whatever form they were given. Such as it is
-/// where the table, or its key, is not there any more.
+/// A key as the log has it: its values read by the session's settings, and said in UTC and so on. Such as it is where the
+/// table, or its key, is not there any more.
 pub fn canonical_key(table: &str, key: String) -> String {
     let Some(of) = key_of(table).filter(|of| !of.is_of_one_form()) else {
         return key;
     };
-    canonical::output(|| {
-        run_as_is(
-            &format!("SELECT {} FROM {}", of.as_object(), of.given()),
-            &[Arg::Text(&of.in_full(&key))],
-            |row| row.get::<String>(1),
-        )
-    })
+    run_as_is(
+        &format!("SELECT {} FROM {}", of.values(), of.given()),
+        &[Arg::Text(&of.in_full(&key))],
+        |row| canonical::output(|| of.as_object(row)),
+    )
     .pop()
-    .flatten()
     .unwrap_or(key)
 }

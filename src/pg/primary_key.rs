@@ -1,6 +1,7 @@
 //! The primary key of a table: by which index, and how each of its columns is compared.
 
-use super::query::{Arg, latest};
+use super::json::{self, Object};
+use super::query::{Arg, Row, latest};
 use pgrx::prelude::*;
 
 pub struct PrimaryKey {
@@ -67,16 +68,24 @@ impl PrimaryKey {
         each.collect::<Vec<_>>().join(" AND ")
     }
 
-    /// The key `r` as a JSON object again.
-    pub fn as_object(&self) -> String {
-        let each = self
-            .columns
-            .iter()
-            .map(|c| format!("{}, r.{}", c.literal, c.quoted));
-        format!(
-            "pg_catalog.jsonb_build_object({})::pg_catalog.text",
-            each.collect::<Vec<_>>().join(", ")
-        )
+    /// The values of the key `r`, in its order.
+    pub fn values(&self) -> String {
+        let each = self.columns.iter().map(|c| format!("r.{}", c.quoted));
+        each.collect::<Vec<_>>().join(", ")
+    }
+
+    /// A row of `values()` as the text of a JSON object, by the settings in force.
+    pub fn as_object(&self, row: &Row) -> String {
+        let mut object = Object::new();
+        for (n, column) in (1..).zip(&self.columns) {
+            object.key(&column.name);
+            match row.datum(n) {
+                // SAFETY: the query declares the column with this type.
+                Some(datum) => object.jsonb(&unsafe { json::to_jsonb(datum, column.type_id) }),
+                None => object.null(),
+            }
+        }
+        json::text(object.finish())
     }
 
     /// Whether a value has one form as jsonb, whatever the session's settings were when it was made.

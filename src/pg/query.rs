@@ -76,6 +76,14 @@ impl Row {
         unsafe { RowImage::new(self.tuple, self.desc) }.value(n)
     }
 
+    /// The datum of column `n`, from 1; None where it is NULL.
+    pub(super) fn datum(&self, n: i32) -> Option<pg_sys::Datum> {
+        let mut null = false;
+        // SAFETY: as for `get`.
+        let datum = unsafe { pg_sys::SPI_getbinval(self.tuple, self.desc, n, &mut null) };
+        (!null).then_some(datum)
+    }
+
     pub fn uuid(&self, n: i32) -> Option<[u8; 16]> {
         self.get::<Uuid>(n).map(|u| *u.as_bytes())
     }

@@ -349,6 +349,7 @@ const HARMLESS: &[(&str, &str)] = &[
         "check_project_row(oid,uuid,uuid,text)",
         "says why a row may not be written",
     ),
+    ("check_lock(oid,record)", "says why a row may not be locked"),
 ];
 
 struct Stand {

@@ -272,6 +272,44 @@ fn the_application_names_actor_request_and_address() {
     assert!(rows[1]["client_addr"].is_null());
 }
 
+/// The author of the last line is compared with, not made anew: what changes about it is seen from the next line on.
+#[test]
+fn a_login_that_gets_another_name_is_named_by_it() {
+    let world = World::new();
+    let mut app = world.app();
+    let old = world.db.role("app");
+    // Roles are the whole server's: one of no other test's.
+    let aside = format!("{old}_aside");
+    let mut write = |visits: i32| {
+        world.begin(&mut app, world.acme, "acme.member");
+        app.run(&format!(
+            "SET LOCAL app.client_addr = '203.0.113.{visits}'; UPDATE sites SET visits = {visits} WHERE id = 1; COMMIT"
+        ));
+    };
+    write(1);
+    let mut dba = world.superuser();
+    dba.run(&format!(
+        "ALTER ROLE {old} RENAME TO {aside}; SELECT tenancy.trust_application('{aside}')"
+    ));
+    write(2);
+    dba.run(&format!("ALTER ROLE {aside} RENAME TO {old}"));
+    write(3);
+    let rows = log(&mut world.session("acme.admin"), "sites");
+    let named: Vec<_> = rows
+        .iter()
+        .map(|r| (&r["db_role"], &r["client_addr"]))
+        .collect();
+    let old = json!(old);
+    assert_eq!(
+        named,
+        [
+            (&old, &json!("203.0.113.1")),
+            (&json!(aside), &json!("203.0.113.2")),
+            (&old, &json!("203.0.113.3"))
+        ]
+    );
+}
+
 #[test]
 fn f1_a_person_does_not_choose_whom_the_log_names() {
     let world = World::new();

@@ -341,14 +341,15 @@ fn keys_of_every_type_in_whatever_form() {
             "SET timezone = 'Asia/Tokyo'; SET intervalstyle = 'iso_8601'; SET bytea_output = 'escape'; SET extra_float_digits = 0; SET datestyle = 'German'",
         ] {
             admin.run(settings);
+            // With fewer digits it is another number.
+            if kind == "float8" && settings.contains("float") {
+                continue;
+            }
             let key = format!("(SELECT to_jsonb(id) FROM k{number})");
             let lines = format!("SELECT count(*) FROM tenancy.history('k{number}', {key})");
             let past = format!("SELECT tenancy.as_of('k{number}', {key}, '{made}') ->> 'v'");
             let told = (admin.count(&lines), admin.text(&past));
-            // That few digits are another number.
-            if !(kind == "float8" && settings.contains("float")) {
-                assert_eq!(told, (2, "1".to_string()), "{kind}: {settings}");
-            }
+            assert_eq!(told, (2, "1".to_string()), "{kind}: {settings}");
         }
         admin.run("RESET timezone; RESET intervalstyle; RESET bytea_output; RESET extra_float_digits; RESET datestyle");
     }

@@ -1,6 +1,7 @@
 //! What the log holds of a value: of every type, in the form that to_jsonb() gives it, whoever wrote and whoever reads.
 
 use pg_tenancy_tests::{Session, World, few_or_many, quote};
+use serde_json::json;
 
 /// What a session may have set, and what no line of the log may depend on.
 const ODD: &str =
@@ -321,6 +322,51 @@ fn an_update_of_every_type_holds_old_and_new() {
     }
     let now = dba.json("SELECT * FROM things").remove(0);
     assert_eq!(folded, now);
+}
+
+/// Columns are kept eight to a byte: each of them alone, and a key that lies in other bytes than the first.
+#[test]
+fn an_update_of_one_column_names_it_and_the_key_wherever_they_stand() {
+    let world = World::people();
+    let mut dba = world.superuser();
+    let columns: Vec<String> = (0..20).map(|i| format!("c{i} int")).collect();
+    dba.run(&format!(
+        "CREATE TABLE things ({}, org_id uuid, PRIMARY KEY (c9, c17)); GRANT ALL ON things TO PUBLIC;
+         SELECT tenancy.protect('things')",
+        columns.join(", ")
+    ));
+    let mut writer = world.session("acme.admin");
+    let (names, values): (Vec<_>, Vec<_>) =
+        (0..20).map(|i| (format!("c{i}"), i.to_string())).unzip();
+    writer.run(&format!(
+        "INSERT INTO things ({}) VALUES ({})",
+        names.join(", "),
+        values.join(", ")
+    ));
+    for name in &names {
+        writer.run(&format!("UPDATE things SET {name} = {name} + 100"));
+        writer.run(&format!(
+            "UPDATE things SET {name} = NULLIF({name} - 100, 3)"
+        ));
+    }
+    let mut owner = world.session("acme.owner");
+    let lines = owner.json(
+        "SELECT key, old, new FROM tenancy.audit_log WHERE object = 'public.things' AND operation = 'UPDATE' ORDER BY at, n",
+    );
+    assert_eq!(lines.len(), 40);
+    for (i, pair) in lines.chunks(2).enumerate() {
+        let name = &names[i];
+        for (line, (old, new)) in pair.iter().zip([(i, i + 100), (i + 100, i)]) {
+            let (old, new) = (json!(old), if new == 3 { json!(null) } else { json!(new) });
+            assert_eq!(line["old"], json!({ name: old }), "{line}");
+            assert_eq!(line["new"], json!({ name: new }), "{line}");
+            let mut expected = json!({"c9": 9, "c17": 17});
+            if [9, 17].contains(&i) {
+                expected[name] = old;
+            }
+            assert_eq!(line["key"], expected);
+        }
+    }
 }
 
 #[test]

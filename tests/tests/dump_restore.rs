@@ -29,6 +29,8 @@ const FACTS: &[(&str, &str)] = &[
     ("protected", "SELECT p::text FROM tenancy.protected_tables p ORDER BY 1"),
     ("servers", "SELECT s::text FROM servers s ORDER BY 1"),
     ("sites", "SELECT s::text FROM sites s ORDER BY 1"),
+    ("apps", "SELECT a::text FROM apps a ORDER BY 1"),
+    ("nodes", "SELECT n::text FROM nodes n ORDER BY 1"),
     ("policies", "SELECT p::text FROM pg_policies p ORDER BY 1"),
     (
         "triggers",
@@ -113,6 +115,7 @@ fn world_with_a_past() -> World {
         globex = world.globex.id,
         limited = world.user("agency"),
     ));
+    with_environments_of_projects(&world);
     let mut admin = world.session("acme.admin");
     admin.run("INSERT INTO servers (id, name) VALUES (10, 'acme-server-10'); UPDATE sites SET visits = visits + 1; DELETE FROM sites WHERE id = 6");
     world
@@ -124,6 +127,52 @@ fn world_with_a_past() -> World {
         world.user("agency")
     ));
     world
+}
+
+/// Apps have the environment of their project, nodes that of their cluster: 1 is production's, 2 staging's.
+fn with_environments_of_projects(world: &World) {
+    let acme = world.acme.id;
+    let mut dba = world.superuser();
+    dba.run(&format!(
+        "SELECT tenancy.create_project('{acme}', 'shop', environment => 'production');
+         SELECT tenancy.create_cluster(p, 'edge', 'production') FROM tenancy.create_project('{acme}', 'trial', environment => 'staging') AS p;
+         CREATE TABLE apps (id int PRIMARY KEY, org_id uuid, project_id uuid);
+         CREATE TABLE nodes (id int PRIMARY KEY, org_id uuid, project_id uuid, cluster_id uuid);
+         GRANT ALL ON apps, nodes TO PUBLIC;
+         SELECT tenancy.protect('apps', project_column => 'project_id', environment_from => 'project_id'),
+                tenancy.protect('nodes', project_column => 'project_id', cluster_column => 'cluster_id', environment_from => 'cluster_id')",
+    ));
+    let mut glass = world.break_glass();
+    glass.run(
+        "INSERT INTO apps SELECT CASE name WHEN 'shop' THEN 1 ELSE 2 END, org_id, id FROM tenancy.projects WHERE name IN ('shop', 'trial');
+         INSERT INTO nodes SELECT 1, p.org_id, p.id, c.id FROM tenancy.projects p JOIN tenancy.clusters c ON c.project_id = p.id WHERE c.name = 'edge';
+         INSERT INTO nodes SELECT 2, org_id, id FROM tenancy.projects WHERE name = 'trial'",
+    );
+    let mut owner = world.session("acme.owner");
+    owner.run(&format!(
+        "SELECT tenancy.set_production_protection('{acme}', true)"
+    ));
+}
+
+/// A row is as much production as its project, or its cluster, and is not any more when the owner retags that.
+fn holds_production(world: &World) {
+    let mut owner = world.session("acme.owner");
+    for table in ["apps", "nodes"] {
+        let delete = |id: i32| format!("DELETE FROM {table} WHERE id = {id}");
+        let error = refused(owner.attempt(&delete(1)), "42501");
+        assert!(error.message().contains("production"), "{error:?}");
+        owner.run("BEGIN");
+        assert_eq!(owner.run(&delete(2)), 1, "{table}");
+        owner.run("ROLLBACK");
+    }
+    let shop = owner.text("SELECT id FROM tenancy.projects WHERE name = 'shop'");
+    owner.run("BEGIN");
+    owner.run(&format!(
+        "SELECT tenancy.confirm_production_delete('tenancy.projects', '{shop}', typed => '{shop}'),
+                tenancy.set_project_environment('{shop}', 'staging')"
+    ));
+    assert_eq!(owner.run("DELETE FROM apps WHERE id = 1"), 1);
+    owner.run("ROLLBACK");
 }
 
 /// Everything that matters, done again.
@@ -212,6 +261,7 @@ fn behaves(world: &World) {
         "42501",
     );
     is_limited(world);
+    holds_production(world);
     // Owners.
     let mut dba = world.superuser();
     refused(

@@ -134,6 +134,10 @@ fn who_may_update_one_environment_locks_no_row_of_another() {
             "SELECT * FROM machines WHERE lower(environment) = 'staging' FOR UPDATE",
             1,
         ),
+        (
+            "WITH w AS (SELECT * FROM machines WHERE id = 2 FOR UPDATE) SELECT * FROM w",
+            1,
+        ),
         ("SELECT * FROM machines WHERE id = 99 FOR UPDATE", 0),
         ("SELECT * FROM machines WHERE false FOR UPDATE", 0),
     ] {
@@ -149,6 +153,12 @@ fn who_may_update_one_environment_locks_no_row_of_another() {
         may_lock(&mut admin, sql, rows);
         may_lock(&mut world.break_glass(), sql, rows);
     }
+    // Also where he says for whom: he is held to nothing that those are.
+    let mut glass = world.break_glass();
+    glass.run("BEGIN");
+    glass.run(&world.claim(world.acme, "acme.viewer"));
+    assert_eq!(glass.run("SELECT * FROM machines FOR UPDATE"), 4);
+    glass.run("ROLLBACK");
 }
 
 #[test]
@@ -190,6 +200,11 @@ fn a_row_lock_is_asked_for_by_what_the_role_is_now() {
     );
     crew.attempt("SELECT * FROM locked()")
         .expect_err("a lock by an inlined function");
+    // Nor does one lock that is asked for cover another of the same table.
+    may_not_lock(
+        &mut crew,
+        "SELECT m.id FROM machines m, locked() l WHERE m.id = 2 FOR UPDATE OF m",
+    );
     // Asked by hand it tells nothing and breaks nothing.
     for (sql, answer) in [
         (

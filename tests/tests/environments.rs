@@ -287,9 +287,13 @@ fn taking_a_row_out_of_production_needs_what_its_deletion_needs() {
 fn a_confirmation_is_for_one_row_and_one_time() {
     let stage = Stage::new();
     let mut owner = stage.owner();
-    // Two rows, one confirmed.
+    // Another row, and two rows, one confirmed.
     owner.run("BEGIN");
     owner.run(&confirm("machines", "1"));
+    about_production(&refused(
+        owner.attempt_within("DELETE FROM machines WHERE id = 3"),
+        "42501",
+    ));
     about_production(&refused(
         owner.attempt_within("DELETE FROM machines WHERE id IN (1, 3)"),
         "42501",
@@ -374,6 +378,39 @@ fn a_confirmation_is_for_one_row_and_one_time() {
         owner.column("SELECT operation || ' ' || key FROM tenancy.audit_log WHERE object = 'public.machines' AND key->>'id' = '3' AND operation <> 'INSERT' ORDER BY 1 DESC"),
         ["confirm_production_delete {\"id\": 3}", "DELETE {\"id\": 3}"]
     );
+}
+
+/// Where the DBA lets a transaction change its organization, a key that both use was confirmed for the first.
+#[test]
+fn a_confirmation_is_for_one_organization() {
+    let stage = Stage::new();
+    let world = &stage.world;
+    let (globex, user) = (world.globex, world.user("acme.owner"));
+    world.session("globex.owner").run(&format!(
+        "SELECT tenancy.set_production_protection('{}', true)",
+        globex.id
+    ));
+    world.superuser().run(&format!(
+        "ALTER ROLE {} SET tenancy.one_org_per_transaction = off;
+         SELECT tenancy.add_member('{org}', '{user}', 'admin');
+         SELECT tenancy.transfer_ownership('{org}', '{user}')",
+        world.db.role("app"),
+        org = globex.id
+    ));
+    let mut app = stage.acting("acme.owner", "human");
+    let (row, delete) = (
+        |tag: &str| format!("INSERT INTO machines (id, environment) VALUES (50, '{tag}')"),
+        "DELETE FROM machines WHERE id = 50",
+    );
+    app.run(&row("staging"));
+    app.run(&confirm("machines", "50"));
+    app.run(delete);
+    app.run(&world.claim(globex, "acme.owner"));
+    app.run(&row("production"));
+    about_production(&refused(app.attempt_within(delete), "42501"));
+    app.run(&confirm("machines", "50"));
+    app.run(delete);
+    app.run("ROLLBACK");
 }
 
 #[test]
@@ -473,6 +510,17 @@ fn a_row_stays_production_when_the_one_it_refers_to_changes_its_key() {
         admin.attempt("DELETE FROM disks WHERE id = 1"),
         "42501",
     ));
+    // Nor is what a savepoint took back of a row that never was.
+    admin.run(
+        "BEGIN; SAVEPOINT a; INSERT INTO machines (id, environment) VALUES (81, 'staging'); DELETE FROM machines WHERE id = 81;
+         INSERT INTO volumes (id, machine_id) VALUES (9, 81); DELETE FROM volumes WHERE id = 9",
+    );
+    admin.run("ROLLBACK TO a; INSERT INTO volumes (id, machine_id) VALUES (9, 81)");
+    about_production(&refused(
+        admin.attempt_within("DELETE FROM volumes WHERE id = 9"),
+        "42501",
+    ));
+    admin.run("ROLLBACK");
     // A reference to nothing yet: an AI may not, since nobody knows what it will be.
     let mut owner = stage.owner();
     owner.run("BEGIN; INSERT INTO volumes (id, machine_id) VALUES (8, 80)");

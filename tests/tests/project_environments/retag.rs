@@ -54,6 +54,23 @@ fn taking_a_project_out_of_production_needs_what_the_deletion_of_its_rows_needs(
 }
 
 #[test]
+fn a_project_that_is_not_production_is_retagged_without_its_owner() {
+    let stage = Stage::new();
+    let mut admin = stage.admin();
+    for to in ["'development'", "NULL", "'staging'"] {
+        for project in [&stage.staging, &stage.plain] {
+            admin.run(&retag(project, to));
+            assert_eq!(
+                format!("'{}'", stage.tag(project)),
+                to.replace("NULL", "''")
+            );
+        }
+    }
+    admin.run(&retag(&stage.plain, "'production'"));
+    about_production(admin.attempt(&retag(&stage.plain, "'staging'")));
+}
+
+#[test]
 fn the_confirmation_is_for_one_project_in_one_transaction() {
     let stage = Stage::new();
     let mut owner = stage.owner();

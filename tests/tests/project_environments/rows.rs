@@ -177,6 +177,17 @@ fn a_cluster_has_its_own_environment_or_its_projects() {
     about_production(admin.attempt("DELETE FROM nodes WHERE id = 13"));
     admin.run("DELETE FROM nodes WHERE id = 10");
     // A table that names the project alone does not look at clusters.
+    stage.world.superuser().run(
+        "CREATE TABLE jobs (id int PRIMARY KEY, org_id uuid, project_id uuid, cluster_id uuid);
+         GRANT ALL ON jobs TO PUBLIC;
+         SELECT tenancy.protect('jobs', project_column => 'project_id', cluster_column => 'cluster_id', environment_from => 'project_id')",
+    );
+    admin.run(&format!(
+        "INSERT INTO jobs (id, project_id, cluster_id) VALUES (1, '{}', '{safe}'), (2, '{}', '{live}')",
+        stage.prod, stage.staging
+    ));
+    about_production(admin.attempt("DELETE FROM jobs WHERE id = 1"));
+    assert_eq!(admin.run("DELETE FROM jobs WHERE id = 2"), 1);
     let mut owner = stage.owner();
     owner.run("BEGIN");
     owner.run(&confirm("nodes", "12"));

@@ -72,7 +72,7 @@ WHERE a.category IN ('server', 'site', 'app', 'backup', 'monitoring', 'alert', '
 CREATE FUNCTION tenancy.in_projects_support(internal) RETURNS internal
     STRICT LANGUAGE c AS 'MODULE_PATHNAME', 'tenancy_in_projects_support';
 COMMENT ON FUNCTION tenancy.in_projects_support(internal) IS
-    'Tells the planner what share of the rows in_projects() lets through, and by which range of an index (spec 9, 14)';
+    'Tells the planner what share of the rows in_projects() lets through, and by which part of an index (spec 9, 14)';
 REVOKE ALL ON FUNCTION tenancy.in_projects_support(internal) FROM PUBLIC;
 
 CREATE FUNCTION tenancy.in_projects(project uuid, cluster uuid, action text) RETURNS boolean
@@ -92,6 +92,12 @@ CREATE FUNCTION tenancy.project_to(action text) RETURNS uuid
     LANGUAGE c AS 'MODULE_PATHNAME', 'tenancy_project_to';
 COMMENT ON FUNCTION tenancy.project_to(text) IS
     'The last of the projects in which the context may do an action, in an index''s order; stands in plans (spec 9)';
+
+CREATE FUNCTION tenancy.project_ids(action text) RETURNS uuid[]
+    STABLE STRICT PARALLEL SAFE COST 1
+    LANGUAGE c AS 'MODULE_PATHNAME', 'tenancy_project_ids';
+COMMENT ON FUNCTION tenancy.project_ids(text) IS
+    'The projects in which the context may do an action, NULL where there is none; stands in plans (spec 9)';
 
 CREATE FUNCTION tenancy.current_project() RETURNS uuid
     STABLE PARALLEL SAFE COST 1

@@ -29,6 +29,8 @@ impl Drop for Over {
 
 /// Runs `work` in the organization, with every right there.
 pub fn within<T>(org: &Id, work: impl FnOnce() -> T) -> T {
+    // A plan of the session's may ask for the organization's projects one by one; here rows outlive them.
+    transaction::forget_plans();
     NOW.set(Some(*org));
     standing::invalidate();
     let _over = Over;

@@ -38,6 +38,7 @@ pub use denial::{
 pub use entitle::{admits_from_here, honoured, is_login, login, names_a_user};
 pub use entry::{form_for_number, number_of};
 pub use ledger::note_break_glass;
+pub use places::is_same_list;
 pub use principal::{Principal, is_administrator, is_administrators, is_superuser};
 pub use scope_entry::UNSCOPED;
 pub use seal::{before_transaction_control, check as check_seal, is_on as may_be_sealed};

@@ -2,8 +2,8 @@
 //! (entry.rs): in which projects may the context do an action?
 //!
 //! `in_projects(project, cluster, action)` is the one condition; a table without clusters passes its project twice. Planned, it is a range of the index as well (pg/support.rs):
-//! from `project_from(action)` to `project_to(action)`, which is one project where the session narrows itself, and everything
-//! where it may do the action in all. So an ordinary member pays one call and one comparison per row, and a project's rows are
+//! from `project_from(action)` to `project_to(action)`, which is everything where the context may do the action in all. Where
+//! it may in few, as in the one that the session narrows itself to, the index is asked for `ANY (project_ids(action))`. So an ordinary member pays one call and one comparison per row, and a project's rows are
 //! read by its part of the index.
 
 use super::authority::Id;
@@ -267,7 +267,45 @@ const EVERY: u16 = 0xe000;
 /// The number of it. `in_range`: the scan's index range is from project_from(action) to project_to(action).
 pub fn number_of_every(action: &[u8], in_range: bool) -> Option<u16> {
     let index = (number_of_bound(action, false)? ^ NUMBERS) >> 1;
-    (index < 0xff0).then_some(EVERY | index << 1 | u16::from(in_range))
+    (index < 0x7f0).then_some(EVERY | index << 1 | u16::from(in_range))
+}
+
+/// By these numbers plans name the projects in which the context may do an action.
+const IDS: u16 = 0xf000;
+
+/// The number of project_ids(action), as a parameter of plans.
+pub fn number_of_ids(action: &[u8]) -> Option<u16> {
+    let index = (number_of_bound(action, false)? ^ NUMBERS) >> 1;
+    (index < 0x7f0).then_some(IDS | index)
+}
+
+/// Whether two values of a number are lists of the same projects.
+pub fn is_same_list(number: u16, one: pg_sys::NullableDatum, other: pg_sys::NullableDatum) -> bool {
+    let is_list = number >= IDS && number != super::UNSCOPED && !one.isnull && !other.isnull;
+    // SAFETY: values of project_ids().
+    is_list
+        && unsafe {
+            value::plain_bytes(one.value.cast_mut_ptr())
+                == value::plain_bytes(other.value.cast_mut_ptr())
+        }
+}
+
+/// What project_ids() answers now, in the present memory context.
+fn ids(action: &[u8]) -> pg_sys::NullableDatum {
+    // SAFETY: looked at before anything else happens; to look the standing up again changes nothing.
+    let mut ids: Vec<Id> = match unsafe { &*kept(action) } {
+        Places::None => vec![],
+        Places::All => standing::standing()
+            .reach()
+            .all()
+            .iter()
+            .map(|project| project.id)
+            .collect(),
+        Places::One(one, _) => vec![*one],
+        Places::Some(some) => some.iter().copied().collect(),
+    };
+    ids.sort_unstable();
+    nullable((!ids.is_empty()).then(|| value::uuid_array(&ids)))
 }
 
 /// Whether the rows of every project pass, or those that a range of one project leaves.
@@ -287,6 +325,10 @@ fn every(action: &[u8], in_range: bool) -> pg_sys::NullableDatum {
 
 /// The value of a bound's number, or of the question whether every row passes; None for a number of something else.
 pub fn bound_for_number(number: u16) -> Option<pg_sys::NullableDatum> {
+    if number >= IDS {
+        let action = NUMBERED.with_borrow(|all| all.get(usize::from(number ^ IDS)).cloned())?;
+        return Some(ids(&action));
+    }
     let asks_every = number >= EVERY;
     let index = usize::from((number ^ if asks_every { EVERY } else { NUMBERS }) >> 1);
     if number & NUMBERS == 0 || index >= MOST {
@@ -311,6 +353,14 @@ unsafe extern "C-unwind" fn bound_guarded(
     // SAFETY: STRICT, with one text argument.
     let action = unsafe { value::plain_bytes((*fcinfo).args.as_slice(1)[0].value.cast_mut_ptr()) };
     bound(action, upper)
+}
+
+/// SAFETY: the call of project_ids().
+#[pg_guard]
+unsafe extern "C-unwind" fn ids_guarded(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::NullableDatum {
+    transaction::accept_invalidations();
+    // SAFETY: STRICT, with one text argument.
+    ids(unsafe { value::plain_bytes((*fcinfo).args.as_slice(1)[0].value.cast_mut_ptr()) })
 }
 
 #[pg_guard]
@@ -346,6 +396,13 @@ entry!(
     pg_finfo_tenancy_project_to,
     tenancy_project_to,
     |fcinfo| bound_guarded(fcinfo, true)
+);
+entry!(
+    /// `tenancy.project_ids(action text) -> uuid[]` (spec 9): the projects in which the context may do the action, NULL where
+    /// there is none. Stands in plans. Anyone may call it.
+    pg_finfo_tenancy_project_ids,
+    tenancy_project_ids,
+    |fcinfo| ids_guarded(fcinfo)
 );
 entry!(
     /// `tenancy.current_project() -> uuid` (spec 9): the project that the session narrows itself to, NULL where it does not.

@@ -144,6 +144,9 @@ unsafe extern "C-unwind" fn put_in_order(statement: *mut pg_sys::PlannedStmt) {
                 return plan::action_of(call)
                     .and_then(|action| context::places::number_of_bound(action, upper));
             }
+            if (*call).funcid == house.project_ids {
+                return plan::action_of(call).and_then(context::places::number_of_ids);
+            }
             let kind = house.org_if.kind_of((*call).funcid)?;
             plan::action_of(call).and_then(|action| context::number_of(action, kind))
         }
@@ -152,6 +155,7 @@ unsafe extern "C-unwind" fn put_in_order(statement: *mut pg_sys::PlannedStmt) {
         in_projects: house.in_projects,
         from: house.project_from,
         to: house.project_to,
+        ids: house.project_ids,
     };
     // SAFETY: as the function's own; nobody uses the plan yet.
     unsafe {

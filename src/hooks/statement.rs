@@ -268,12 +268,15 @@ unsafe extern "C-unwind" fn executor_run(
 /// SAFETY: `query` is a started query whose plan has such parameters.
 #[pg_guard]
 unsafe extern "C-unwind" fn give_organization(query: *mut pg_sys::QueryDesc) {
-    // SAFETY: as the function's own; what is given is kept as long as the backend lives.
+    // SAFETY: as the function's own; what is given is kept as long as the backend lives, or the statement.
     unsafe {
         let first = !(*query).already_executed;
         transaction::accept_invalidations_unguarded();
         bound::give(query, |number, before| {
             let now = context::form_for_number(number);
+            if !first && context::is_same_list(number, before, now) {
+                return before;
+            }
             let same = !before.isnull && now.value.value() == before.value.value();
             pg_sys::NullableDatum {
                 isnull: now.isnull || !first && !same,

@@ -1,17 +1,21 @@
 //! What the planner is told of `in_projects()`: the projects' share of their organization's rows, from the table's own
-//! statistics, and the range of an index on the project column.
+//! statistics, and the part of an index on the project column.
 
 use super::table;
 use crate::context;
-use crate::context::places::{Places, places};
+use crate::context::places::{Places, places, with_places};
 use crate::pg::catalog;
 use crate::pg::key::KeyType;
-use crate::pg::support::{Question, Share, question};
+use crate::pg::support::{Question, Range, Share, question};
 use pgrx::pg_guard;
 use pgrx::prelude::*;
 
 /// More projects than this are taken to have rows alike: each would be looked up among the statistics.
 const LOOKED_UP: usize = 50;
+
+/// So many projects are asked for one by one, which lets the index's later columns narrow the scan: as many as the planner
+/// takes a list of unknown length to have. More are asked for by their range.
+const FEW: usize = 10;
 
 crate::pg::finfo!(pg_finfo_tenancy_in_projects_support);
 
@@ -30,11 +34,26 @@ pub unsafe extern "C-unwind" fn tenancy_in_projects_support(
             asked.answer(share)
         }
         Question::Range(asked) => match catalog::find_house() {
+            Some(house) if few(&asked) => asked.answer_any(2, house.project_ids),
             Some(house) => asked.answer(2, house.project_from, house.project_to),
             None => pg_sys::Datum::from(0),
         },
         Question::Other => pg_sys::Datum::from(0),
     }
+}
+
+/// Whether the index is asked project by project. The plan may be used again where the context may do the action in more of
+/// them, or in all: then it is slower, and right.
+fn few(asked: &Range) -> bool {
+    let one_by_one = |places: &Places| match places {
+        Places::One(..) => true,
+        Places::Some(some) => some.len() <= FEW,
+        Places::None | Places::All => false,
+    };
+    asked
+        .text(2)
+        .is_some_and(|action| with_places(action, one_by_one))
+        && asked.keeps_order()
 }
 
 /// How many of the organization's rows are in the projects where the context may do the action. The policy's other

@@ -86,6 +86,9 @@ impl Binder {
             for condition in elements::<pg_sys::Node>(conditions).iter().copied() {
                 let arguments = match (*condition).type_ {
                     pg_sys::NodeTag::T_OpExpr => (*condition.cast::<pg_sys::OpExpr>()).args,
+                    pg_sys::NodeTag::T_ScalarArrayOpExpr => {
+                        (*condition.cast::<pg_sys::ScalarArrayOpExpr>()).args
+                    }
                     // `is_unscoped() OR ...`
                     pg_sys::NodeTag::T_BoolExpr => (*condition.cast::<pg_sys::BoolExpr>()).args,
                     _ => continue,
@@ -233,8 +236,8 @@ pub unsafe fn withhold(query: *mut pg_sys::QueryDesc) {
     }
 }
 
-/// Gives each of a statement's parameters what `value` says: NULL, a number, or a pointer that outlives the statement. It
-/// gets the number and the present value.
+/// Gives each of a statement's parameters what `value` says: NULL, a number, or a pointer that outlives the statement, in
+/// whose memory it runs. It gets the number and the present value.
 ///
 /// SAFETY: a started query whose plan has parameters of ours.
 pub unsafe fn give(
@@ -244,6 +247,7 @@ pub unsafe fn give(
     // SAFETY: as the function's own; the executor made room for as many values as the plan has parameters.
     unsafe {
         let values = (*(*query).estate).es_param_exec_vals;
+        let outer = pg_sys::MemoryContextSwitchTo((*(*query).estate).es_query_cxt);
         let items = (*(*query).plannedstmt).invalItems;
         for i in 0..(*items).length as usize {
             let item = (*(*items).elements.add(i))
@@ -262,5 +266,6 @@ pub unsafe fn give(
             (*place).value = new.value;
             (*place).isnull = new.isnull;
         }
+        pg_sys::MemoryContextSwitchTo(outer);
     }
 }

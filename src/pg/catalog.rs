@@ -25,6 +25,7 @@ pub struct House {
     pub counters: pg_sys::Oid,
     pub project_from: pg_sys::Oid,
     pub project_to: pg_sys::Oid,
+    pub project_ids: pg_sys::Oid,
     pub in_scope: pg_sys::Oid,
     pub in_full_scope: pg_sys::Oid,
     pub check_lock: pg_sys::Oid,
@@ -82,6 +83,8 @@ pub fn find_house() -> Option<House> {
             .unwrap_or(pg_sys::InvalidOid),
         project_to: function_of(c"tenancy", c"project_to", &[pg_sys::TEXTOID])
             .unwrap_or(pg_sys::InvalidOid),
+        project_ids: function_of(c"tenancy", c"project_ids", &[pg_sys::TEXTOID])
+            .unwrap_or(pg_sys::InvalidOid),
         counters: relation_in(schema, c"quota_counters").unwrap_or(pg_sys::InvalidOid),
         is_unscoped: function_in(c"tenancy", c"is_unscoped").unwrap_or(pg_sys::InvalidOid),
         in_scope: scope_function(c"in_scope"),
@@ -111,6 +114,7 @@ pub fn find_house() -> Option<House> {
         house.is_unscoped,
         house.project_from,
         house.project_to,
+        house.project_ids,
         house.in_projects,
         house.check_project_row,
         house.counters,

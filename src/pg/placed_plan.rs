@@ -1,4 +1,4 @@
-//! Finished plans that scan tables with a project column: which rows the range of an index leaves to `in_projects()`.
+//! Finished plans that scan tables with a project column: which rows the part of an index leaves to `in_projects()`.
 
 use super::plan::elements;
 use super::value;
@@ -7,13 +7,16 @@ use pgrx::prelude::*;
 /// PostgreSQL's own `uuid >= uuid` and `uuid <= uuid`.
 const AT_LEAST: u32 = 2977;
 const AT_MOST: u32 = 2976;
+/// And `uuid = uuid`.
+const EQUAL: u32 = 2972;
 
-/// `in_projects()` and the functions that stand for its range.
+/// `in_projects()` and the functions that stand for its part of an index.
 #[derive(Clone, Copy)]
 pub struct Functions {
     pub in_projects: pg_sys::Oid,
     pub from: pg_sys::Oid,
     pub to: pg_sys::Oid,
+    pub ids: pg_sys::Oid,
 }
 
 /// The action that a call of `in_projects()` asks for, where it is a constant.
@@ -41,7 +44,7 @@ unsafe fn text<'a>(node: *mut pg_sys::Node) -> Option<&'a [u8]> {
     }
 }
 
-/// Whether a scan is by an index whose range on the project column is that of the call's action.
+/// Whether a scan is by an index, in which its part on the project column is that of the call's action.
 ///
 /// SAFETY: a scan of a plan in which nothing was bound yet, and a call of `in_projects()` among its conditions.
 pub unsafe fn is_ranged(
@@ -62,28 +65,34 @@ pub unsafe fn is_ranged(
             }
             _ => return false,
         };
-        let has = |operator: u32, bound: pg_sys::Oid| {
-            elements::<pg_sys::Node>(ranges)
+        let asks = |operation: pg_sys::Oid, operator: u32, arguments, function| {
+            let [column, value] = *elements::<pg_sys::Node>(arguments) else {
+                return false;
+            };
+            let value = value.cast::<pg_sys::FuncExpr>();
+            u32::from(operation) == operator
+                && pg_sys::equal(column.cast(), project.cast())
+                && (*value).xpr.type_ == pg_sys::NodeTag::T_FuncExpr
+                && (*value).funcid == function
+                && matches!(*elements::<pg_sys::Node>((*value).args), [asked]
+                    if text(asked) == Some(action))
+        };
+        let has = |operator: u32, function: pg_sys::Oid| {
+            let conditions = elements::<pg_sys::Node>(ranges);
+            conditions
                 .iter()
-                .copied()
-                .any(|condition| {
-                    let range = condition.cast::<pg_sys::OpExpr>();
-                    if (*condition).type_ != pg_sys::NodeTag::T_OpExpr
-                        || u32::from((*range).opno) != operator
-                    {
-                        return false;
+                .any(|condition| match (**condition).type_ {
+                    pg_sys::NodeTag::T_OpExpr => {
+                        let range = condition.cast::<pg_sys::OpExpr>();
+                        asks((*range).opno, operator, (*range).args, function)
                     }
-                    let [column, limit] = *elements::<pg_sys::Node>((*range).args) else {
-                        return false;
-                    };
-                    let limit = limit.cast::<pg_sys::FuncExpr>();
-                    pg_sys::equal(column.cast(), project.cast())
-                        && (*limit).xpr.type_ == pg_sys::NodeTag::T_FuncExpr
-                        && (*limit).funcid == bound
-                        && matches!(*elements::<pg_sys::Node>((*limit).args), [asked]
-                            if text(asked) == Some(action))
+                    pg_sys::NodeTag::T_ScalarArrayOpExpr => {
+                        let any = condition.cast::<pg_sys::ScalarArrayOpExpr>();
+                        (*any).useOr && asks((*any).opno, operator, (*any).args, function)
+                    }
+                    _ => false,
                 })
         };
-        has(AT_LEAST, of.from) && has(AT_MOST, of.to)
+        has(EQUAL, of.ids) || has(AT_LEAST, of.from) && has(AT_MOST, of.to)
     }
 }

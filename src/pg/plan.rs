@@ -72,7 +72,7 @@ unsafe fn is_ours(call: *mut pg_sys::FuncExpr, ours: Ours) -> bool {
                 [],
             ) => true,
             (b"is_unscoped", []) => true,
-            (b"project_from" | b"project_to", [_]) => action_of(call).is_some(),
+            (b"project_from" | b"project_to" | b"project_ids", [_]) => action_of(call).is_some(),
             (b"in_scope" | b"in_full_scope" | b"in_projects", arguments) => {
                 arguments.iter().all(|a| is_column_or_constant(*a))
             }

@@ -1,4 +1,4 @@
-//! A planner support function: how large a share of the rows a condition lets through, and which range of an index answers
+//! A planner support function: how large a share of the rows a condition lets through, and which part of an index answers
 //! it.
 
 use super::plan::{elements, list_of};
@@ -14,7 +14,7 @@ pub enum Question {
 /// How large a share of the rows a call lets through.
 pub struct Share(*mut pg_sys::SupportRequestSelectivity);
 
-/// By which range of an index a call is answered.
+/// By which part of an index a call is answered.
 pub struct Range(*mut pg_sys::SupportRequestIndexCondition);
 
 /// The question, of a support function's one argument.
@@ -240,5 +240,112 @@ impl Range {
             (*request).lossy = true;
             pg_sys::Datum::from(list_of(&conditions))
         }
+    }
+
+    /// The n-th argument, from 0, where it is a constant text.
+    pub fn text(&self, n: usize) -> Option<&str> {
+        // SAFETY: the request is being answered; the call is a FuncExpr where its tag says so.
+        unsafe {
+            let call = (*self.0).node.cast::<pg_sys::FuncExpr>();
+            if (*call).xpr.type_ != pg_sys::NodeTag::T_FuncExpr {
+                return None;
+            }
+            elements::<pg_sys::Node>((*call).args)
+                .get(n)
+                .and_then(|node| text_of(*node))
+        }
+    }
+
+    /// Whether a list of values of this column leaves the rows in the index's order: it is a B-tree, and each column before
+    /// holds one value. The planner sees to that only where the condition itself has a list in it; ours is a call.
+    pub fn keeps_order(&self) -> bool {
+        // SAFETY: the request is being answered.
+        unsafe {
+            let index = (*self.0).index;
+            (*index).relam == pg_sys::BTREE_AM_OID
+                && (0..(*self.0).indexcol as usize).all(|column| holds_one_value(index, column))
+        }
+    }
+
+    /// The index's column as one of those that `ids(text)`, a function of ours that answers an array, has of the constant
+    /// text that is the n-th argument of the call; NULL as above.
+    pub fn answer_any(self, n: usize, ids: pg_sys::Oid) -> pg_sys::Datum {
+        let none = pg_sys::Datum::from(0);
+        // SAFETY: the request is being answered; the call is a FuncExpr where its tag says so.
+        unsafe {
+            let request = self.0;
+            let call = (*request).node.cast::<pg_sys::FuncExpr>();
+            if (*request).indexarg != 0 || (*call).xpr.type_ != pg_sys::NodeTag::T_FuncExpr {
+                return none;
+            }
+            let [column, action] = [0, n].map(|i| elements::<pg_sys::Node>((*call).args)[i]);
+            let uuid = pg_sys::UUIDOID;
+            let operator = pg_sys::get_opfamily_member((*request).opfamily, uuid, uuid, EQUAL);
+            if text_of(action).is_none() || operator == pg_sys::InvalidOid {
+                return none;
+            }
+            let list = pg_sys::makeFuncExpr(
+                ids,
+                pg_sys::UUIDARRAYOID,
+                list_of(&[pg_sys::copyObjectImpl(action.cast()).cast::<pg_sys::Node>()]),
+                pg_sys::InvalidOid,
+                pg_sys::DEFAULT_COLLATION_OID,
+                pg_sys::CoercionForm::COERCE_EXPLICIT_CALL,
+            );
+            // A zeroed node with its tag is what PostgreSQL's makeNode() answers.
+            let any = pg_sys::palloc0(size_of::<pg_sys::ScalarArrayOpExpr>())
+                .cast::<pg_sys::ScalarArrayOpExpr>();
+            (*any).xpr.type_ = pg_sys::NodeTag::T_ScalarArrayOpExpr;
+            (*any).opno = operator;
+            (*any).opfuncid = pg_sys::get_opcode(operator);
+            (*any).useOr = true;
+            (*any).args = list_of(&[
+                pg_sys::copyObjectImpl(column.cast()).cast::<pg_sys::Node>(),
+                list.cast(),
+            ]);
+            (*any).location = -1;
+            // The cluster is asked for by the call alone.
+            (*request).lossy = true;
+            pg_sys::Datum::from(list_of(&[any]))
+        }
+    }
+}
+
+const EQUAL: i16 = pg_sys::BTEqualStrategyNumber as i16;
+
+/// Whether a scan of the index is always told one value of a column, by its place in the index.
+///
+/// SAFETY: an index of a table of the query.
+unsafe fn holds_one_value(index: *mut pg_sys::IndexOptInfo, column: usize) -> bool {
+    // SAFETY: as the function's own; the nodes' tags say what they are.
+    unsafe {
+        let rel = (*index).rel;
+        let attribute = *(*index).indexkeys.add(column);
+        let collation = *(*index).indexcollations.add(column);
+        elements::<pg_sys::RestrictInfo>((*index).indrestrictinfo)
+            .iter()
+            .any(|condition| {
+                let equals = (**condition).clause.cast::<pg_sys::OpExpr>();
+                if (*equals).xpr.type_ != pg_sys::NodeTag::T_OpExpr {
+                    return false;
+                }
+                let [variable, value] = *elements::<pg_sys::Node>((*equals).args) else {
+                    return false;
+                };
+                let var = variable.cast::<pg_sys::Var>();
+                let safe = (**condition).leakproof
+                    || (**condition).security_level <= (*rel).baserestrict_min_security;
+                safe && attribute != 0
+                    && (*variable).type_ == pg_sys::NodeTag::T_Var
+                    && (*var).varno as pg_sys::Index == (*rel).relid
+                    && i32::from((*var).varattno) == attribute
+                    && !pg_sys::contain_var_clause(value)
+                    && !pg_sys::contain_volatile_functions(value)
+                    && [pg_sys::InvalidOid, (*equals).inputcollid].contains(&collation)
+                    && pg_sys::get_op_opfamily_strategy(
+                        (*equals).opno,
+                        *(*index).opfamily.add(column),
+                    ) == i32::from(EQUAL)
+            })
     }
 }

@@ -26,6 +26,26 @@ pub unsafe fn bytes_if_plain<'a>(pointer: *mut pg_sys::varlena) -> Option<&'a [u
     unsafe { is_plain(pointer).then(|| content(pointer)) }
 }
 
+/// An array of uuids, in the present memory context.
+pub fn uuid_array(ids: &[[u8; 16]]) -> pg_sys::Datum {
+    let mut pointers: Vec<_> = ids
+        .iter()
+        .map(|id| pg_sys::Datum::from(id.as_ptr()))
+        .collect();
+    let (uuid, align) = (pg_sys::UUIDOID, pg_sys::TYPALIGN_CHAR as std::ffi::c_char);
+    // SAFETY: copies so many values of the type's fixed length.
+    pg_sys::Datum::from(unsafe {
+        pg_sys::construct_array(
+            pointers.as_mut_ptr(),
+            ids.len() as i32,
+            uuid,
+            16,
+            false,
+            align,
+        )
+    })
+}
+
 /// A column's value and what is needed to handle it.
 #[derive(Clone, Copy)]
 pub struct Value {

@@ -340,6 +340,7 @@ const OPEN_TO_EVERYBODY: &[&str] = &[
     "check_project_row(oid,uuid,uuid,text)",
     "project_from(text)",
     "project_to(text)",
+    "project_ids(text)",
     "create_project(uuid,text,text,text)",
     "rename_project(uuid,text)",
     "set_project_access(uuid,text)",

@@ -628,10 +628,7 @@ fn estimates_stay_near_and_an_index_answers() {
             session.run(&format!("SET app.current_project = '{name}'"));
             near(&mut session, "SELECT * FROM events");
             let plan = session.explain("COSTS OFF", "SELECT * FROM events");
-            assert!(
-                name == "e2" || plan.contains("project_id >= ") && plan.contains("project_id <= "),
-                "{plan}"
-            );
+            assert!(name == "e2" || plan.contains("project_id = ANY"), "{plan}");
         }
     }
     // What is read of one project does not grow with the table.

@@ -283,7 +283,7 @@ fn a_login_that_gets_another_name_is_named_by_it() {
     let mut write = |visits: i32| {
         world.begin(&mut app, world.acme, "acme.member");
         app.run(&format!(
-            "SET LOCAL app.client_addr = '203.0.113.{visits}'; UPDATE sites SET visits = {visits} WHERE id = 1; COMMIT"
+            "UPDATE sites SET visits = {visits} WHERE id = 1; COMMIT"
         ));
     };
     write(1);
@@ -295,19 +295,8 @@ fn a_login_that_gets_another_name_is_named_by_it() {
     dba.run(&format!("ALTER ROLE {aside} RENAME TO {old}"));
     write(3);
     let rows = log(&mut world.session("acme.admin"), "sites");
-    let named: Vec<_> = rows
-        .iter()
-        .map(|r| (&r["db_role"], &r["client_addr"]))
-        .collect();
-    let old = json!(old);
-    assert_eq!(
-        named,
-        [
-            (&old, &json!("203.0.113.1")),
-            (&json!(aside), &json!("203.0.113.2")),
-            (&old, &json!("203.0.113.3"))
-        ]
-    );
+    let named: Vec<_> = rows.iter().map(|r| r["db_role"].as_str()).collect();
+    assert_eq!(named, [Some(&*old), Some(&*aside), Some(&*old)]);
 }
 
 #[test]

@@ -184,7 +184,7 @@ fn several_projects_asked_one_by_one_keep_the_order_of_the_index() {
     member
         .run("SET enable_sort = off; SET enable_incremental_sort = off; SET enable_seqscan = off");
     for (columns, keys) in [
-        ("at::text", "at"),
+        ("at::text", "notes.at"),
         ("(project_id, at)::text", "project_id, at"),
         ("(project_id, at)::text", "project_id DESC, at DESC"),
     ] {
@@ -216,6 +216,15 @@ fn cursors_and_workers_get_every_row_of_the_projects_and_no_other() {
     owner.run("DECLARE c CURSOR FOR SELECT id FROM notes WHERE at < 300");
     for _ in 0..2 {
         assert_eq!(Notes::seen(&mut owner, "FETCH 100 FROM c"), "b100");
+    }
+    // A scan that starts over asks again, and gets the same list.
+    owner.run(
+        "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL enable_material = off;
+         SET LOCAL enable_memoize = off;
+         DECLARE again CURSOR FOR SELECT id FROM generate_series(1, 300) AS g JOIN notes ON at = g",
+    );
+    for _ in 0..3 {
+        assert_eq!(Notes::seen(&mut owner, "FETCH 100 FROM again"), "b100");
     }
     // It goes on with none of another's.
     owner.run(&narrow(0));

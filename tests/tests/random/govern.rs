@@ -121,10 +121,7 @@ impl Model {
             } => {
                 may(self, org, "team:invite")?;
                 assignable(role)?;
-                if self.owners[org] == user {
-                    return Err(OWNER_RULE);
-                }
-                if self.members.contains_key(&(org, user)) {
+                if self.owners[org] == user || self.members.contains_key(&(org, user)) {
                     return Err(DUPLICATE);
                 }
                 self.members.insert(
